@@ -1,0 +1,1 @@
+"""The `fastgha` command: arguments and printing, nothing else."""

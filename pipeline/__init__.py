@@ -1,0 +1,1 @@
+"""FastGHA: few-shot 3D Gaussian head avatars. The library behind the `fastgha` command."""

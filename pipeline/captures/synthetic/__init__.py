@@ -1,0 +1,1 @@
+"""Synthetic heads: meshes, materials, and the pictures drawn of them."""

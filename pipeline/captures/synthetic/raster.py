@@ -354,7 +354,7 @@ def _project(vertices, E, K, corners, nearness):
                 corners[i, 1] = np.int32(np.floor(py * np.float32(FIXED) + HALF))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", forceinline=True)
 def _set_up(t, corners, nearness, faces, height, width):
     """Give what a triangle needs to walk its samples.
 
@@ -383,7 +383,7 @@ def _set_up(t, corners, nearness, faces, height, width):
     return area, (left, right, top, bottom), ea, eb, ec
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@numba.njit(cache=True, error_model="numpy", forceinline=True)
 def _edge(x1, y1, x2, y2, turn):
     """Give a weight's value at the centre of sample (0, 0), its step in x and its step in y."""
     dx, dy = turn * (x2 - x1), turn * (y2 - y1)
@@ -422,7 +422,7 @@ def _draw_opaque(corners, nearness, faces, layer_of, finish, stop, buffer, ids):
                 wc += ec[1]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+@numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def _choose_level(t, area, material, layer):
     """Give the level of the texture whose texels are about the size of a sample."""
     uvs, uv_faces, levels = material[0], material[1], material[3]
@@ -438,7 +438,7 @@ def _choose_level(t, area, material, layer):
     return level
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+@numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def _shade(x, y, wa, wb, wc, t, level, turn, texel, mesh, material, light, view):
     """Give the linear RGB of a sample, from its perspective-correct weights and its texel."""
     _, _, normals, openness, faces, layer_of = mesh
@@ -475,7 +475,7 @@ def _shade(x, y, wa, wb, wc, t, level, turn, texel, mesh, material, light, view)
     )
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+@numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def _texel(wa, wb, wc, t, level, material, layer):
     """Give linear RGB and alpha of the texture at perspective-correct weights."""
     uvs, uv_faces, texels, levels = material[0], material[1], material[2], material[3]

@@ -171,7 +171,7 @@ def _halve(level: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h2 w2 4"]:
     return np.rint(halved).astype(np.uint8)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+@numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def sample_texture(texels, first, h, w, u, v, linear):
     """Give linear RGB and alpha between four texels; the border repeats outward."""
     x = min(max(u * np.float32(w) - HALF, F0), np.float32(w - 1))
@@ -210,7 +210,7 @@ def sample_texture(texels, first, h, w, u, v, linear):
     return red, green, blue, alpha
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+@numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def light_surface(n, v, directions, colors, ambient, up, specular, glossy):
     """Give the light a white surface returns: diffuse RGB and specular RGB, linear.
 
@@ -252,7 +252,7 @@ def light_surface(n, v, directions, colors, ambient, up, specular, glossy):
     return r, g, b, sr, sg, sb
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+@numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def keep_in_range(x):
     """Compress brightness above the shoulder so that highlights approach 1."""
     if x <= SHOULDER:
@@ -261,7 +261,7 @@ def keep_in_range(x):
     return SHOULDER + (F1 - SHOULDER) * excess / (F1 + excess)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+@numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def encode_linear(x, table):
     """Give the sRGB value of linear light, from a table of even steps."""
     step = min(max(x, F0), F1) * np.float32(ENCODE_STEPS)

@@ -1,0 +1,62 @@
+"""The `fastgha` command. Heavy imports wait inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from fastgha_cli import avatar, demo, doctor, evaluate, prep, render, train, weights
+
+app = typer.Typer(
+    name="fastgha",
+    help="Few-shot 3D Gaussian head avatars: from a few pictures to an avatar that animates.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
+app.command("avatar", epilog=avatar.EXAMPLE)(avatar.avatar)
+app.command("render", epilog=render.EXAMPLE)(render.render)
+app.add_typer(prep.app, name="prep")
+app.command("train", epilog=train.EXAMPLE)(train.train)
+app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
+app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+app.add_typer(weights.app, name="weights")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("fastgha"))
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Few-shot 3D Gaussian head avatars."""
+
+
+def main() -> None:
+    """Run the command line; a user's fault is two lines on stderr and exit code 1."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        # Importing what the errors are made of must not make --help slow.
+        from pipeline.errors import FastGHAError
+
+        if not isinstance(error, FastGHAError):
+            raise
+        from fastgha_cli import console
+
+        console.fail(error.problem, error.remedy)
+        sys.exit(1)

@@ -1,0 +1,36 @@
+"""`fastgha avatar`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastgha_cli import options
+
+EXAMPLE = "Example:  fastgha avatar front.jpg left.jpg right.jpg -o me.avatar"
+
+
+def avatar(
+    photos: Annotated[list[Path], typer.Argument(help="1 to 6 photographs of one person.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Avatar file to write.")] = Path(
+        "me.avatar"
+    ),
+    model: options.Model = None,
+    matting: Annotated[str, typer.Option(help="Matting network: u2netp or modnet.")] = "modnet",
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a picture of crops, mattes and landmarks."),
+    ] = None,
+) -> None:
+    """Make an avatar of photographs: matte, landmarks, cameras, then one pass of the model.
+
+    Only make avatars of people who agreed to it.
+    """
+    from fastgha_cli import console
+    from pipeline.photos import make_avatar
+
+    with console.progress("Preparing photographs") as tick:
+        made = make_avatar(photos, model, matting=matting, sheet=sheet, progress=tick)
+    made.save(out)
+    console.say(f"{len(made.canonical)} Gaussians from {len(photos)} photographs.")
+    console.result(str(out))

@@ -1,0 +1,88 @@
+"""Talking to the user: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def fail(problem: str, remedy: str) -> None:
+    """Print an error: what is wrong, and what to do."""
+    err.print(f"[bold red]error:[/] {_plain(problem)}", markup=True)
+    err.print(f"  [bold]try:[/] {_plain(remedy)}", markup=True)
+
+
+def say(message: str) -> None:
+    """Print a remark for the user."""
+    err.print(_plain(message))
+
+
+def result(message: str) -> None:
+    """Print a result."""
+    out.print(_plain(message))
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar while a step runs; gives the function that moves it."""
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as bar:
+        task = bar.add_task(title, total=None)
+
+        def tick(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield tick
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; numbers to the right."""
+    drawn = Table(title=title)
+    for i, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(_plain(cell) for cell in row))
+    out.print(drawn)
+
+
+def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
+    """Write figures as JSON if the user asked for them; `-` is stdout."""
+    if path is None:
+        return
+    text = json.dumps(value, indent=1, sort_keys=True) + "\n"
+    if str(path) == "-":
+        sys.stdout.write(text)
+        return
+    from pipeline.stage import write_whole
+
+    write_whole(path, lambda part: part.write_text(text))
+    say(f"wrote {path}")
+
+
+def _plain(text: str) -> str:
+    """Protect brackets, which rich would take for markup."""
+    return text.replace("[", "\\[")

@@ -1,0 +1,29 @@
+"""`fastgha doctor`."""
+
+import typer
+
+from fastgha_cli import options
+
+EXAMPLE = "Example:  fastgha doctor --json health.json"
+
+
+def doctor(json: options.Json = None) -> None:
+    """Show what is installed: versions, devices, render backends, weights found or missing.
+
+    Every render backend draws a fixed scene, which is compared with a stored picture. Exit code
+    1 if one that is present draws something else.
+    """
+    from fastgha_cli import console
+    from pipeline.doctor import examine
+
+    with console.progress("Examining") as tick:
+        health = examine(tick)
+    console.table("Versions", ["", "version"], list(health.versions.items()))
+    console.table("Devices", ["", ""], list(health.devices.items()))
+    console.table("Render backends", ["", "state"], list(health.backends.items()))
+    console.table(
+        "Weights", ["", "for", "licence", "state"], [list(row) for row in health.weights]
+    )
+    console.write_json(json, health.to_json())
+    if not health.sound:
+        raise typer.Exit(1)

@@ -1,0 +1,27 @@
+"""Options that several commands share, worded once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Write the figures as JSON too.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace results of other settings in the folder.")
+]
+Seed = Annotated[int, typer.Option(help="Start of all random numbers.", min=0)]
+Workers = Annotated[int, typer.Option(help="Processes that work side by side.", min=0)]
+Model = Annotated[
+    Path | None,
+    typer.Option("--model", metavar="FILE", help="Checkpoint or run; the shipped one if left out."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+Size = Annotated[int, typer.Option(help="Width and height of the pictures in pixels.", min=16)]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Change a setting, such as loss.depth=0. Repeatable."
+    ),
+]

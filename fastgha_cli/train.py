@@ -1,0 +1,67 @@
+"""`fastgha train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastgha_cli import options
+
+EXAMPLE = "Example:  fastgha train shards/train -o runs/first --preset small"
+
+
+def train(
+    shards: Annotated[Path, typer.Argument(help="Folder of shards.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    preset: Annotated[str, typer.Option(help="small or tiny.")] = "small",
+    steps: Annotated[
+        int | None, typer.Option(help="Stop after this many more steps, with a checkpoint.")
+    ] = None,
+    changes: options.Set = None,
+    perceptual: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="MobileNetV2 weights for the perceptual term; off if left out."
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    workers: options.Workers = 1,
+    every: Annotated[
+        int, typer.Option("--every", help="Steps between checkpoints and pictures.", min=1)
+    ] = 500,
+) -> None:
+    """Train a model on shards. The same command goes on where a stopped run was.
+
+    SIGINT (Ctrl-C) and SIGTERM end the step in progress and write a checkpoint first.
+    """
+    import signal
+
+    from fastgha_cli import console
+    from pipeline.config import from_dict, override
+    from pipeline.presets import recipe
+    from pipeline.train.device import choose
+    from pipeline.train.loop import RunConfig
+    from pipeline.train.loop import train as run
+    from pipeline.train.perceptual import load_perceptual
+
+    config = override(recipe(preset), changes or [])
+    how = from_dict(
+        RunConfig,
+        {
+            "checkpoint_every": every,
+            "picture_every": every,
+            "workers": workers,
+            "device": choose(device),
+            "precision": precision,
+        },
+    )
+    net = load_perceptual(perceptual, how.device) if perceptual else None
+    if net is None and config.loss.perceptual > 0:
+        console.say("The perceptual term is off: no net was given (--perceptual FILE).")
+    with console.progress("Training") as tick:
+        report = run(shards, out, config, how, perceptual=net, stop_after=steps, progress=tick)
+    if report.stopped_by:
+        console.say(f"Stopped by {report.stopped_by} at step {report.step}; the same command goes on.")
+        raise typer.Exit(128 + signal.Signals[report.stopped_by].value)
+    console.result(str(report.checkpoint))

@@ -1,0 +1,143 @@
+"""An avatar: a canonical head that can be animated and drawn, and its file.
+
+The file is one safetensors: canonical Gaussians, their features, the deformation network, and
+as JSON the layout of the codes and what made it. It never needs the encoder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.config import from_dict, to_dict
+from pipeline.errors import ShapeError
+from pipeline.faces.layouts import require_layout
+from pipeline.io.tensors import read_header, restore
+from pipeline.model.activate import CanonicalHead
+from pipeline.model.config import DeformConfig
+from pipeline.model.deform import Deformation, PreparedHead
+from pipeline.model.fastgha import FastGHA, Precision, autocast
+from pipeline.render import Rendering, render
+from pipeline.stage import require_file, write_whole
+from pipeline.types import Camera, ExpressionCode, Gaussians, View
+
+FORMAT = "fastgha-avatar"
+VERSION = 1
+VISIBLE = 1 / 255
+"""Below this opacity a Gaussian is never drawn, whatever the expression."""
+
+
+@dataclass(frozen=True)
+class Avatar:
+    """A head in the head frame that takes on any expression of its layout."""
+
+    head: CanonicalHead
+    deformation: Deformation
+    layout: str
+    """Of the codes that drive it."""
+    made: Mapping[str, Any]
+    """What made it: program version, checkpoint, number of pictures."""
+    precision: Precision = "auto"
+
+    @staticmethod
+    @torch.no_grad()
+    def create(model: FastGHA, views: View, layout: str, made: Mapping[str, Any]) -> Avatar:
+        """Make an avatar of 1 to 6 views in one pass.
+
+        Gaussians that could never be drawn are left out.
+
+        Args:
+            model: A trained model.
+            views: Pictures with mattes and cameras.
+            layout: Of the codes that the model was trained with.
+            made: Facts to keep in the file.
+        """
+        head = model.reconstruct(views)
+        seen = head.gaussians.opacities >= VISIBLE
+        kept = CanonicalHead(head.gaussians[seen], head.features[seen])
+        return Avatar(kept, model.deformation, layout, dict(made), model.precision)
+
+    @property
+    def canonical(self) -> Gaussians:
+        """The head before any expression; no picture has ever supervised it."""
+        return self.head.gaussians
+
+    @torch.no_grad()
+    def animate(self, code: ExpressionCode) -> Gaussians:
+        """Give the Gaussians under one expression.
+
+        Raises:
+            LayoutError: If the code is of another layout.
+            ShapeError: If it is a sequence; animate one frame at a time.
+        """
+        require_layout(code, self.layout)
+        if code.values.ndim != 1:
+            raise ShapeError(
+                f"One expression has 120 numbers; got {list(code.values.shape)}.",
+                "Animate one frame at a time.",
+            )
+        values = code.values.to(self.canonical.means)
+        with autocast(values.device, self.precision):
+            return self.deformation(self._prepared, values)
+
+    def render(self, code: ExpressionCode, camera: Camera, backend: str = "auto") -> Rendering:
+        """Draw the head under an expression, on white."""
+        return self.draw(self.animate(code), camera, backend)
+
+    @torch.no_grad()
+    def draw(self, gaussians: Gaussians, camera: Camera, backend: str = "auto") -> Rendering:
+        """Draw Gaussians of this head on white."""
+        white = torch.ones(3).to(gaussians.means)
+        return render(gaussians, camera, background=white, backend=backend)
+
+    def save(self, path: Path) -> None:
+        """Write the avatar file whole."""
+        tensors = {
+            **{f"gaussians.{k}": v.contiguous() for k, v in vars(self.canonical).items()},
+            "features": self.head.features.contiguous(),
+            **{f"deformation.{k}": v for k, v in self.deformation.state_dict().items()},
+        }
+        facts = {
+            "format": FORMAT,
+            "version": VERSION,
+            "layout": self.layout,
+            "deformation": to_dict(self.deformation.config),
+            "made": dict(self.made),
+        }
+        metadata = {"json": json.dumps(facts, sort_keys=True)}
+        write_whole(path, lambda part: save_file(tensors, part, metadata))
+
+    @staticmethod
+    def load(path: Path | str, precision: Precision = "auto") -> Avatar:
+        """Read an avatar file.
+
+        Raises:
+            InputError: If there is no file.
+            FormatError: If it is truncated, not an avatar, or of another version.
+        """
+        path = require_file(Path(path), "an avatar")
+        facts = read_header(path, FORMAT, VERSION)
+        tensors = load_file(path)
+        prefix = "gaussians."
+        gaussians = Gaussians(
+            **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        )
+        features = tensors["features"]
+        deformation = Deformation(
+            features.shape[1], from_dict(DeformConfig, facts["deformation"])
+        )
+        restore(deformation, tensors, "deformation.", path)
+        deformation.eval().requires_grad_(False)
+        head = CanonicalHead(gaussians, features)
+        return Avatar(head, deformation, facts["layout"], facts["made"], precision)
+
+    @cached_property
+    def _prepared(self) -> PreparedHead:
+        return self.deformation.prepare(self.head)

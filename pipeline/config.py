@@ -1,0 +1,104 @@
+"""Settings as frozen dataclasses: reading from JSON and from `key=value`, printing, checking.
+
+Each part keeps its settings beside its code; here is only what all of them share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pipeline.errors import ConfigError
+
+C = TypeVar("C")
+
+
+def to_dict(config: object) -> dict[str, Any]:
+    """Give the settings as plain JSON values, nested as the dataclasses are."""
+    plain = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
+    return json.loads(json.dumps(plain))
+
+
+def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
+    """Make settings from plain values; what is not given keeps its default.
+
+    Raises:
+        ConfigError: If a key is unknown (the nearest name is given) or a value has another
+            type or is not one of the choices.
+    """
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
+    for key in values:
+        if key not in names:
+            raise ConfigError(f"There is no setting {where}{key}.", nearest(key, names))
+    parsed = {key: _parse(hints[key], value, f"{where}{key}") for key, value in values.items()}
+    try:
+        return kind(**parsed)
+    except TypeError as error:
+        missing = str(error).split("argument")[-1].strip(" s:")
+        raise ConfigError(
+            f"Settings {where or 'given'} lack {missing}.", "Write them in full."
+        ) from error
+
+
+def override(config: C, assignments: Sequence[str]) -> C:
+    """Change settings by `name=value` or `part.name=value`, the values written as in JSON.
+
+    Raises:
+        ConfigError: As `from_dict`, or if an assignment has no `=`.
+    """
+    plain = to_dict(config)
+    for assignment in assignments:
+        path, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"{assignment!r} sets nothing.", "Write name=value.")
+        *parents, last = path.strip().split(".")
+        level = plain
+        for parent in parents:
+            if not isinstance(level.get(parent), dict):
+                raise ConfigError(f"There is no part {parent!r}.", nearest(parent, list(level)))
+            level = level[parent]
+        if last not in level:
+            raise ConfigError(f"There is no setting {path}.", nearest(last, list(level)))
+        try:
+            level[last] = json.loads(text)
+        except json.JSONDecodeError:
+            level[last] = text
+    return from_dict(type(config), plain)
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Word the remedy for a misspelt name."""
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    listing = ", ".join(sorted(names))
+    return f"Did you mean {close[0]}? There are: {listing}." if close else f"There are: {listing}."
+
+
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    origin, args = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} is a group of settings, not {value!r}.", "Name its parts.")
+        return from_dict(typing.cast("type[Any]", kind), value, f"{where}.")
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(
+                f"{where} cannot be {value!r}.", f"Choose one of: {', '.join(map(str, args))}."
+            )
+        return value
+    if origin is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        items = args[:1] * len(value) if args[-1:] == (Ellipsis,) else args
+        if len(items) == len(value):
+            return tuple(
+                _parse(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(items, value))
+            )
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(kind, type) and type(value) is kind:
+        return value
+    name = getattr(kind, "__name__", str(kind)) if origin is None else str(kind)
+    raise ConfigError(f"{where} must be {name}, not {value!r}.", "Write the value as in JSON.")

@@ -1,0 +1,60 @@
+"""What our safetensors files share: a JSON header that names kind and version, strict loading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from pipeline.errors import FormatError
+
+
+def read_header(path: Path, kind: str, version: int) -> dict[str, Any]:
+    """Give the JSON facts of a safetensors file of ours, refusing any other.
+
+    Raises:
+        FormatError: If the file is truncated, of another kind, or of another version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("json", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FormatError(
+            f"{path} is not a whole safetensors file.", "Copy or make it again."
+        ) from error
+    if facts.get("format") != kind:
+        raise FormatError(
+            f"{path} is not a {kind} file (it says: {facts.get('format', 'nothing')}).",
+            f"Give a file of the kind {kind}.",
+        )
+    if facts.get("version") != version:
+        raise FormatError(
+            f"{path} has version {facts.get('version')}; this program reads {version}.",
+            "Use the program's version that wrote it, or make it again.",
+        )
+    return facts
+
+
+def restore(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, path: Path) -> None:
+    """Put weights into a module, every one of them.
+
+    Raises:
+        FormatError: If a weight is missing, too many, or of another shape.
+    """
+    mine = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    wanted = module.state_dict()
+    wrong = sorted(
+        name
+        for name in {*mine, *wanted}
+        if name not in mine or name not in wanted or mine[name].shape != wanted[name].shape
+    )
+    if wrong:
+        raise FormatError(
+            f"{path} does not fit the model: {len(wrong)} weights differ, first {wrong[0]}.",
+            "Use the settings it was trained with.",
+        )
+    module.load_state_dict({k: v.to(wanted[k].dtype) for k, v in mine.items()})

@@ -1,0 +1,114 @@
+"""From the decoder's raw numbers to Gaussians: the only place with activations.
+
+Letters: v views, h w size of the map, n Gaussians that are kept, f features.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.geometry import rays
+from pipeline.model.config import ModelConfig
+from pipeline.types import Camera, Gaussians, View
+
+HEAD_RADIUS = 0.30
+"""Half the side of the head's box, metres: hair, neck and upper shoulders fit in."""
+SCALES_PX = (0.15, 4.0)
+"""Smallest and largest standard deviation, in blocks of the map at the Gaussian's depth."""
+SCALE_START_PX = 0.6
+FOREGROUND = 0.02
+"""A block with less coverage than this makes no Gaussian (with `foreground_only`)."""
+
+
+@dataclass(frozen=True)
+class CanonicalHead:
+    """The head before any expression: Gaussians and what the deformation knows of each."""
+
+    gaussians: Gaussians
+    features: Float[Tensor, "n f"]
+
+
+def activate(raw: Float[Tensor, "v c h w"], views: View, config: ModelConfig) -> CanonicalHead:
+    """Fuse the maps of all views into one set of Gaussians in the head frame.
+
+    Raw zeros give a plausible start: half-way opaque Gaussians, somewhat smaller than a block
+    of pixels, coloured as the picture, on a plane through the head's origin.
+    """
+    camera, stride = views.camera, config.stride
+    position, color, quat, scale, opacity, features = raw.split(
+        [config.channels - 11 - config.gaussian_features, 3, 4, 3, 1, config.gaussian_features],
+        dim=1,
+    )
+    origins, directions = rays(camera, stride)
+    means = _positions(position, origins, directions, config)
+
+    inside = torch.einsum("vij,vjhw->vihw", camera.world_to_camera[:, :3, :3], means)
+    depths = inside[:, 2:] + camera.world_to_camera[:, 2:3, 3, None, None]
+    focal = camera.K[:, [0, 1], [0, 1]].mean(-1)[:, None, None, None]
+    low, high = SCALES_PX
+    # softplus is smooth, and exact at both ends after the clamp
+    start = torch.logit(torch.tensor((SCALE_START_PX - low) / (high - low)))
+    pixels = low + (high - low) * torch.sigmoid(scale + start)
+    scales = pixels * depths.detach().clamp(min=0.05) * stride / focal
+
+    pixel_color = functional.avg_pool2d(views.image, stride)
+    colors = torch.sigmoid(torch.logit(pixel_color.clamp(0.02, 0.98)) + color)
+
+    # The network turns each Gaussian against its camera; the head frame is reached from there.
+    turn = _quaternions(camera.world_to_camera[:, :3, :3].mT)[:, :, None, None]
+    start_quat = torch.tensor([1.0, 0.0, 0.0, 0.0]).to(quat)[:, None, None]
+    quats = _multiply(turn, functional.normalize(quat + start_quat, dim=1))
+
+    keep = _kept(views, config)
+    gaussians = Gaussians(
+        means=_rows(means, keep),
+        quats=_rows(quats, keep),
+        scales=_rows(scales, keep),
+        opacities=_rows(torch.sigmoid(opacity), keep)[:, 0],
+        colors=_rows(colors, keep),
+    )
+    return CanonicalHead(gaussians, _rows(features, keep))
+
+
+def _positions(
+    raw: Tensor, origins: Tensor, directions: Tensor, config: ModelConfig
+) -> Float[Tensor, "v 3 h w"]:
+    if config.position == "xyz":
+        return HEAD_RADIUS * torch.tanh(raw)
+    distance = torch.linalg.norm(origins, dim=1, keepdim=True)
+    return origins + (distance + HEAD_RADIUS * torch.tanh(raw)) * directions
+
+
+def _kept(views: View, config: ModelConfig) -> Bool[Tensor, "v h w"]:
+    coverage = functional.avg_pool2d(views.alpha, config.stride)[:, 0]
+    return coverage >= FOREGROUND if config.foreground_only else torch.ones_like(coverage).bool()
+
+
+def _rows(x: Float[Tensor, "v c h w"], keep: Bool[Tensor, "v h w"]) -> Float[Tensor, "n c"]:
+    return x.permute(0, 2, 3, 1)[keep]
+
+
+def _quaternions(R: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 4"]:
+    """Give wxyz quaternions of a few rotations (scipy: no gradient, which cameras do not need)."""
+    from scipy.spatial.transform import Rotation
+
+    xyzw = Rotation.from_matrix(R.detach().double().cpu().numpy()).as_quat()
+    return torch.from_numpy(xyzw)[:, [3, 0, 1, 2]].to(R)
+
+
+def _multiply(a: Float[Tensor, "v 4 #h #w"], b: Float[Tensor, "v 4 h w"]) -> Tensor:
+    """Give the Hamilton product of wxyz quaternions along dimension 1."""
+    aw, ax, ay, az = a.unbind(1)
+    bw, bx, by, bz = b.unbind(1)
+    return torch.stack(
+        [
+            aw * bw - ax * bx - ay * by - az * bz,
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+        ],
+        dim=1,
+    )

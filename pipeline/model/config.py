@@ -1,0 +1,96 @@
+"""Sizes of the model. The defaults are the paper's where it states them."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """Image features on the 1/8 grid."""
+
+    kind: Literal["conv"] = "conv"
+    """conv: convolutions trained from scratch, with no downloaded weights."""
+    channels: int = 256
+    """Channels on the 1/8 grid."""
+    widths: tuple[int, ...] = (64, 128, 256)
+    """Channels of the trained convolutions at 1/2, 1/4 and 1/8."""
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Self-attention over the tokens of all views."""
+
+    width: int = 512
+    layers: int = 8
+    heads: int = 8
+    pool: int = 1
+    """Keys and values are means over this many positions along each side; 1 as the paper."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """From tokens to maps of Gaussian parameters, coarse to fine."""
+
+    widths: tuple[int, ...] = (512, 512, 256, 128)
+    """Channels at 1/8, 1/4, 1/2 and 1/1. Its length sets how dense the Gaussians are: with
+    four there is one Gaussian for each pixel, with three one for 2 x 2 pixels."""
+    blocks: int = 3
+    """Residual blocks at each scale."""
+    heads: int = 1
+    """Heads of the attention between views in the middle."""
+    pool: int = 1
+    """As in the transformer."""
+
+
+@dataclass(frozen=True)
+class DeformConfig:
+    """The network that moves and recolours the Gaussians."""
+
+    width: int = 256
+    layers: int = 6
+    frequencies: int = 6
+    """Octaves of the sinusoidal encoding of the positions."""
+    color_offsets: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that fixes the shapes of the weights."""
+
+    image_size: int = 512
+    """Size the preset is meant for; any multiple of 16 works."""
+    gaussian_features: int = 32
+    """Numbers that each Gaussian carries for the deformation."""
+    position: Literal["ray_depth", "xyz"] = "ray_depth"
+    """ray_depth: one number, along the pixel's ray; xyz: three, in the head's box."""
+    foreground_only: bool = False
+    """Make Gaussians only where the matte of the input sees the head."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    transformer: TransformerConfig = field(default_factory=TransformerConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    deform: DeformConfig = field(default_factory=DeformConfig)
+
+    def __post_init__(self) -> None:
+        if self.transformer.width % self.transformer.heads:
+            raise ConfigError(
+                f"transformer.width {self.transformer.width} cannot be shared by "
+                f"{self.transformer.heads} heads.",
+                "Make the width a multiple of the heads.",
+            )
+        if not 2 <= len(self.decoder.widths) <= 4 or len(self.features.widths) != 3:
+            raise ConfigError(
+                "decoder.widths needs 2 to 4 numbers and features.widths 3.",
+                "Give one width for each scale.",
+            )
+
+    @property
+    def stride(self) -> int:
+        """Pixels along one side of the block that one Gaussian stands for."""
+        return 2 ** (4 - len(self.decoder.widths))
+
+    @property
+    def channels(self) -> int:
+        """Output channels of the decoder: 44 for ray_depth with 32 features."""
+        return (1 if self.position == "ray_depth" else 3) + 3 + 4 + 3 + 1 + self.gaussian_features

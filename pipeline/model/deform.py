@@ -1,0 +1,82 @@
+"""The deformation: a small network that moves and recolours each Gaussian for an expression.
+
+Letters: n Gaussians, f features, d inputs of one Gaussian.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.model.activate import HEAD_RADIUS, CanonicalHead
+from pipeline.model.blocks import zero_
+from pipeline.model.config import DeformConfig
+from pipeline.types import CODE_SIZE, Gaussians
+
+OFFSET_UNIT = 0.05
+"""Metres that an output of 1 moves a Gaussian."""
+SLOPE = 0.01
+
+
+@dataclass(frozen=True)
+class PreparedHead:
+    """A canonical head with its share of the deformation's first layer, computed once."""
+
+    head: CanonicalHead
+    first: Float[Tensor, "n width"]
+
+
+class Deformation(nn.Module):
+    """Six hidden layers of 256 that act on each Gaussian alone.
+
+    The first layer is linear in its input, which is the Gaussian's numbers and the expression
+    code side by side. Its Gaussian part is the same for every frame, its code part the same for
+    every Gaussian; `prepare` keeps the one, and a frame adds the other. This is exact.
+
+    Source:
+        FastGHA section 3.1; hidden sizes and LeakyReLU from appendix A.1.
+    """
+
+    def __init__(self, features: int, config: DeformConfig) -> None:
+        super().__init__()
+        self.config = config
+        of_gaussian = 3 + 6 * config.frequencies + 11 + features
+        self.of_gaussian = nn.Linear(of_gaussian, config.width)
+        self.of_code = nn.Linear(CODE_SIZE, config.width, bias=False)
+        self.hidden = nn.ModuleList(
+            nn.Linear(config.width, config.width) for _ in range(config.layers - 1)
+        )
+        self.out = nn.Linear(config.width, 6 if config.color_offsets else 3)
+        zero_(self.out)
+
+    def prepare(self, head: CanonicalHead) -> PreparedHead:
+        """Compute what does not depend on the expression."""
+        return PreparedHead(head, self.of_gaussian(self._inputs(head)))
+
+    def forward(self, prepared: PreparedHead, code: Float[Tensor, "120"]) -> Gaussians:
+        """Give the Gaussians under an expression."""
+        # Positions in high octaves, and where things end up, do not survive bfloat16.
+        with torch.autocast(code.device.type, enabled=False):
+            x = functional.leaky_relu(prepared.first + self.of_code(code), SLOPE)
+        for layer in self.hidden:
+            x = functional.leaky_relu(layer(x), SLOPE, inplace=True)
+        with torch.autocast(code.device.type, enabled=False):
+            offsets = self.out(x.float())
+        still = prepared.head.gaussians
+        moved = replace(still, means=still.means + OFFSET_UNIT * offsets[:, :3])
+        return replace(moved, colors=still.colors + offsets[:, 3:]) if offsets.shape[1] > 3 else moved
+
+    def _inputs(self, head: CanonicalHead) -> Float[Tensor, "n d"]:
+        g = head.gaussians
+        x = g.means / HEAD_RADIUS
+        octaves = torch.pi * 2.0 ** torch.arange(self.config.frequencies).to(x)
+        angles = (x[:, :, None] * octaves).flatten(1)
+        # Logarithms around a millimetre bring the scales to the size of the other inputs.
+        sizes = torch.log(g.scales.clamp(min=1e-6) * 1000.0)
+        return torch.cat(
+            [x, angles.sin(), angles.cos(), g.colors, g.quats, sizes, g.opacities[:, None]]
+            + [head.features],
+            dim=1,
+        )

@@ -1,0 +1,74 @@
+"""Cut a person from the background of a picture."""
+
+# pyright: basic
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+from PIL import Image
+
+from pipeline import weights
+from pipeline.errors import ConfigError, MissingPackageError
+
+Rgb = UInt8[np.ndarray, "h w 3"]
+Alpha = Float32[np.ndarray, "h w"]
+
+Matter = Callable[[Rgb], Alpha]
+"""Gives how much of each pixel the person covers, in [0, 1]."""
+
+_MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+class OnnxMatter:
+    """Mattes with MODNet (people, hair kept soft) or U2-Net-p (any foreground, smaller).
+
+    onnxruntime is used directly: rembg would do the same with sixteen more packages, and
+    fetches its weights from the network without asking.
+
+    Raises:
+        ConfigError: If the model is neither.
+        MissingPackageError: If onnxruntime is not installed.
+        MissingWeightsError: If the weight file is not there.
+
+    Source:
+        Ke et al., MODNet, AAAI 2022; Qin et al., U2-Net, Pattern Recognition 2020.
+    """
+
+    def __init__(self, model: str = "modnet") -> None:
+        if model not in ("modnet", "u2netp"):
+            raise ConfigError(f"There is no matting model {model!r}.", "Known: modnet, u2netp.")
+        try:
+            import onnxruntime  # noqa: PLC0415
+        except ImportError as error:
+            raise MissingPackageError(
+                "Matting needs the package onnxruntime.", "Install it: pip install 'fastgha[prep]'"
+            ) from error
+        self._model = model
+        self._session: Any = onnxruntime.InferenceSession(
+            str(weights.find(model)), providers=["CPUExecutionProvider"]
+        )
+
+    def __call__(self, rgb: Rgb) -> Alpha:
+        """Give the matte of a picture, at its size."""
+        picture = Image.fromarray(rgb)
+        if self._model == "modnet":
+            size = _near_512(*picture.size)
+            values = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)) / 127.5 - 1
+        else:
+            small = np.asarray(picture.resize((320, 320), Image.Resampling.LANCZOS))
+            values = (small / max(int(small.max()), 1) - _MEAN) / _STD
+        feed = {self._session.get_inputs()[0].name: values.transpose(2, 0, 1)[None].astype("f4")}
+        alpha = self._session.run(None, feed)[0][0, 0]
+        if self._model == "u2netp":
+            alpha = (alpha - alpha.min()) / max(float(np.ptp(alpha)), 1e-6)
+        whole = Image.fromarray(alpha.astype("f4")).resize(picture.size, Image.Resampling.BICUBIC)
+        return np.clip(np.asarray(whole, np.float32), 0, 1)
+
+
+def _near_512(width: int, height: int) -> tuple[int, int]:
+    """Give a size with a shorter side of about 512, in multiples of 32, as MODNet wants it."""
+    scale = 512 / min(width, height)
+    return max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32

@@ -1,0 +1,323 @@
+"""Photographs of one person to views that the avatar model takes.
+
+Letters: v photographs, s side of a crop.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, UInt8
+from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
+from scipy import ndimage
+
+from pipeline.errors import InputError, ShapeError
+from pipeline.geometry import project, rays
+from pipeline.io.images import read_rgb
+from pipeline.prep import cameras
+from pipeline.prep.landmarks import Detector, Face
+from pipeline.prep.matte import Matter
+from pipeline.stage import Progress, silent
+from pipeline.types import Camera, View
+
+Rgb = UInt8[np.ndarray, "h w 3"]
+
+MIN_FACE = 64
+"""A smaller face, in pixels, would be blown up to something that nobody looks like."""
+
+
+@dataclass(frozen=True)
+class CropConfig:
+    """What a crop shows; lengths in metres, head frame."""
+
+    size: float = 0.40
+    """Side of the square at the head's distance, as the synthetic cameras see it."""
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """The point in the middle of the crop."""
+    neck: tuple[float, float] = (0.05, 0.10)
+    """So far below the chin everything stays, and from here on nothing: the heads that the
+    model is trained on wear no clothes."""
+    context: float = 1.6
+    """Side of the square that the matting network sees, over the crop's."""
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Views of photographs, and what was found on the way."""
+
+    view: View
+    """Crops of v photographs, float32."""
+    names: tuple[str, ...]
+    """File names."""
+    landmarks: Float64[np.ndarray, "v 68 2"]
+    """Landmarks that were detected, in pixels of the crops."""
+    head: Float64[np.ndarray, "68 3"]
+    """Landmarks of the head model in this person's size, metres, head frame."""
+    errors: Float64[np.ndarray, "v"]
+    """Weighted distance between the two, over the longer side of the face."""
+
+
+def prepare(
+    paths: Sequence[Path],
+    size: int,
+    *,
+    matter: Matter | None = None,
+    detector: Detector | None = None,
+    model: Float64[np.ndarray, "68 3"] | None = None,
+    progress: Progress = silent,
+) -> View:
+    """Give the views of photographs of one person; `look_at_photos` says more about them."""
+    photos = look_at_photos(
+        paths, size, matter=matter, detector=detector, model=model, progress=progress
+    )
+    return photos.view
+
+
+def look_at_photos(
+    paths: Sequence[Path],
+    size: int,
+    *,
+    matter: Matter | None = None,
+    detector: Detector | None = None,
+    model: Float64[np.ndarray, "68 3"] | None = None,
+    config: CropConfig = CropConfig(),
+    progress: Progress = silent,
+) -> Photos:
+    """Find the head in photographs of one person, estimate cameras, cut out and crop.
+
+    Args:
+        paths: Picture files; EXIF orientation and 35 mm focal length are honoured.
+        size: Side of the square views, pixels.
+        matter: Cuts the person out; MODNet if not given.
+        detector: Finds faces; the face mesh if not given.
+        model: 68 landmarks of the head model, metres, head frame; the MakeHuman mean if not
+            given.
+        config: What the crops show.
+        progress: Told after each photograph is read and after each is cut out.
+
+    Raises:
+        InputError: If there is no path, or a file is missing, not a picture, without a face,
+            or with a face of under 64 pixels.
+        MissingPackageError: If a default network's package is not installed.
+        MissingWeightsError: If a default network's weights are not on this machine.
+    """
+    if not paths:
+        raise InputError("There is no photograph.", "Give one to six pictures of one person.")
+    if size < 16:
+        raise ShapeError(f"Views of {size} pixels show nothing.", "Ask for 64 or more.")
+    if detector is None:
+        from pipeline.prep.landmarks import MeshDetector  # noqa: PLC0415
+
+        detector = MeshDetector()
+    if matter is None:
+        from pipeline.prep.matte import OnnxMatter  # noqa: PLC0415
+
+        matter = OnnxMatter()
+    if model is None:
+        from pipeline.faces.makehuman import mean_landmarks  # noqa: PLC0415
+
+        model = np.asarray(mean_landmarks(), float)
+
+    pictures: list[Rgb] = []
+    faces: list[Face] = []
+    for i, path in enumerate(paths):
+        pictures.append(_read(path))
+        faces.append(_main_face(detector(pictures[-1]), pictures[-1].shape, path))
+        progress(i + 1, 2 * len(paths))
+
+    sizes = [(rgb.shape[1], rgb.shape[0]) for rgb in pictures]
+    focals = [_exif_focal(path, size) for path, size in zip(paths, sizes, strict=True)]
+    fit = cameras.estimate([face.landmarks for face in faces], sizes, model, focals)
+
+    chin = fit.head[8, 1]
+    crops: list[View] = []
+    landmarks: list[np.ndarray] = []
+    for i, (rgb, face, camera) in enumerate(zip(pictures, faces, fit.cameras, strict=True)):
+        corner, side = square(camera, config)
+        alpha = _matte(rgb, face, corner, side, matter, config)
+        crops.append(_crop(rgb, alpha, camera, corner, side, size, chin - np.array(config.neck)))
+        landmarks.append((face.landmarks - corner) * (size / side))
+        progress(len(paths) + i + 1, 2 * len(paths))
+    view = View(
+        torch.stack([crop.image for crop in crops]),
+        torch.stack([crop.alpha for crop in crops]),
+        Camera(
+            torch.stack([crop.camera.world_to_camera for crop in crops]),
+            torch.stack([crop.camera.K for crop in crops]),
+            size,
+            size,
+        ),
+    )
+    relative = fit.errors / np.array([face.size for face in faces])
+    return Photos(view, tuple(p.name for p in paths), np.stack(landmarks), fit.head, relative)
+
+
+def square(
+    camera: Camera, config: CropConfig = CropConfig()
+) -> tuple[Float64[np.ndarray, "2"], float]:
+    """Give the top left corner and the side, in pixels, of the crop around the head."""
+    middle, depth = project(camera, torch.tensor([config.center]).to(camera.K))
+    side = float(camera.K[0, 0]) * config.size / float(depth)
+    return middle[0].double().numpy() - side / 2, side
+
+
+def cropped(camera: Camera, corner: np.ndarray, side: float, size: int) -> Camera:
+    """Give the camera of a square cut from a picture and resampled to `size` pixels."""
+    K = camera.K.double().clone()
+    K[:2, 2] -= torch.from_numpy(corner)
+    K[:2] *= size / side
+    return Camera(camera.world_to_camera, K.to(camera.K), size, size)
+
+
+def sheet(photos: Photos) -> Image.Image:
+    """Draw what was estimated: a row for each photograph.
+
+    Crop with the detected landmarks (green) and the head model's (red) and the head's axes
+    (x red, y green, z blue, 5 cm); the picture as the model sees it; the matte.
+    """
+    side = 384
+    scale = side / photos.view.camera.width
+    canvas = Image.new("RGB", (3 * side, len(photos.names) * side), "white")
+    axes = np.concatenate([np.zeros((1, 3)), 0.05 * np.eye(3)])
+    for i, name in enumerate(photos.names):
+        view = photos.view[i]
+        rgb = Image.fromarray((view.image.permute(1, 2, 0) * 255).round().byte().numpy())
+        alpha = Image.fromarray((view.alpha[0] * 255).round().byte().numpy())
+        rgb, alpha = (picture.resize((side, side)) for picture in (rgb, alpha))
+        marked = rgb.copy()
+        draw = ImageDraw.Draw(marked)
+        points = np.concatenate([photos.head, axes])
+        drawn = project(view.camera, torch.from_numpy(points).float())[0].numpy() * scale
+        for dots, colour in ((photos.landmarks[i] * scale, "lime"), (drawn[:68], "red")):
+            for x, y in dots.tolist():
+                draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
+        for tip, colour in zip(drawn[69:].tolist(), ("red", "green", "blue"), strict=True):
+            draw.line((*drawn[68].tolist(), *tip), fill=colour, width=3)
+        distance = float(view.camera.centers.norm())
+        text = f"{name}  {distance:.2f} m  miss {photos.errors[i]:.1%} of the face"
+        draw.text((4, 4), text, fill="black")
+        for column, picture in enumerate((marked, rgb, alpha)):
+            canvas.paste(picture, (column * side, i * side))
+    return canvas
+
+
+def _read(path: Path) -> Rgb:
+    if path.suffix.lower() in (".heic", ".heif") and path.is_file():
+        raise InputError(
+            f"{path} is a HEIC picture, which is not read here.", "Export it as JPEG first."
+        )
+    return read_rgb(path)
+
+
+def _main_face(faces: list[Face], shape: tuple[int, ...], path: Path) -> Face:
+    """Give the largest face, where one at the picture's edge counts half of one in its middle."""
+    if not faces:
+        raise InputError(
+            f"No face was found in {path}.", "Give a picture with a face that looks at the camera."
+        )
+    middle = np.array([shape[1], shape[0]]) / 2
+
+    def weight(face: Face) -> float:
+        left, top, right, bottom = face.box
+        off = np.abs(np.array([left + right, top + bottom]) / 2 - middle) / middle
+        return face.size * (1 - 0.5 * min(float(off.max()), 1.0))
+
+    face = max(faces, key=weight)
+    if face.size < MIN_FACE:
+        raise InputError(
+            f"The face in {path} is only {face.size:.0f} pixels large.",
+            f"Give a picture in which it has at least {MIN_FACE}.",
+        )
+    return face
+
+
+def _exif_focal(path: Path, size: tuple[int, int]) -> float | None:
+    """Give the focal length in pixels if the camera noted it; true unless the picture was cut."""
+    try:
+        with Image.open(path) as image:
+            tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
+            equivalent = float(tags.get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
+    except (OSError, UnidentifiedImageError, SyntaxError, TypeError, ValueError):
+        return None  # damaged metadata is no reason to refuse a picture that can be read
+    # 43.27 mm is the diagonal of a 36 x 24 mm film.
+    return float(np.hypot(*size)) * equivalent / 43.27 if 8 <= equivalent <= 1000 else None
+
+
+def _matte(
+    rgb: Rgb, face: Face, corner: np.ndarray, side: float, matter: Matter, config: CropConfig
+) -> Float32[np.ndarray, "h w"]:
+    """Give the matte of the whole picture, from a look at the surroundings of the head.
+
+    People in the background are left out: only what hangs together with the face stays.
+    """
+    height, width = rgb.shape[:2]
+    margin = side * (config.context - 1) / 2
+    left, top = np.clip(np.floor(corner - margin), 0, [width - 1, height - 1]).astype(int).tolist()
+    far = np.ceil(corner + side + margin).astype(int)
+    right, bottom = np.clip(far, [left + 1, top + 1], [width, height]).tolist()
+    part = np.clip(matter(rgb[top:bottom, left:right]).astype(np.float32), 0, 1)
+    if part.shape != (bottom - top, right - left):
+        raise ShapeError(
+            f"The matte is {list(part.shape)}, the picture {[bottom - top, right - left]}.",
+            "A matter gives one number for each pixel of its picture.",
+        )
+    labels, _ = ndimage.label(part > 0.05)
+    x0, y0, x1, y1 = face.box
+    window = (
+        slice(max(int(y0) - top, 0), max(int(y1) - top, 1)),
+        slice(max(int(x0) - left, 0), max(int(x1) - left, 1)),
+    )
+    counts = np.bincount(labels[window].ravel())
+    if len(counts) > 1:
+        part = part * (labels == counts[1:].argmax() + 1)
+    alpha = np.zeros((height, width), np.float32)
+    alpha[top:bottom, left:right] = part
+    return alpha
+
+
+def _crop(
+    rgb: Rgb,
+    alpha: Float32[np.ndarray, "h w"],
+    camera: Camera,
+    corner: Float64[np.ndarray, "2"],
+    side: float,
+    size: int,
+    neck: Float64[np.ndarray, "2"],
+) -> View:
+    """Cut the square, composite on white and cut off what is below the neck."""
+    head = np.concatenate([rgb / np.float32(255) * alpha[..., None], alpha[..., None]], axis=-1)
+    # Premultiplied: resampling then mixes no background into the edge.
+    low = np.floor(np.minimum(corner, 0)).astype(int)
+    high = np.ceil(np.maximum(corner + side - [rgb.shape[1], rgb.shape[0]], 0)).astype(int)
+    padded = np.pad(head, ((-low[1], high[1]), (-low[0], high[0]), (0, 0)))
+    left, top = (corner - low).tolist()
+    box = (left, top, left + side, top + side)
+    planes = [
+        Image.fromarray(np.ascontiguousarray(padded[..., c])).resize(
+            (size, size), Image.Resampling.BICUBIC, box=box
+        )
+        for c in range(4)
+    ]
+    pixels = torch.from_numpy(np.stack([np.asarray(plane) for plane in planes])).float()
+    view_camera = cropped(camera, corner, side, size)
+    pixels = pixels * _above_neck(view_camera, *neck.tolist())
+    matte = pixels[3:].clamp(0, 1)
+    image = (pixels[:3] + 1 - matte).clamp(0, 1)
+    return View(image, matte, view_camera)
+
+
+def _above_neck(camera: Camera, high: float, low: float) -> torch.Tensor:
+    """Give 1 where a pixel looks above the height `high`, 0 where below `low`, a ramp between.
+
+    The height is where its ray meets the upright plane through the head's axis that faces the
+    camera.
+    """
+    origins, directions = rays(camera)
+    normal = camera.centers * torch.tensor([1.0, 0.0, 1.0]).to(camera.K)
+    normal = torch.nn.functional.normalize(normal, dim=-1)[:, None, None]
+    away = (directions * normal).sum(0).clamp(max=-1e-3)
+    heights = origins[1] - directions[1] * (origins * normal).sum(0) / away
+    ramp = ((heights - low) / (high - low)).clamp(0, 1)
+    return ramp * ramp * (3 - 2 * ramp)

@@ -1,0 +1,171 @@
+# pyright: basic
+"""Reading shards: single views of a subject, at any size that divides the stored one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from pipeline.errors import FormatError, InputError, ShapeError
+from pipeline.io.images import decode
+from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, VERSION
+from pipeline.types import Camera, ExpressionCode, View
+
+
+class Shard:
+    """One subject's file, open for reading.
+
+    Raises:
+        FormatError: If the file is truncated, not a shard, or of another version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = h5py.File(path, "r")
+        except OSError as error:
+            raise FormatError(
+                f"{path} is not a whole HDF5 file.", "Make this shard again."
+            ) from error
+        attrs = self._file.attrs
+        if attrs.get("format") != FORMAT or any(name not in self._file for name in FIELDS):
+            raise FormatError(f"{path} is not a shard of ours.", "Make it with `fastgha prep`.")
+        if attrs["version"] != VERSION:
+            raise FormatError(
+                f"{path} has version {attrs['version']}; this program reads {VERSION}.",
+                "Make the shards again with this version.",
+            )
+        self.subject = str(attrs["subject"])
+        self.layout = str(attrs["layout"])
+        self.width, self.height = int(attrs["width"]), int(attrs["height"])
+        self.provenance: dict[str, Any] = json.loads(str(attrs["provenance"]))
+        self.timesteps, self.views = self._file["rgb"].shape
+        self.sentences: np.ndarray = self._file["sentence"][:]
+        self._world_to_camera = self._file["world_to_camera"][:]
+        self._K = self._file["K"][:]
+
+    def cameras(self, timestep: int) -> Camera:
+        """Give the cameras of all views at a timestep, for the stored picture size."""
+        return self._camera(self._world_to_camera[timestep], self._K[timestep])
+
+    def code(self, timestep: int | Sequence[int]) -> ExpressionCode:
+        """Give the expression of one timestep or several."""
+        return ExpressionCode(torch.from_numpy(self._file["code"][:][timestep]), self.layout)
+
+    def landmarks(self, timestep: int) -> Float[Tensor, "68 3"]:
+        """Give the landmarks in the head frame, metres."""
+        return torch.from_numpy(self._file["landmarks"][timestep])
+
+    def read(self, pairs: Sequence[tuple[int, int]], size: int) -> View:
+        """Give views by (timestep, view), in that order.
+
+        Args:
+            pairs: Which pictures.
+            size: Width of the pictures in pixels; divides the stored width.
+
+        Raises:
+            ShapeError: If `size` does not divide the stored width.
+            FormatError: If a picture is damaged.
+        """
+        factor = self._factor(size)
+        rgb = [np.asarray(self._picture("rgb", p, factor)) for p in pairs]
+        alpha = [np.asarray(self._picture("alpha", p, factor)) for p in pairs]
+        t, v = np.array(pairs).T
+        camera = self._camera(self._world_to_camera[t, v], self._K[t, v])
+        return View(
+            image=torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).float() / 255.0,
+            alpha=torch.from_numpy(np.stack(alpha))[:, None].float() / 255.0,
+            camera=camera.resized(self.width // factor, self.height // factor),
+        )
+
+    def depth(self, pairs: Sequence[tuple[int, int]], size: int) -> Float[Tensor, "v 1 h w"]:
+        """Give depth pictures, metres; 0 where unknown, and where a block holds an edge."""
+        factor = self._factor(size)
+        pictures: list[np.ndarray] = []
+        for pair in pairs:
+            steps = np.asarray(self._picture("depth", pair, 1)).astype(np.float32)
+            h, w = self.height // factor, self.width // factor
+            blocks = steps[: h * factor, : w * factor].reshape(h, factor, w, factor)
+            known = blocks.min(axis=(1, 3)) > 0
+            pictures.append(np.where(known, blocks.mean(axis=(1, 3)), 0) * DEPTH_UNIT)
+        return torch.from_numpy(np.stack(pictures)[:, None].astype(np.float32))
+
+    def verify(self) -> None:
+        """Compare the whole content with the checksum.
+
+        Raises:
+            FormatError: If any byte differs from what was written.
+        """
+        checksum = hashlib.sha256()
+        try:
+            for name, field in FIELDS.items():
+                data = self._file[name]
+                if field.dtype == "picture":
+                    for index in np.ndindex(data.shape):
+                        checksum.update(data[index].tobytes())
+                else:
+                    checksum.update(np.ascontiguousarray(data[:]).tobytes())
+        except OSError as error:
+            raise FormatError(f"{self.path} is damaged.", "Make this shard again.") from error
+        if checksum.hexdigest() != self._file.attrs["checksum"]:
+            raise FormatError(
+                f"{self.path} does not have the content it was written with.",
+                "Make this shard again.",
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Shard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _factor(self, size: int) -> int:
+        if size < 1 or self.width % size or self.height % (self.width // size):
+            raise ShapeError(
+                f"{self.path} holds pictures of {self.width}x{self.height}; they cannot be "
+                f"brought to {size} exactly.",
+                "Choose a size that divides the stored one.",
+            )
+        return self.width // size
+
+    def _picture(self, name: str, pair: tuple[int, int], factor: int) -> Image.Image:
+        try:
+            image = decode(self._file[name][pair].tobytes())
+        except (OSError, ValueError) as error:
+            raise FormatError(
+                f"{self.path}: {name} of timestep {pair[0]}, view {pair[1]} is damaged.",
+                "Make this shard again.",
+            ) from error
+        return image.reduce(factor) if factor > 1 else image
+
+    def _camera(self, world_to_camera: np.ndarray, K: np.ndarray) -> Camera:
+        E, K_ = torch.from_numpy(world_to_camera), torch.from_numpy(K)
+        return Camera(E, K_, self.width, self.height)
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """List the shards of a folder, by name.
+
+    Raises:
+        InputError: If there is no such folder, or no shard in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.", "Make shards with `fastgha prep`.")
+    found = sorted(folder.glob("*.h5"))
+    if not found:
+        raise InputError(f"There is no shard (*.h5) in {folder}.", "Make some: `fastgha prep`.")
+    return found

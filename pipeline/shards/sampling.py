@@ -1,0 +1,145 @@
+"""Training samples from shards, by the paper's rule, reproducible from a seed and a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.errors import InputError
+from pipeline.geometry import farthest_points
+from pipeline.shards.reader import Shard
+from pipeline.types import ExpressionCode, View
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How pictures are drawn for a training step. The defaults are the paper's."""
+
+    inputs: int = 4
+    """Pictures that the model gets, each of another timestep."""
+    fewest_inputs: int = 4
+    """With less than `inputs`, their number is drawn anew for each step, so that one model
+    serves any number of pictures."""
+    targets: int = 8
+    """Cameras that supervise, all at one other timestep; the inputs' cameras are among them."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one training step sees."""
+
+    inputs: View
+    targets: View
+    depth: Float[Tensor, "v 1 h w"]
+    """Of the targets, metres; 0 where unknown."""
+    code: ExpressionCode
+    """Of the targets."""
+    subject: str
+    input_views: tuple[int, ...]
+    """Camera numbers of the inputs."""
+    target_views: tuple[int, ...]
+    """Camera numbers of the targets."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """Picture sizes of a training run: each size for some steps, in order."""
+
+    sizes: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        return sum(self.steps)
+
+    def size_at(self, step: int) -> int:
+        """Give the picture size of a step, counted from 0."""
+        for size, steps in zip(self.sizes, self.steps):
+            if step < steps:
+                return size
+            step -= steps
+        return self.sizes[-1]
+
+
+class Samples(Dataset[Sample]):
+    """The sample of each step; opens files when first asked, so that workers can be spawned."""
+
+    def __init__(self, paths: list[Path], config: SamplingConfig, climb: Climb, seed: int) -> None:
+        self.paths = paths
+        self.config = config
+        self.climb = climb
+        self.seed = seed
+        self._open: dict[Path, Shard] = {}
+
+    def __len__(self) -> int:
+        return self.climb.total
+
+    def __getitem__(self, step: int) -> Sample:
+        """Give the sample of a step, the same for the same seed and step."""
+        rng = np.random.default_rng([self.seed, step])
+        path = self.paths[int(rng.integers(len(self.paths)))]
+        if path not in self._open:
+            self._open[path] = Shard(path)
+        return draw(self._open[path], self.config, self.climb.size_at(step), rng)
+
+
+def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generator) -> Sample:
+    """Draw one sample of a subject.
+
+    Raises:
+        InputError: If the subject has too few views or timesteps.
+
+    Source:
+        FastGHA appendix A.2: eight cameras, each the farthest from those before it; four of
+        them inputs, from four timesteps of a sentence; all eight supervise one other timestep.
+    """
+    sentences, counts = np.unique(shard.sentences, return_counts=True)
+    long_enough = sentences[counts > config.inputs]
+    if shard.views < config.targets or not len(long_enough):
+        raise InputError(
+            f"{shard.path} has {shard.views} views and at most {counts.max(initial=0)} timesteps "
+            f"of one sentence; a sample needs {config.targets} and {config.inputs + 1}.",
+            "Lower sampling.inputs or sampling.targets, or leave this shard out.",
+        )
+    sentence = long_enough[int(rng.integers(len(long_enough)))]
+    here = np.flatnonzero(shard.sentences == sentence)
+    count = int(rng.integers(min(config.fewest_inputs, config.inputs), config.inputs + 1))
+    target, *others = (int(t) for t in rng.permutation(here)[: count + 1])
+    first = int(rng.integers(shard.views))
+    cameras = farthest_points(shard.cameras(target).centers, config.targets, first)
+    chosen = tuple(int(v) for v in rng.permutation(cameras)[:count])
+    at_target = [(target, v) for v in cameras]
+    return Sample(
+        inputs=shard.read(list(zip(others, chosen)), size),
+        targets=shard.read(at_target, size),
+        depth=shard.depth(at_target, size),
+        code=shard.code(target),
+        subject=shard.subject,
+        input_views=chosen,
+        target_views=tuple(cameras),
+    )
+
+
+def load(samples: Samples, start: int, workers: int) -> DataLoader[Sample]:
+    """Give the samples of the steps from `start` on, in order, read ahead in worker processes."""
+    return DataLoader(
+        samples,
+        batch_size=None,
+        sampler=range(start, len(samples)),
+        num_workers=workers,
+        # A forked worker would inherit the locks of numba's and torch's threads.
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+        worker_init_fn=_single_thread if workers else None,
+    )
+
+
+def _single_thread(worker: int) -> None:
+    torch.set_num_threads(1)

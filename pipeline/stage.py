@@ -1,0 +1,158 @@
+"""What all stages share: claim a folder, write whole files, run items in parallel, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipeline.config import to_dict
+from pipeline.errors import InputError, StaleOutputError
+
+Progress = Callable[[int, int], None]
+"""Called with how many items are done and how many there are."""
+
+STAMP = "stage.json"
+
+Item = TypeVar("Item")
+
+
+def silent(done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+@dataclass
+class StageReport:
+    """What a stage did."""
+
+    out: Path
+    done: int = 0
+    skipped: int = 0
+    """Items that an earlier run had finished."""
+    dropped: dict[str, str] = field(default_factory=lambda: dict[str, str]())
+    """Items left out, with the reason."""
+
+
+def claim(out: Path, config: object, *, made: str, upstream: str = "", overwrite: bool) -> None:
+    """Stamp a folder with how its files are made, or refuse one made in another way.
+
+    With `overwrite`, files that match `made` are deleted first; the stamp and the files can
+    therefore never disagree, even after a crash. A folder without a stamp is not ours: nothing
+    in it is trusted or deleted.
+
+    Args:
+        out: Folder of the results; made if it is not there.
+        config: Settings that fix the results.
+        made: Glob of the results' names.
+        upstream: Digest of what the results are made from.
+        overwrite: Delete results of other settings instead of refusing.
+
+    Raises:
+        StaleOutputError: If the folder holds results of other settings, or of nobody.
+    """
+    wanted = json.dumps({"config": to_dict(config), "from": upstream}, sort_keys=True, indent=1)
+    stamp = out / STAMP
+    if out.exists() and not out.is_dir():
+        raise StaleOutputError(f"{out} is a file.", "Choose a folder.")
+    if not stamp.exists() and any(out.glob(made)):
+        raise StaleOutputError(
+            f"{out} holds {made} files that no stage made.", "Choose an empty folder."
+        )
+    if stamp.exists() and stamp.read_text() != wanted:
+        if not overwrite:
+            raise StaleOutputError(
+                f"{out} was made with other settings or inputs (see {stamp}).",
+                "Choose another folder, or pass --overwrite to make it again.",
+            )
+        stamp.unlink()
+    if overwrite:
+        for old in out.glob(made):
+            old.unlink()
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(stamp, lambda part: part.write_text(wanted))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a neighbour, then rename: a file that exists is a file that is complete.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written to.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}.", _remedy(path.parent)
+        ) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def digest(path: Path) -> str:
+    """Give the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def run_items(
+    items: Sequence[Item], work: Callable[[Item], Any], workers: int, progress: Progress = silent
+) -> None:
+    """Call `work` for each item, in this process or in several spawned ones.
+
+    Spawned, not forked: a fork inherits the threads' locks of numba and torch, and hangs.
+
+    Raises:
+        FastGHAError: The first error of any item; items not yet started are left out.
+    """
+    if workers <= 1:
+        for i, item in enumerate(items):
+            work(item)
+            progress(i + 1, len(items))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, max(len(items), 1)), mp_context=context) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for i, future in enumerate(as_completed(futures)):
+                future.result()
+                progress(i + 1, len(items))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Give the path back if there is a file.
+
+    Raises:
+        InputError: If there is none, or it is a folder.
+    """
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {kind}.", f"Give the path of {what}.")
+    return path
+
+
+def _remedy(folder: Path) -> str:
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return "Choose a folder that can be written to."
+    return (
+        f"Free some space ({free / 1e6:.0f} MB are left) or choose another folder."
+        if free < 100e6
+        else "Choose a folder that can be written to."
+    )
+
+

@@ -1,0 +1,129 @@
+"""Checkpoints: one safetensors file with the weights, the optimizer and, as JSON, the settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline.config import from_dict, to_dict
+from pipeline.errors import FormatError, InputError
+from pipeline.io.tensors import read_header, restore
+from pipeline.model.config import ModelConfig
+from pipeline.model.fastgha import FastGHA, Precision
+from pipeline.stage import require_file, write_whole
+
+FORMAT = "fastgha-checkpoint"
+VERSION = 1
+KEPT = 2
+"""Checkpoints that a run keeps: the newest, and one to fall back to."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds."""
+
+    tensors: Mapping[str, Tensor]
+    """`model.*`, and for resuming `optimizer.*`."""
+    header: Mapping[str, Any]
+    """step, layout, model (settings) and train (settings); more in shipped ones."""
+
+
+def save(
+    path: Path,
+    model: FastGHA,
+    optimizer: torch.optim.Optimizer | None,
+    header: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Write a checkpoint whole.
+
+    Args:
+        path: File to write.
+        model: Its weights are written.
+        optimizer: Its state too, if given; without it the file cannot be resumed from.
+        header: Facts to keep: step, layout, settings.
+        dtype: Floating type of the weights in the file; as they are if not given.
+    """
+    tensors = {
+        f"model.{name}": (value.to(dtype) if dtype else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    if optimizer is not None:
+        for name, parameter in model.named_parameters():
+            for key, value in optimizer.state[parameter].items():
+                tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value).contiguous()
+    facts = {"format": FORMAT, "version": VERSION, "model": to_dict(model.config), **header}
+    metadata = {"json": json.dumps(facts, sort_keys=True)}
+    write_whole(path, lambda part: save_file(tensors, part, metadata))
+
+
+def load(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Raises:
+        InputError: If there is no file.
+        FormatError: If it is truncated, not a checkpoint, or of another version.
+    """
+    require_file(path, "a checkpoint (.safetensors)")
+    header = read_header(path, FORMAT, VERSION)
+    with safe_open(path, framework="pt") as file:
+        return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, header)  # noqa: SIM118
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, model: FastGHA, checkpoint: Checkpoint, path: Path
+) -> None:
+    """Put the optimizer's state back.
+
+    Raises:
+        FormatError: If the checkpoint has none.
+    """
+    for name, parameter in model.named_parameters():
+        prefix = f"optimizer.{name}."
+        state = {
+            key.removeprefix(prefix): value.clone()
+            for key, value in checkpoint.tensors.items()
+            if key.startswith(prefix) and "." not in key.removeprefix(prefix)
+        }
+        if not state:
+            raise FormatError(
+                f"{path} has no optimizer state for {name}.",
+                "Resume from a checkpoint of a run, not from a shipped one.",
+            )
+        optimizer.state[parameter] = state
+
+
+def load_model(path: Path, precision: Precision = "auto") -> tuple[FastGHA, Checkpoint]:
+    """Read the model of a checkpoint, ready for use (in eval mode, no gradients)."""
+    checkpoint = load(path)
+    model = FastGHA(from_dict(ModelConfig, checkpoint.header["model"]), precision)
+    restore(model, checkpoint.tensors, "model.", path)
+    return model.eval().requires_grad_(False), checkpoint
+
+
+def newest(folder: Path) -> Path | None:
+    """Give the checkpoint of the highest step in a run's folder, if there is any."""
+    found = sorted(folder.glob("step-*.safetensors"))
+    return found[-1] if found else None
+
+
+def resolve(path: Path) -> Path:
+    """Give the checkpoint that a path means: a file, or a run's newest.
+
+    Raises:
+        InputError: If a folder holds none.
+    """
+    if not path.is_dir():
+        return require_file(path, "a checkpoint (.safetensors) or of a run's folder")
+    found = newest(path)
+    if found is None:
+        raise InputError(f"There is no checkpoint in {path}.", "Give the folder of a run.")
+    return found

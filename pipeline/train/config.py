@@ -1,0 +1,56 @@
+"""Settings of a training run."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.errors import ConfigError
+from pipeline.losses import LossConfig
+from pipeline.model.config import ModelConfig
+from pipeline.shards.sampling import Climb, SamplingConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that fixes the result of a training run; the paper's recipe by default."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    lr: float = 5e-5
+    """Adam's step size for all but the deformation."""
+    deform_lr: float = 5e-4
+    schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: falls to a hundredth at the last step."""
+    warmup: int = 0
+    """Steps in which the step size rises from zero."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    sizes: tuple[int, ...] = (512,)
+    """Picture sizes, each for as many steps as `steps` says at its place."""
+    steps: tuple[int, ...] = (400_000,)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.sizes) != len(self.steps) or not self.sizes or min(self.steps) < 0:
+            raise ConfigError(
+                f"sizes {list(self.sizes)} and steps {list(self.steps)} do not go together.",
+                "Give a number of steps for each picture size.",
+            )
+        if any(size % 16 for size in self.sizes):
+            raise ConfigError(
+                f"sizes {list(self.sizes)} do not fit the model's grid.", "Use multiples of 16."
+            )
+
+    @property
+    def climb(self) -> Climb:
+        """Which size each step has."""
+        return Climb(self.sizes, self.steps)
+
+    def lr_factor(self, step: int) -> float:
+        """Give the share of the full step size at a step, counted from 0."""
+        from math import cos, pi
+
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        if self.schedule == "constant":
+            return rise
+        return rise * (0.01 + 0.99 * 0.5 * (1 + cos(pi * step / max(self.climb.total, 1))))

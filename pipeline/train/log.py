@@ -1,0 +1,67 @@
+"""What a run tells: JSON lines, TensorBoard, and pictures to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.io.images import write_rgb
+from pipeline.io.sheets import grid
+from pipeline.shards.sampling import Sample
+from pipeline.stage import write_whole
+
+LOG = "log.jsonl"
+
+
+class Log:
+    """One JSON line a step in `log.jsonl`, and the same numbers for TensorBoard.
+
+    Lines of steps after `start`, which a stopped run wrote after its last checkpoint, go.
+    """
+
+    def __init__(self, out: Path, start: int) -> None:
+        # Slow to import, and only training needs it.
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        path = out / LOG
+        if path.exists():
+            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= start]
+            write_whole(path, lambda part: part.write_text("".join(f"{x}\n" for x in lines)))
+        self._file = path.open("a", buffering=1)
+        self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
+
+    def write(
+        self,
+        step: int,
+        terms: Mapping[str, float],
+        seconds: Mapping[str, float],
+        facts: Mapping[str, float],
+    ) -> None:
+        """Log a step: its loss terms, the seconds of its parts, and other facts."""
+        rounded = {name: round(s, 4) for name, s in seconds.items()}
+        self._file.write(json.dumps({"step": step, **terms, **facts, "seconds": rounded}) + "\n")
+        for name, value in terms.items():
+            self._board.add_scalar(f"loss/{name}", value, step)
+        self._board.add_scalar("seconds", sum(seconds.values()), step)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+        self._board.close()
+
+
+def picture(path: Path, inputs: Tensor, drawn: Tensor, sample: Sample) -> None:
+    """Write a sheet: the inputs, what was drawn, and the truth, a row each."""
+    write_rgb(path, grid([inputs, drawn, sample.targets.image]))
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError):  # the last line of a run that was killed
+        return 2**62

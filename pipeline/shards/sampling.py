@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,6 +81,10 @@ class Samples(Dataset[Sample]):
 
     def __len__(self) -> int:
         return self.climb.total
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind: a worker opens its own."""
+        return {**self.__dict__, "_open": {}}
 
     def __getitem__(self, step: int) -> Sample:
         """Give the sample of a step, the same for the same seed and step."""

@@ -298,8 +298,12 @@ def _front_to_back(nearness: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Give the numbers of the triangles that can be drawn, the nearest first."""
     corners = nearness[faces]
     drawable = np.flatnonzero(corners.min(axis=1) > 0)
-    mean = (1 / corners[drawable]).sum(axis=1)
-    return drawable[np.argsort(mean, kind="stable")]
+    if not len(drawable):
+        return drawable
+    depth = (1 / corners[drawable]).sum(axis=1)
+    # Sixteen bits tell some micrometres apart, and numpy sorts them five times as fast.
+    steps = (depth - depth.min()) * np.float32(65535 / max(np.ptp(depth), 1e-6))
+    return drawable[np.argsort(steps.astype(np.uint16), kind="stable")]
 
 
 def _starts(lengths: list[int]) -> list[int]:
@@ -411,12 +415,16 @@ def _draw_opaque(corners, nearness, faces, layer_of, finish, stop, buffer, ids):
             wa = ea[0] + box[0] * ea[1] + y * ea[2]
             wb = eb[0] + box[0] * eb[1] + y * eb[2]
             wc = ec[0] + box[0] * ec[1] + y * ec[2]
+            inside = False
             for x in range(box[0], box[1] + 1):
                 if (wa | wb | wc) >= 0:
                     near = np.float32(wa) * na + np.float32(wb) * nb + np.float32(wc) * nc
                     if near > buffer[y, x]:
                         buffer[y, x] = near
                         ids[y, x] = t
+                    inside = True
+                elif inside:
+                    break
                 wa += ea[1]
                 wb += eb[1]
                 wc += ec[1]
@@ -439,12 +447,12 @@ def _choose_level(t, area, material, layer):
 
 
 @numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
-def _shade(x, y, wa, wb, wc, t, level, turn, texel, mesh, material, light, view):
+def _shade(x, y, wa, wb, wc, t, turn, texel, mesh, material, light, view):
     """Give the linear RGB of a sample, from its perspective-correct weights and its texel."""
     _, _, normals, openness, faces, layer_of = mesh
     R, unproject = view
     layer, finish = layer_of[t], material[4]
-    a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
+    a, b, c = np.uint64(faces[t, 0]), np.uint64(faces[t, 1]), np.uint64(faces[t, 2])
     nx = wa * normals[a, 0] + wb * normals[b, 0] + wc * normals[c, 0]
     ny = wa * normals[a, 1] + wb * normals[b, 1] + wc * normals[c, 1]
     nz = wa * normals[a, 2] + wb * normals[b, 2] + wc * normals[c, 2]
@@ -479,7 +487,7 @@ def _shade(x, y, wa, wb, wc, t, level, turn, texel, mesh, material, light, view)
 def _texel(wa, wb, wc, t, level, material, layer):
     """Give linear RGB and alpha of the texture at perspective-correct weights."""
     uvs, uv_faces, texels, levels = material[0], material[1], material[2], material[3]
-    a, b, c = uv_faces[t, 0], uv_faces[t, 1], uv_faces[t, 2]
+    a, b, c = np.uint64(uv_faces[t, 0]), np.uint64(uv_faces[t, 1]), np.uint64(uv_faces[t, 2])
     u = wa * uvs[a, 0] + wb * uvs[b, 0] + wc * uvs[c, 0]
     v = wa * uvs[a, 1] + wb * uvs[b, 1] + wc * uvs[c, 1]
     first, h, w = levels[layer, level, 0], levels[layer, level, 1], levels[layer, level, 2]
@@ -507,25 +515,31 @@ def _blend_cards(cards, mesh, material, light, view, buffer, color, through, fro
             wa = ea[0] + box[0] * ea[1] + y * ea[2]
             wb = eb[0] + box[0] * eb[1] + y * eb[2]
             wc = ec[0] + box[0] * ec[1] + y * ec[2]
+            inside = False
             for x in range(box[0], box[1] + 1):
-                if (wa | wb | wc) >= 0 and through[y, x] > HIDDEN:
+                if (wa | wb | wc) >= 0:
+                    inside = True
                     pa, pb, pc = np.float32(wa) * na, np.float32(wb) * nb, np.float32(wc) * nc
                     near = pa + pb + pc
-                    z = F1 / near
-                    if buffer[y, x] * (z - finish[layer, 4]) < F1:
+                    left = through[y, x]
+                    # Behind by no more than the tolerance, with 1 / near for z.
+                    if left > HIDDEN and buffer[y, x] * (F1 - finish[layer, 4] * near) < near:
+                        z = F1 / near
                         pa, pb, pc = pa * z, pb * z, pc * z
                         texel = _texel(pa, pb, pc, t, level, material, layer)
                         if texel[3] > HIDDEN:
                             r, g, b = _shade(
-                                x, y, pa, pb, pc, t, level, 0, texel, mesh, material, light, view
+                                x, y, pa, pb, pc, t, 0, texel, mesh, material, light, view
                             )
-                            share = through[y, x] * texel[3]
+                            share = left * texel[3]
                             color[y, x, 0] += share * r
                             color[y, x, 1] += share * g
                             color[y, x, 2] += share * b
-                            through[y, x] -= share
-                            if front[y, x] == F0 and through[y, x] < HALF:
+                            through[y, x] = left - share
+                            if front[y, x] == F0 and left - share < HALF:
                                 front[y, x] = near
+                elif inside:
+                    break
                 wa += ea[1]
                 wb += eb[1]
                 wc += ec[1]
@@ -556,9 +570,7 @@ def _shade_opaque(ids, mesh, material, light, view, buffer, color, through, fron
                 scale = F1 / (pa + pb + pc)
                 pa, pb, pc = pa * scale, pb * scale, pc * scale
                 texel = _texel(pa, pb, pc, t, level, material, layer)
-                r, g, b = _shade(
-                    x, y, pa, pb, pc, t, level, turn, texel, mesh, material, light, view
-                )
+                r, g, b = _shade(x, y, pa, pb, pc, t, turn, texel, mesh, material, light, view)
                 color[y, x, 0] += through[y, x] * r
                 color[y, x, 1] += through[y, x] * g
                 color[y, x, 2] += through[y, x] * b

@@ -178,11 +178,19 @@ def sample_texture(texels, first, h, w, u, v, linear):
     y = min(max(v * np.float32(h) - HALF, F0), np.float32(h - 1))
     x0, y0 = np.int64(x), np.int64(y)
     fx, fy = x - np.float32(x0), y - np.float32(y0)
-    x1, y1 = min(x0 + 1, w - 1), min(y0 + 1, h - 1)
-    a, b = first + y0 * w + x0, first + y0 * w + x1
-    c, d = first + y1 * w + x0, first + y1 * w + x1
+    right, down = (1 if x0 < w - 1 else 0), (w if y0 < h - 1 else 0)
+    # Unsigned: numba would look at each signed index for whether it counts from the end.
+    a = np.uint64(first + y0 * w + x0)
+    b, c = a + np.uint64(right), a + np.uint64(down)
+    d = c + np.uint64(right)
     wa, wb = (F1 - fx) * (F1 - fy), fx * (F1 - fy)
     wc, wd = (F1 - fx) * fy, fx * fy
+    aa, ab, ac, ad = texels[a, 3], texels[b, 3], texels[c, 3], texels[d, 3]
+    if False:
+        return F0, F0, F0, F0
+    alpha = BYTE * (
+        wa * np.float32(aa) + wb * np.float32(ab) + wc * np.float32(ac) + wd * np.float32(ad)
+    )
     red = (
         wa * linear[texels[a, 0]]
         + wb * linear[texels[b, 0]]
@@ -200,12 +208,6 @@ def sample_texture(texels, first, h, w, u, v, linear):
         + wb * linear[texels[b, 2]]
         + wc * linear[texels[c, 2]]
         + wd * linear[texels[d, 2]]
-    )
-    alpha = BYTE * (
-        wa * np.float32(texels[a, 3])
-        + wb * np.float32(texels[b, 3])
-        + wc * np.float32(texels[c, 3])
-        + wd * np.float32(texels[d, 3])
     )
     return red, green, blue, alpha
 

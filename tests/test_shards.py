@@ -1,0 +1,134 @@
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import FormatError, InputError, ShapeError
+from pipeline.shards.reader import Shard, find_shards
+from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, load
+from pipeline.shards.writer import write_shard
+from tests.conftest import toy_capture
+
+SAMPLING = SamplingConfig(inputs=2, fewest_inputs=2, targets=3)
+
+
+def test_what_was_written_is_read_back(shards: Path):
+    capture = toy_capture("anna")
+    with Shard(shards / "anna.h5") as shard:
+        view = shard.read([(2, 1), (0, 3)], 64)
+        depth = shard.depth([(2, 1)], 64)
+        shard.verify()
+        assert shard.provenance == {"made by": "the tests"}
+    # JPEG: a few grey levels
+    rgb = torch.from_numpy(capture.rgb[2, 1]).permute(2, 0, 1) / 255
+    assert (view.image[0] - rgb).abs().mean() < 0.01
+    torch.testing.assert_close(view.alpha[1, 0], torch.from_numpy(capture.alpha[0, 3] / 255.0).float())
+    torch.testing.assert_close(depth[0, 0], torch.from_numpy(capture.depth[2, 1]), atol=5e-5, rtol=0)
+    torch.testing.assert_close(view.camera.K[1], torch.from_numpy(capture.K[0, 3]))
+
+
+def test_a_smaller_picture_is_the_mean_of_blocks_and_its_camera_sees_the_same(shards: Path):
+    with Shard(shards / "anna.h5") as shard:
+        full, half = shard.read([(0, 0)], 64), shard.read([(0, 0)], 32)
+    mean = torch.nn.functional.avg_pool2d(full.image, 2)
+    torch.testing.assert_close(half.image, mean, atol=1 / 255, rtol=0)
+    torch.testing.assert_close(half.camera.K[0, :2], full.camera.K[0, :2] / 2)
+    assert half.camera.width == 32
+
+
+def test_depth_of_a_block_with_an_edge_is_unknown(shards: Path):
+    with Shard(shards / "anna.h5") as shard:
+        full, half = shard.depth([(0, 0)], 64), shard.depth([(0, 0)], 32)
+    blocks = torch.nn.functional.unfold((full > 0).float(), 2, stride=2).reshape(1, 4, 32, 32)
+    assert torch.equal(half[:, 0] > 0, blocks.min(1).values > 0)
+    assert ((half == 0) | ((half - 0.95).abs() < 1e-4)).all()
+
+
+def test_a_sample_follows_the_papers_rule(shards: Path):
+    with Shard(shards / "anna.h5") as shard:
+        seen = set()
+        for seed in range(20):
+            sample = draw(shard, SAMPLING, 32, np.random.default_rng(seed))
+            assert len(sample.inputs) == 2 and len(sample.targets) == 3
+            assert set(sample.input_views) <= set(sample.target_views)
+            assert len(set(sample.target_views)) == 3
+            # one timestep for all targets, which no input shows
+            same = [t for t in range(4) if torch.equal(shard.code(t).values, sample.code.values)]
+            centers = shard.cameras(same[0]).centers[list(sample.target_views)]
+            torch.testing.assert_close(sample.targets.camera.centers, centers)
+            for view, camera in zip(sample.input_views, sample.inputs.camera.centers):
+                assert not torch.allclose(shard.cameras(same[0]).centers[view], camera)
+            seen.add((sample.input_views, same[0]))
+    assert len(seen) > 5
+
+
+def test_the_sample_of_a_step_is_the_same_in_any_process_and_order(shards: Path):
+    samples = Samples(find_shards(shards), SAMPLING, Climb((32, 64), (2, 2)), seed=3)
+    here = [samples[i] for i in range(4)]
+    there = list(load(samples, start=1, workers=1))
+    assert [s.targets.camera.width for s in here] == [32, 32, 64, 64]
+    for a, b in zip(here[1:], there, strict=True):
+        assert torch.equal(a.inputs.image, b.inputs.image)
+        assert torch.equal(a.code.values, b.code.values)
+
+
+def test_a_truncated_shard_is_refused_by_name(shards: Path, tmp_path: Path):
+    whole = (shards / "anna.h5").read_bytes()
+    broken = tmp_path / "anna.h5"
+    for share in (0, 0.3, 0.9):
+        broken.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(FormatError, match=r"anna\.h5"):
+            Shard(broken)
+
+
+def test_a_flipped_byte_in_a_picture_is_found(shards: Path, tmp_path: Path):
+    path = tmp_path / "anna.h5"
+    path.write_bytes((shards / "anna.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        data = file["rgb"][1, 1]
+        data[len(data) // 2] ^= 0xFF
+        file["rgb"][1, 1] = data
+    with Shard(path) as shard, pytest.raises(FormatError, match="does not have the content"):
+        shard.verify()
+
+
+def test_another_version_is_refused(shards: Path, tmp_path: Path):
+    path = tmp_path / "anna.h5"
+    path.write_bytes((shards / "anna.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        file.attrs["version"] = 99
+    with pytest.raises(FormatError, match="version 99"):
+        Shard(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("K", np.full((4, 4, 3, 3), np.nan, np.float32), "K has values outside"),
+        ("code", np.zeros((3, 120), np.float32), "code is"),
+        ("code", np.zeros((4, 119), np.float32), "code is"),
+        ("landmarks", np.full((4, 68, 3), 100, np.float32), "landmarks has values outside"),
+        ("alpha", np.zeros((4, 4, 64, 64), np.float32), "alpha is float32"),
+        ("depth", np.full((4, 4, 64, 64), 9.0, np.float32), "depth has values outside"),
+    ],
+)
+def test_a_capture_against_the_schema_is_not_written(tmp_path: Path, field, value, message):
+    path = tmp_path / "x.h5"
+    with pytest.raises(ShapeError, match=message):
+        write_shard(path, replace(toy_capture("anna"), **{field: value}), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_folder_and_no_shard_say_what_to_do(tmp_path: Path):
+    with pytest.raises(InputError, match="no folder"):
+        find_shards(tmp_path / "none")
+    with pytest.raises(InputError, match="no shard"):
+        find_shards(tmp_path)
+
+
+def test_too_few_timesteps_name_the_shard(shards: Path):
+    with Shard(shards / "anna.h5") as shard, pytest.raises(InputError, match=r"anna\.h5"):
+        draw(shard, SamplingConfig(inputs=4), 64, np.random.default_rng(0))

@@ -54,7 +54,7 @@ def test_photographs_of_one_person_share_one_head():
     assert all(turned(a, b) < 2 for a, b in zip(fit.cameras, truths))
     # The overall size is not in the pictures; the proportions are.
     found, real = (np.ptp(head, axis=0) / np.ptp(head[:, 1]) for head in (fit.head, person))
-    np.testing.assert_allclose(found, real, rtol=0.02)
+    np.testing.assert_allclose(found, real, rtol=0.03)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,0 +1,5 @@
+"""`python -m fastgha_cli` is `fastgha`."""
+
+from fastgha_cli.app import main
+
+main()

@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from pipeline.evaluate import metrics
+from pipeline.losses import LossConfig, Prediction, losses, ssim
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    g = torch.Generator().manual_seed(0)
+    a = torch.rand(2, 3, 40, 33, generator=g)
+    return a, (0.8 * a + 0.2 * torch.rand(2, 3, 40, 33, generator=g))
+
+
+def reference_ssim(a: torch.Tensor, b: torch.Tensor) -> float:
+    return structural_similarity(
+        a.numpy(),
+        b.numpy(),
+        channel_axis=0,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+
+
+def test_the_ssim_loss_is_that_of_scikit_image(pair):
+    a, b = pair
+    wanted = np.mean([reference_ssim(x, y) for x, y in zip(a, b)])
+    assert float(ssim(a, b)) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_the_metrics_are_those_of_scikit_image_one_for_each_picture(pair):
+    a, b = pair
+    for i in range(2):
+        psnr = peak_signal_noise_ratio(b[i].numpy(), a[i].numpy(), data_range=1.0)
+        assert float(metrics.psnr(a, b)[i]) == pytest.approx(psnr, abs=1e-4)
+        assert float(metrics.ssim(a, b)[i]) == pytest.approx(reference_ssim(a[i], b[i]), abs=3e-3)
+
+
+def flat(value: float, depth: float) -> Prediction:
+    return Prediction(
+        torch.full((1, 3, 16, 16), value), torch.full((1, 1, 16, 16), value),
+        torch.full((1, 1, 16, 16), depth),
+    )
+
+
+def test_the_papers_weights_by_hand():
+    truth = flat(0.5, 1.0)
+    truth.depth[..., :8] = 0  # unknown on the left
+    truth.depth[..., 8] = 0.95
+    terms = losses(flat(0.7, 0.95), truth, LossConfig(), lambda a, b: torch.tensor(2.0))
+    assert float(terms["rgb"]) == pytest.approx(0.2, abs=1e-6)
+    assert float(terms["silhouette"]) == pytest.approx(0.2, abs=1e-6)
+    # seven of eight known columns are off by 5 cm, half the unit; weight one half
+    assert float(terms["depth"]) == pytest.approx(0.5 * 0.5 * 7 / 8, abs=1e-6)
+    assert float(terms["perceptual"]) == pytest.approx(1.0)
+    c1 = 0.01**2
+    luminance = (2 * 0.7 * 0.5 + c1) / (0.7**2 + 0.5**2 + c1)
+    assert float(terms["ssim"]) == pytest.approx(1 - luminance, abs=5e-4)
+
+
+def test_without_a_net_there_is_no_perceptual_term():
+    assert "perceptual" not in losses(flat(0.7, 1), flat(0.5, 1), LossConfig(), None)
+
+
+def test_no_known_depth_is_no_loss():
+    terms = losses(flat(0.7, 1.0), flat(0.5, 0.0), LossConfig(), None)
+    assert float(terms["depth"]) == 0.0

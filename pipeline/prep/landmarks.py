@@ -88,12 +88,14 @@ class MeshDetector:
     def __call__(self, rgb: Rgb) -> list[Face]:
         """Give the faces of a picture; the surest first."""
         picture = Image.fromarray(rgb)
-        found = self._boxes(picture, (0.0, 0.0, *map(float, picture.size)))
-        if not found:
-            # A small face in a large picture is below the network's resolution: look closer.
-            found = [box for tile in _tiles(*picture.size) for box in self._boxes(picture, tile)]
-        faces = [self._landmarks(picture, box) for box in _apart(found)]
-        return [face for face in faces if face is not None]
+        whole = [(0.0, 0.0, float(picture.width), float(picture.height))]
+        # A small face in a large picture is below the network's resolution: look closer.
+        for tiles in (whole, _tiles(*picture.size, 0.6), _tiles(*picture.size, 0.3)):
+            found = _apart([box for tile in tiles for box in self._boxes(picture, tile)])
+            faces = [self._landmarks(picture, box) for box in found]
+            if sure := [face for face in faces if face is not None]:
+                return sure
+        return []
 
     def _boxes(
         self, picture: Image.Image, area: tuple[float, float, float, float]
@@ -181,8 +183,9 @@ def _turn(angle: float) -> Float64[np.ndarray, "2 2"]:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def _tiles(width: int, height: int) -> list[tuple[float, float, float, float]]:
-    side = min(width, height) * 0.6
+def _tiles(width: int, height: int, part: float) -> list[tuple[float, float, float, float]]:
+    """Give half overlapping squares with a side of `part` of the picture's shorter one."""
+    side = min(width, height) * part
     columns = np.linspace(0, width - side, max(2, round(2 * width / side) - 1))
     rows = np.linspace(0, height - side, max(2, round(2 * height / side) - 1))
     return [(float(x), float(y), float(x + side), float(y + side)) for y in rows for x in columns]

@@ -186,11 +186,10 @@ def sheet(photos: Photos) -> Image.Image:
         view = photos.view[i]
         rgb = Image.fromarray((view.image.permute(1, 2, 0) * 255).round().byte().numpy())
         alpha = Image.fromarray((view.alpha[0] * 255).round().byte().numpy())
-        rgb, alpha = (picture.resize((side, side)) for picture in (rgb, alpha))
+        rgb, alpha = rgb.resize((side, side)), alpha.resize((side, side))
         marked = rgb.copy()
         draw = ImageDraw.Draw(marked)
-        points = torch.from_numpy(np.concatenate([photos.head, axes])).float()
-        drawn = project(view.camera, torch.from_numpy(points).float())[0].numpy() * scale
+        drawn = project(view.camera, points)[0].double().numpy() * scale
         for dots, colour in ((photos.landmarks[i] * scale, "lime"), (drawn[:68], "red")):
             for x, y in dots.tolist():
                 draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
@@ -198,7 +197,7 @@ def sheet(photos: Photos) -> Image.Image:
             draw.line((*drawn[68].tolist(), *tip), fill=colour, width=3)
         distance = float(view.camera.centers.norm())
         text = f"{name}  {distance:.2f} m  miss {photos.errors[i]:.1%} of the face"
-        draw.text((4, 4), text, fill="black")
+        draw.text((4.0, 4.0), text, fill="black")
         for column, picture in enumerate((marked, rgb, alpha)):
             canvas.paste(picture, (column * side, i * side))
     return canvas

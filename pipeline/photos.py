@@ -1,0 +1,64 @@
+"""From photographs to an avatar: what `fastgha avatar` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.avatar import Avatar
+from pipeline.errors import InputError
+from pipeline.io.images import read_rgb, write_rgb
+from pipeline.model.fastgha import MOST_VIEWS
+from pipeline.prep import photos
+from pipeline.prep.landmarks import MeshDetector
+from pipeline.prep.matte import OnnxMatter
+from pipeline.shipped import checkpoint_path
+from pipeline.stage import Progress, digest, silent
+from pipeline.train.checkpoint import load_model
+
+
+def make_avatar(
+    paths: Sequence[Path],
+    model: Path | None = None,
+    *,
+    matting: str = "modnet",
+    size: int = 256,
+    sheet: Path | None = None,
+    progress: Progress = silent,
+) -> Avatar:
+    """Make an avatar of 1 to 6 photographs of one person.
+
+    Args:
+        paths: The photographs.
+        model: Checkpoint; the shipped one if not given.
+        matting: Name of the matting network.
+        size: Width and height of the crops, pixels.
+        sheet: Where to write a picture of crops, mattes and landmarks.
+        progress: Called after each photograph.
+
+    Raises:
+        InputError: If there are too many photographs, one cannot be read, or shows no face.
+        MissingWeightsError: If a matting or landmark network is not on this machine.
+    """
+    if not 1 <= len(paths) <= MOST_VIEWS:
+        raise InputError(
+            f"{len(paths)} photographs are too many.", f"Choose the best 1 to {MOST_VIEWS}."
+        )
+    for path in paths:
+        read_rgb(path)  # a wrong path should not wait until the networks are loaded
+    checkpoint = checkpoint_path(model)
+    net, loaded = load_model(checkpoint)
+    found = photos.look_at_photos(
+        paths, size, matter=OnnxMatter(matting), detector=MeshDetector(), progress=progress
+    )
+    if sheet is not None:
+        write_rgb(sheet, np.asarray(photos.sheet(found).convert("RGB")))
+    facts = {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": digest(checkpoint),
+        "pictures": len(paths),
+        "matting": matting,
+    }
+    return Avatar.create(net, found.view, str(loaded.header["layout"]), facts)

@@ -1,4 +1,5 @@
 # pyright: basic
+# ruff: noqa: ANN001, ANN201, ANN202 (numba infers the types of the kernels)
 """Draw layers of textured triangles from a camera: colour, coverage and depth.
 
 Opaque layers go into a z-buffer; cards (hair, brows, lashes) are then laid over each other
@@ -469,7 +470,7 @@ def _shade(x, y, wa, wb, wc, t, turn, texel, mesh, material, light, view):
     if turn == 0:
         turn = 1 if n[0] * v[0] + n[1] * v[1] + n[2] * v[2] >= F0 else -1
     size = np.float32(turn) / np.sqrt(
-        max(n[0] * n[0] + n[1] * n[1] + n[2] * n[2], F0 + np.float32(1e-20))
+        max(n[0] * n[0] + n[1] * n[1] + n[2] * n[2], np.float32(1e-20))
     )
     n = (n[0] * size, n[1] * size, n[2] * size)
     r, g, b_, sr, sg, sb = light_surface(

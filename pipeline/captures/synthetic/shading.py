@@ -1,4 +1,5 @@
 # pyright: basic
+# ruff: noqa: ANN001, ANN201, ANN202 (numba infers the types of the kernels)
 """Textures, lights and the light a surface returns, for `raster`.
 
 Colours are sRGB bytes at rest and linear while they are computed with. Directions are in the
@@ -24,7 +25,7 @@ SHOULDER = np.float32(0.8)
 GLOSS_STEPS = 1024
 ENCODE_STEPS = 4096
 
-F0, F1, HALF, TWO = np.float32(0), np.float32(1), np.float32(0.5), np.float32(2)
+F0, F1, HALF = np.float32(0), np.float32(1), np.float32(0.5)
 BYTE = np.float32(1 / 255)
 
 
@@ -94,8 +95,8 @@ def bleed_colors(texture: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 
     hidden = texture[..., 3] < 8
     if not hidden.any() or hidden.all():
         return texture
-    rows, columns = distance_transform_edt(hidden, return_distances=False, return_indices=True)
-    bled = texture[rows, columns]
+    nearest = distance_transform_edt(hidden, return_distances=False, return_indices=True)
+    bled = texture[tuple(np.asarray(nearest))]
     bled[..., 3] = texture[..., 3]
     return bled
 
@@ -186,8 +187,6 @@ def sample_texture(texels, first, h, w, u, v, linear):
     wa, wb = (F1 - fx) * (F1 - fy), fx * (F1 - fy)
     wc, wd = (F1 - fx) * fy, fx * fy
     aa, ab, ac, ad = texels[a, 3], texels[b, 3], texels[c, 3], texels[d, 3]
-    if False:
-        return F0, F0, F0, F0
     alpha = BYTE * (
         wa * np.float32(aa) + wb * np.float32(ab) + wc * np.float32(ac) + wd * np.float32(ad)
     )

@@ -27,13 +27,13 @@ import trimesh
 from PIL import Image
 
 SEED = 20240117
-SAMPLES = 4000
+SAMPLES = 2500
 STORED_SAMPLES = 1200
 COMPONENTS = 30
 RAYS = 192
-BELOW_EYES = 0.36
+BELOW_EYES = 0.43
 """Metres below the eyes where the shoulders are cut."""
-HALF_WIDTH = 0.24
+HALF_WIDTH = 0.27
 
 LEFT_EYE = slice(14598, 14670)
 RIGHT_EYE = slice(14670, 14742)
@@ -199,7 +199,7 @@ def occlusion(
     )
     helper = np.where(np.abs(normals[:, :1]) < 0.9, [[1.0, 0, 0]], [[0, 1.0, 0]])
     tangent = np.cross(helper, normals)
-    tangent /= np.linalg.norm(tangent, axis=1, keepdims=True)
+    tangent /= np.maximum(np.linalg.norm(tangent, axis=1, keepdims=True), 1e-9)
     frame = np.stack([tangent, np.cross(normals, tangent), normals], 1)
     directions = np.einsum("nc,pcd->pnd", local, frame)
     origins = (at + normals * 4e-4)[:, None].repeat(RAYS, 1)
@@ -368,7 +368,12 @@ def build(data: Path, out: Path) -> None:
     skin_faces = triangles(place[quads[head_quads]])
     sky = np.zeros(0)
     for shape in (mean, open_mouth):
-        points, faces, normals, count = [shape], [skin_faces], [normals_of(shape, skin_faces)], len(mean)
+        points, faces, normals, count = (
+            [shape],
+            [skin_faces],
+            [normals_of(shape, skin_faces)],
+            len(mean),
+        )
         for kind in ("eyes", "teeth", "tongue"):
             name = next(n for k, n in proxies if k == kind)
             key = f"{kind}/{name.lower()}"
@@ -382,7 +387,7 @@ def build(data: Path, out: Path) -> None:
         everything, scene = np.concatenate(points), np.concatenate(faces)
         result = occlusion(everything, scene, everything, np.concatenate(normals))
         sky = result if len(sky) == 0 else np.maximum(sky, result)
-    value = 0.25 + 0.75 * sky**0.8
+    value = sky
     at = len(mean)
     arrays["occlusion"] = (value[:at] * 255).round().astype(np.uint8)
     for kind in ("eyes", "teeth", "tongue"):
@@ -390,7 +395,7 @@ def build(data: Path, out: Path) -> None:
         count = len(posed[kind, name])
         part = value[at : at + count]
         at += count
-        part = np.maximum(part, 0.75) if kind == "eyes" else part
+        part = np.maximum(part, 0.6) if kind == "eyes" else part
         arrays[f"{kind}/{name.lower()}/occlusion"] = (part * 255).round().astype(np.uint8)
     for name in HAIR:
         p, f = posed["hair", name], proxies["hair", name]["faces"]
@@ -402,7 +407,7 @@ def build(data: Path, out: Path) -> None:
             occlusion(mean, skin_faces, p + n * 1e-3, n), occlusion(mean, skin_faces, p, -n)
         )
         own = np.maximum(occlusion(scene, both, p, n), occlusion(scene, both, p, -n))
-        value = 0.45 + 0.55 * (0.5 * skull + 0.5 * own) ** 0.7
+        value = 0.35 + 0.65 * (0.5 * skull + 0.5 * own)
         arrays[f"hair/{name.lower()}/occlusion"] = (value * 255).round().astype(np.uint8)
 
     # --- the mesh of the skin
@@ -467,7 +472,9 @@ def write(arrays: dict[str, np.ndarray], source: Path, out: Path, rms: float) ->
             )
     for name in EYES:
         found = source / f"proxies/eyes/HighPolyEyes/textures/{name}_eye.png"
-        Image.fromarray(texture(found, 256)[..., :3]).save(textures / f"eyes_{name}.jpg", quality=88)
+        Image.fromarray(texture(found, 256)[..., :3]).save(
+            textures / f"eyes_{name}.jpg", quality=88
+        )
     teeth = texture(source / "proxies/teeth/Teeth_Base/textures/teeth.png", 512)[..., :3]
     Image.fromarray(teeth).save(textures / "teeth.jpg", quality=85)
     tongue = texture(source / "proxies/tongue/tongue01/textures/tongue01_diffuse.png", 256)
@@ -515,7 +522,9 @@ def write(arrays: dict[str, np.ndarray], source: Path, out: Path, rms: float) ->
         + "\n"
     )
     size = sum(p.stat().st_size for p in out.rglob("*") if p.is_file())
-    print(f"{size / 1e6:.2f} MB in {out}; head.npz {(out / 'head.npz').stat().st_size / 1e6:.2f} MB")
+    print(
+        f"{size / 1e6:.2f} MB in {out}; head.npz {(out / 'head.npz').stat().st_size / 1e6:.2f} MB"
+    )
 
 
 LICENSE = """# Licences of the head asset

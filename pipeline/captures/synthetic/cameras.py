@@ -1,0 +1,95 @@
+"""Draw the cameras of a synthetic capture: a dome in front of a head that moves a little.
+
+Letters: t timesteps, v views.
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from numpy.random import Generator
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from pipeline.geometry import look_at
+from pipeline.types import Camera
+
+YAW, PITCH = 65.0, 25.0
+"""Reach of the dome to each side and up and down, degrees."""
+SPAN = (0.355, 0.415)
+"""Metres across the picture at the head."""
+DISTANCE = (0.8, 1.3)
+TARGET = (0.0, 0.018, 0.0)
+"""What the cameras look at: with it, head, hair and collar fill the picture."""
+
+
+def sample_cameras(rng: Generator, timesteps: int, views: int, size: int) -> Camera:
+    """Draw `views` cameras around a head, and how they stand to it at each timestep.
+
+    The first view is nearly frontal; the others are far from each other. The rig stands still
+    while the head turns and shifts, so all views of a timestep move together in the head frame.
+
+    Returns:
+        Cameras with leading dimensions [t, v], square pictures of `size` pixels.
+    """
+    yaw, pitch = directions(rng, views).unbind(-1)
+    distance = _uniform(rng, DISTANCE, views)
+    toward = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], dim=-1)
+    target = torch.tensor(TARGET, dtype=torch.float64) + _normal(rng, 0.006, views, 3)
+    rig = look_at(
+        target + toward * distance[:, None], target, roll=_normal(rng, math.radians(3), views)
+    )
+    K = torch.zeros(views, 3, 3, dtype=torch.float64)
+    K[:, 0, 0] = K[:, 1, 1] = size * distance / _uniform(rng, SPAN, views)
+    K[:, :2, 2] = size / 2 + _normal(rng, 0.008 * size, views, 2)
+    K[:, 2, 2] = 1.0
+
+    head = torch.eye(4, dtype=torch.float64).repeat(timesteps, 1, 1)
+    angles = rng.normal(0, [3.0, 5.0, 2.0], (timesteps, 3))
+    head[:, :3, :3] = torch.from_numpy(Rotation.from_euler("xyz", angles, degrees=True).as_matrix())
+    head[:, :3, 3] = _normal(rng, 0.006, timesteps, 3)
+    world_to_camera = rig[None] @ head[:, None]
+    return Camera(
+        world_to_camera.float(), K.float().expand(timesteps, views, 3, 3).contiguous(), size, size
+    )
+
+
+def orbit(frames: int, size: int, *, yaw: float = 35.0, pitch: float = 8.0) -> Camera:
+    """Give cameras [frames] that swing slowly from side to side, once, in front of a head.
+
+    Args:
+        frames: Number of cameras.
+        size: Width and height of the pictures, pixels.
+        yaw: Reach to each side, degrees.
+        pitch: Reach up and down, degrees.
+    """
+    phase = torch.arange(frames, dtype=torch.float64) / max(frames, 1) * 2 * math.pi
+    a, b = math.radians(yaw) * phase.sin(), math.radians(pitch) * (2 * phase).sin()
+    toward = torch.stack([a.sin() * b.cos(), b.sin(), a.cos() * b.cos()], dim=-1)
+    target = torch.tensor(TARGET, dtype=torch.float64).expand_as(toward)
+    K = torch.zeros(frames, 3, 3, dtype=torch.float64)
+    K[:, 0, 0] = K[:, 1, 1] = size * 1.05 / 0.4
+    K[:, :2, 2] = size / 2
+    K[:, 2, 2] = 1.0
+    return Camera(look_at(target + 1.05 * toward, target).float(), K.float(), size, size)
+
+
+def directions(rng: Generator, views: int) -> Float[Tensor, "v 2"]:
+    """Draw (yaw, pitch) in radians, far from each other, the first nearly frontal."""
+    reach = torch.tensor([YAW, PITCH], dtype=torch.float64)
+    chosen = [torch.from_numpy(rng.normal(0, [6.0, 4.0])).clamp(-10, 10)]
+    # Yaw and pitch count by their reach, or four views would all lie on the equator.
+    weight = torch.tensor([1.0, 1.6], dtype=torch.float64)
+    while len(chosen) < views:
+        candidates = torch.from_numpy(rng.uniform(-1, 1, (24, 2))) * reach
+        apart = torch.cdist(candidates * weight, torch.stack(chosen) * weight).amin(1)
+        chosen.append(candidates[apart.argmax()])
+    return torch.deg2rad(torch.stack(chosen)[:views])
+
+
+def _uniform(rng: Generator, bounds: tuple[float, float], *shape: int) -> Tensor:
+    return torch.from_numpy(rng.uniform(*bounds, shape))
+
+
+def _normal(rng: Generator, sigma: float, *shape: int) -> Tensor:
+    return torch.from_numpy(rng.normal(0, sigma, shape))

@@ -1,0 +1,107 @@
+"""One synthetic person in the studio: pose it, draw it, and know the truth about each picture.
+
+Letters: h height, w width, n vertices.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from pipeline.captures.synthetic.raster import Layer, Picture, draw_views
+from pipeline.captures.synthetic.shading import Lights, Texture, prepare_texture, sample_lights
+from pipeline.errors import ShapeError
+from pipeline.faces.makehuman import Head, Identity, load_texture, sample_identity
+from pipeline.types import Camera, ExpressionCode
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture and what is in it."""
+
+    rgb: UInt8[np.ndarray, "h w 3"]
+    """sRGB, composited on white."""
+    alpha: UInt8[np.ndarray, "h w"]
+    """Coverage by the head."""
+    depth: Float32[np.ndarray, "h w"]
+    """Along the camera's z axis, metres; 0 where nothing is."""
+    landmarks: Float32[np.ndarray, "68 3"]
+    """iBUG order, head frame, metres."""
+    vertices: Float32[np.ndarray, "n 3"]
+    """Control vertices of the face, head frame, metres."""
+
+
+class Subject:
+    """A head under its lights."""
+
+    def __init__(self, identity: Identity, lights: Lights) -> None:
+        self.head = Head(identity)
+        self.lights = lights
+
+    @classmethod
+    def sample(cls, seed: int) -> "Subject":
+        """Draw a person and the lights; the same seed gives the same pictures."""
+        rng = np.random.default_rng(seed)
+        return cls(sample_identity(rng), sample_lights(rng))
+
+    def render(
+        self,
+        expression: Float32[np.ndarray, "52"] | ExpressionCode,
+        camera: Camera,
+        *,
+        supersample: int = 2,
+    ) -> Frame:
+        """Draw one expression from one camera.
+
+        Raises:
+            ShapeError: If the camera has leading dimensions or there are several expressions.
+        """
+        if camera.K.ndim != 2:
+            raise ShapeError(
+                f"A picture is drawn from one camera; got {list(camera.K.shape[:-2])}.",
+                "Draw several with `render_views`.",
+            )
+        single = Camera(camera.world_to_camera[None], camera.K[None], camera.width, camera.height)
+        return self.render_views(expression, single, supersample=supersample)[0]
+
+    def render_views(
+        self,
+        expression: Float32[np.ndarray, "52"] | ExpressionCode,
+        cameras: Camera,
+        *,
+        supersample: int = 2,
+    ) -> list[Frame]:
+        """Draw one expression from several cameras [v]; the head is posed once."""
+        vertices = self.head.vertices(expression)
+        landmarks = self.head.landmarks(vertices)
+        pictures: list[Picture] = draw_views(
+            self.layers(vertices), cameras, self.lights, supersample=supersample
+        )
+        return [Frame(*picture, landmarks, vertices) for picture in pictures]
+
+    def layers(self, vertices: Float32[np.ndarray, "n 3"]) -> list[Layer]:
+        """Give the rasteriser's layers of posed control vertices."""
+        return [
+            Layer(
+                vertices=part.vertices,
+                faces=part.faces,
+                uvs=part.uvs,
+                uv_faces=part.uv_faces,
+                texture=_texture(part.texture),
+                tint=part.tint,
+                occlusion=part.occlusion,
+                kind=part.kind,
+                specular=part.specular,
+                gloss=part.gloss,
+                cull=part.cull,
+                depth_tolerance=part.depth_tolerance,
+            )
+            for part in self.head.parts(vertices)
+        ]
+
+
+@functools.lru_cache(maxsize=96)
+def _texture(name: str) -> Texture:
+    """Give a prepared texture; all subjects share them."""
+    return prepare_texture(load_texture(name))

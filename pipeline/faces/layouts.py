@@ -1,0 +1,206 @@
+"""The layouts of the 120 expression numbers: the slices, their tags, and the way to ARKit-52.
+
+A code is [expression 100 | jaw 6 | left eye 6 | right eye 6 | eyelids left, right]. Rotations
+are the first two rows of R (head axes), one after the other. What the 100 numbers mean depends
+on the layout, so every code carries its tag and is converted or refused, never reinterpreted.
+
+In the MakeHuman layout, the jaw's rotation vector is (22.9 deg jawOpen, 10 deg (jawLeft -
+jawRight), 0); an eye's is (pitch, yaw, 0) with pitch down and yaw to the subject's left
+positive; the eyelids are eyeBlinkLeft and eyeBlinkRight; and the other 39 face units are
+whitened along the principal directions in which they move the face, in slots 0-38.
+
+Letters: t timesteps (any leading dimensions), u face units.
+"""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from pipeline.errors import LayoutError, ShapeError
+from pipeline.types import CODE_SIZE, ExpressionCode
+
+EXPRESSION = slice(0, 100)
+JAW = slice(100, 106)
+LEFT_EYE = slice(106, 112)
+RIGHT_EYE = slice(112, 118)
+EYELIDS = slice(118, 120)
+
+MAKEHUMAN = "fastgha120/makehuman-hm08/1"
+FLAME2020 = "fastgha120/flame2020/rot6d-rows"
+FLAME2023 = "fastgha120/flame2023/rot6d-rows"
+LAYOUTS = (MAKEHUMAN, FLAME2020, FLAME2023)
+
+ARKIT_NAMES = (
+    "eyeBlinkLeft", "eyeLookDownLeft", "eyeLookInLeft", "eyeLookOutLeft", "eyeLookUpLeft",
+    "eyeSquintLeft", "eyeWideLeft", "eyeBlinkRight", "eyeLookDownRight", "eyeLookInRight",
+    "eyeLookOutRight", "eyeLookUpRight", "eyeSquintRight", "eyeWideRight", "jawForward",
+    "jawLeft", "jawRight", "jawOpen", "mouthClose", "mouthFunnel", "mouthPucker", "mouthLeft",
+    "mouthRight", "mouthSmileLeft", "mouthSmileRight", "mouthFrownLeft", "mouthFrownRight",
+    "mouthDimpleLeft", "mouthDimpleRight", "mouthStretchLeft", "mouthStretchRight",
+    "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper", "mouthPressLeft",
+    "mouthPressRight", "mouthLowerDownLeft", "mouthLowerDownRight", "mouthUpperUpLeft",
+    "mouthUpperUpRight", "browDownLeft", "browDownRight", "browInnerUp", "browOuterUpLeft",
+    "browOuterUpRight", "cheekPuff", "cheekSquintLeft", "cheekSquintRight", "noseSneerLeft",
+    "noseSneerRight", "tongueOut",
+)  # fmt: skip
+"""The 52 units in the order of Apple's documentation (ARFaceAnchor.BlendShapeLocation)."""
+ARKIT = {name: i for i, name in enumerate(ARKIT_NAMES)}
+
+JAW_OPEN = 22.9
+"""Degrees of the jaw at jawOpen 1, measured from the lower teeth."""
+JAW_SIDE = 10.0
+GAZE_UP, GAZE_DOWN, GAZE_SIDE = 9.0, 10.2, 13.0
+"""Degrees of the eyes at weight 1 of their units."""
+
+_ROTATING = ("jawOpen", "jawLeft", "jawRight", "eyeBlinkLeft", "eyeBlinkRight")
+EXPRESSION_UNITS = tuple(
+    n for n in ARKIT_NAMES if n not in _ROTATING and not n.startswith("eyeLook")
+)
+"""The 39 units that go into the expression part."""
+
+BASIS_FILE = Path(__file__).parents[1] / "assets" / "head" / "expression_basis.npz"
+
+
+def rot6d_from_matrix(R: Float[Tensor, "*t 3 3"]) -> Float[Tensor, "*t 6"]:
+    """Give the first two rows of rotations, one after the other."""
+    return R[..., :2, :].flatten(-2)
+
+
+def matrix_from_rot6d(rows: Float[Tensor, "*t 6"]) -> Float[Tensor, "*t 3 3"]:
+    """Give the rotation whose first two rows are nearest in order: row one, then row two."""
+    a = torch.nn.functional.normalize(rows[..., :3], dim=-1)
+    b = rows[..., 3:] - (a * rows[..., 3:]).sum(-1, keepdim=True) * a
+    b = torch.nn.functional.normalize(b, dim=-1)
+    return torch.stack([a, b, torch.linalg.cross(a, b, dim=-1)], dim=-2)
+
+
+def orthonormal_code(code: ExpressionCode) -> ExpressionCode:
+    """Give the same code with its rotations made orthonormal again, after blending or noise."""
+    values = code.values.clone()
+    for part in (JAW, LEFT_EYE, RIGHT_EYE):
+        values[..., part] = rot6d_from_matrix(matrix_from_rot6d(values[..., part]))
+    return ExpressionCode(values, code.layout)
+
+
+def neutral_code(layout: str) -> ExpressionCode:
+    """Give the code of the neutral face: zeros, and no rotation.
+
+    Raises:
+        LayoutError: If the layout is not known.
+    """
+    if layout not in LAYOUTS:
+        raise LayoutError(
+            f"Unknown expression layout {layout!r}.", f"Known are {', '.join(LAYOUTS)}."
+        )
+    values = torch.zeros(CODE_SIZE)
+    for part in (JAW, LEFT_EYE, RIGHT_EYE):
+        values[part] = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
+    return ExpressionCode(values, layout)
+
+
+def require_layout(code: ExpressionCode, wanted: str) -> None:
+    """Pass if a code has the wanted layout.
+
+    Raises:
+        LayoutError: If it has another; names both.
+    """
+    if code.layout != wanted:
+        raise LayoutError(
+            f"The expression codes have layout {code.layout!r}, but {wanted!r} is needed.",
+            "Convert the sequence, or use one made for this face model; ARKit-52 weights can be "
+            f"converted to {MAKEHUMAN!r} only.",
+        )
+
+
+def arkit_to_code(weights: Float[Tensor, "*t 52"] | np.ndarray) -> ExpressionCode:
+    """Give MakeHuman codes of ARKit-52 weights, in the order of `ARKIT_NAMES`.
+
+    Opposite units (jawLeft and jawRight, eyeLookUp and eyeLookDown, ...) act by their
+    difference, as a jaw or an eye has one position.
+
+    Raises:
+        ShapeError: If the last dimension is not 52.
+    """
+    w = np.asarray(weights, np.float64)
+    if w.ndim < 1 or w.shape[-1] != len(ARKIT_NAMES):
+        raise ShapeError(
+            f"ARKit weights have 52 numbers; got {list(w.shape)}.",
+            "Give them in the order of pipeline.faces.layouts.ARKIT_NAMES.",
+        )
+    forward, _ = _basis()
+    values = np.zeros((*w.shape[:-1], CODE_SIZE))
+    units = [ARKIT[n] for n in EXPRESSION_UNITS]
+    values[..., : len(units)] = w[..., units] @ forward.T
+    jaw = np.zeros((*w.shape[:-1], 3))
+    jaw[..., 0] = JAW_OPEN * w[..., ARKIT["jawOpen"]]
+    jaw[..., 1] = JAW_SIDE * (w[..., ARKIT["jawLeft"]] - w[..., ARKIT["jawRight"]])
+    values[..., JAW] = _rows(jaw)
+    for side, part in (("Left", LEFT_EYE), ("Right", RIGHT_EYE)):
+        values[..., part] = _rows(gaze_angles(w, side))
+        values[..., EYELIDS.start + (side == "Right")] = w[..., ARKIT[f"eyeBlink{side}"]]
+    return ExpressionCode(torch.from_numpy(values).float(), MAKEHUMAN)
+
+
+def code_to_arkit(code: ExpressionCode) -> Float[Tensor, "*t 52"]:
+    """Give the ARKit-52 weights of MakeHuman codes: the inverse of `arkit_to_code`.
+
+    Raises:
+        LayoutError: If the codes have another layout.
+    """
+    require_layout(code, MAKEHUMAN)
+    values = code.values.detach().cpu().double()
+    _, backward = _basis()
+    w = np.zeros((*values.shape[:-1], len(ARKIT_NAMES)))
+    units = [ARKIT[n] for n in EXPRESSION_UNITS]
+    w[..., units] = values[..., : len(units)].numpy() @ backward.T
+    jaw = _angles(values[..., JAW])
+    w[..., ARKIT["jawOpen"]] = jaw[..., 0] / JAW_OPEN
+    w[..., ARKIT["jawLeft"]] = np.maximum(jaw[..., 1], 0) / JAW_SIDE
+    w[..., ARKIT["jawRight"]] = np.maximum(-jaw[..., 1], 0) / JAW_SIDE
+    for side, part in (("Left", LEFT_EYE), ("Right", RIGHT_EYE)):
+        pitch, yaw, _ = np.moveaxis(_angles(values[..., part]), -1, 0)
+        w[..., ARKIT[f"eyeLookUp{side}"]] = np.maximum(-pitch, 0) / GAZE_UP
+        w[..., ARKIT[f"eyeLookDown{side}"]] = np.maximum(pitch, 0) / GAZE_DOWN
+        out, inward = (yaw, -yaw) if side == "Left" else (-yaw, yaw)
+        w[..., ARKIT[f"eyeLookOut{side}"]] = np.maximum(out, 0) / GAZE_SIDE
+        w[..., ARKIT[f"eyeLookIn{side}"]] = np.maximum(inward, 0) / GAZE_SIDE
+        w[..., ARKIT[f"eyeBlink{side}"]] = values[..., EYELIDS.start + (side == "Right")]
+    return torch.from_numpy(w).float()
+
+
+def gaze_angles(weights: np.ndarray, side: str) -> np.ndarray:
+    """Give the rotation vector (pitch, yaw, 0) of an eye in degrees, from ARKit weights."""
+    angles = np.zeros((*weights.shape[:-1], 3))
+    up, down = weights[..., ARKIT[f"eyeLookUp{side}"]], weights[..., ARKIT[f"eyeLookDown{side}"]]
+    angles[..., 0] = GAZE_DOWN * np.maximum(down - up, 0) - GAZE_UP * np.maximum(up - down, 0)
+    out = weights[..., ARKIT[f"eyeLookOut{side}"]] - weights[..., ARKIT[f"eyeLookIn{side}"]]
+    angles[..., 1] = GAZE_SIDE * (out if side == "Left" else -out)
+    return angles
+
+
+def _rows(degrees: np.ndarray) -> np.ndarray:
+    """Give the six numbers of rotation vectors in degrees."""
+    R = Rotation.from_rotvec(degrees.reshape(-1, 3), degrees=True).as_matrix()
+    return R[:, :2].reshape(*degrees.shape[:-1], 6)
+
+
+def _angles(rows: Tensor) -> np.ndarray:
+    """Give the rotation vectors in degrees of six numbers each."""
+    R = matrix_from_rot6d(rows).numpy().reshape(-1, 3, 3)
+    return Rotation.from_matrix(R).as_rotvec(degrees=True).reshape(*rows.shape[:-1], 3)
+
+
+@functools.cache
+def _basis() -> tuple[np.ndarray, np.ndarray]:
+    """Give the matrices from the 39 units to their code and back, [39, 39] each."""
+    with np.load(BASIS_FILE) as file:
+        if tuple(file["units"]) != EXPRESSION_UNITS:
+            raise LayoutError(
+                f"{BASIS_FILE.name} is of other face units.", "Install the package again."
+            )
+        return file["forward"], file["backward"]

@@ -1,0 +1,542 @@
+"""The MakeHuman head: identities, their shapes, expressions, landmarks and material layers.
+
+The head frame's origin is the midpoint of the eyeballs' centres of the identity's neutral
+face, moved by `ORIGIN`: about the middle of the skull. Everything comes from the asset folder
+that `tools/build_head_asset.py` wrote; numpy only.
+
+Letters: v vertices of the control mesh, s vertices of the subdivided skin, m triangles,
+k components.
+"""
+
+import functools
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+from PIL import Image
+from scipy.sparse import csr_matrix
+from scipy.spatial.transform import Rotation
+
+from pipeline.errors import FormatError, ShapeError
+from pipeline.faces.layouts import ARKIT, ARKIT_NAMES, code_to_arkit, gaze_angles
+from pipeline.faces.subdivide import subdivide, subdivide_uvs
+from pipeline.types import ExpressionCode
+
+ASSET = Path(__file__).parents[1] / "assets" / "head"
+ORIGIN = np.array([0.0, -0.03, -0.075], np.float32)
+"""From the midpoint of the eyes to the origin of the head frame, metres."""
+
+HAIR_STYLES = (
+    "bald", "short01", "short02", "short03", "short04", "bob01", "bob02", "long01", "braid01",
+    "ponytail01", "afro01",
+)  # fmt: skip
+EYE_COLORS = (
+    "blue", "bluegreen", "brown", "brownlight", "deepblue", "green", "grey", "ice", "lightblue",
+)  # fmt: skip
+BROW_STYLES = tuple(f"eyebrow{i:03d}" for i in range(1, 13))
+LASH_STYLES = ("eyelashes01", "eyelashes02", "eyelashes03", "eyelashes04")
+
+GREY = 0.4
+"""Mean linear luminance of the hair and brow textures; a tint of albedo / GREY gives albedo."""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A mesh that hangs on the control mesh by three vertices and an offset each."""
+
+    refs: Int32[np.ndarray, "n 3"]
+    weights: Float32[np.ndarray, "n 3"]
+    offsets: Float32[np.ndarray, "n 3"]
+    """Metres for a head scale of 1."""
+    faces: Int32[np.ndarray, "m 3"]
+    uv_faces: Int32[np.ndarray, "m 3"]
+    uvs: Float32[np.ndarray, "k 2"]
+    occlusion: Float32[np.ndarray, "n"]
+
+
+@dataclass(frozen=True)
+class Asset:
+    """The head asset, unpacked. Vertices are in head axes, metres, origin between the eyes."""
+
+    mean: Float32[np.ndarray, "v 3"]
+    components: Float32[np.ndarray, "k v 3"]
+    """Principal components of the phenotypes, scaled to scores of variance 1."""
+    phenotype_scores: Float32[np.ndarray, "p k"]
+    """Scores of sampled phenotypes."""
+    phenotypes: dict[str, Float32[np.ndarray, "p"]]
+    """What those samples are: gender (0 male, 1 female), age, african, asian, caucasian, ..."""
+    morph_names: tuple[str, ...]
+    morph_starts: Int32[np.ndarray, "m1"]
+    morph_vertices: Int32[np.ndarray, "n"]
+    morph_values: Float32[np.ndarray, "n 3"]
+    units: Float32[np.ndarray, "52 v 3"]
+    """Displacements of the face units in the order of `ARKIT_NAMES`."""
+    skin: Proxy
+    """The subdivided skin; its refs are not used, see `smooth`."""
+    smooth: csr_matrix
+    """From control vertices to the vertices of the subdivided skin [s, v]."""
+    landmarks: Int32[np.ndarray, "68"]
+    left_eye: Int32[np.ndarray, "72"]
+    right_eye: Int32[np.ndarray, "72"]
+    scale_pairs: Int32[np.ndarray, "3 2"]
+    proxies: dict[str, Proxy]
+    """By kind and name, as "hair/short01"."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Everything that stays the same about one synthetic person."""
+
+    phenotype: tuple[float, ...] = ()
+    """Scores of the phenotype components; missing ones are 0."""
+    morphs: tuple[tuple[str, float], ...] = ()
+    """Names and weights of local morphs."""
+    skin: str = "young_caucasian_female"
+    skin_tint: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Multiplies the linear colour."""
+    eyes: str = "brown"
+    brows: str = "eyebrow001"
+    brow_color: tuple[float, float, float] = (0.035, 0.022, 0.014)
+    """Linear RGB albedo."""
+    lashes: str = "eyelashes01"
+    hair: str = "bald"
+    hair_color: tuple[float, float, float] = (0.05, 0.03, 0.02)
+    """Linear RGB albedo."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One surface of a posed head with its material, in the terms of the rasteriser."""
+
+    name: str
+    vertices: Float32[np.ndarray, "n 3"]
+    """Head frame, metres."""
+    faces: Int32[np.ndarray, "m 3"]
+    uvs: Float32[np.ndarray, "k 2"]
+    uv_faces: Int32[np.ndarray, "m 3"]
+    texture: str
+    """Name of a texture, see `load_texture`."""
+    tint: Float32[np.ndarray, "3"]
+    occlusion: Float32[np.ndarray, "n"]
+    kind: Literal["opaque", "card"]
+    specular: float
+    gloss: float
+    cull: bool
+    depth_tolerance: float = 0.002
+    """How far a card may lie behind an opaque surface and still be seen, metres."""
+
+
+class Head:
+    """One identity's head, to be posed."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.identity = identity
+        asset = load_asset()
+        shape = asset.mean + np.tensordot(
+            np.array(identity.phenotype, np.float32),
+            asset.components[: len(identity.phenotype)],
+            1,
+        )
+        for name, weight in identity.morphs:
+            rows = _morph_rows(asset, name)
+            shape[asset.morph_vertices[rows]] += weight * asset.morph_values[rows]
+        eyes = [shape[ids].mean(0) for ids in (asset.left_eye, asset.right_eye)]
+        origin = (eyes[0] + eyes[1]) / 2 + ORIGIN
+        self._neutral: Float32[np.ndarray, "v 3"] = (shape - origin).astype(np.float32)
+        self._eyes = [(e - origin).astype(np.float32) for e in eyes]
+        pairs = asset.scale_pairs
+        self._scale = np.abs(
+            [self._neutral[pairs[i, 0], i] - self._neutral[pairs[i, 1], i] for i in range(3)]
+        ).astype(np.float32)
+
+    @property
+    def neutral(self) -> Float32[np.ndarray, "v 3"]:
+        """Control vertices of the neutral face, head frame, metres."""
+        return self._neutral.copy()
+
+    def vertices(
+        self, expression: Float32[np.ndarray, "52"] | ExpressionCode
+    ) -> Float32[np.ndarray, "v 3"]:
+        """Give the control vertices of one expression, head frame, metres.
+
+        Args:
+            expression: ARKit weights in the order of `ARKIT_NAMES`, or one code of the
+                MakeHuman layout.
+
+        Raises:
+            ShapeError: If there is more than one expression.
+            LayoutError: If the code has another layout.
+        """
+        weights = _weights(expression)
+        asset = load_asset()
+        active = np.flatnonzero(weights)
+        posed = self._neutral + np.tensordot(weights[active], asset.units[active], 1)
+        for side, ids, center in (
+            ("Left", asset.left_eye, self._eyes[0]),
+            ("Right", asset.right_eye, self._eyes[1]),
+        ):
+            R = Rotation.from_rotvec(gaze_angles(weights, side), degrees=True).as_matrix()
+            posed[ids] = (self._neutral[ids] - center) @ R.T.astype(np.float32) + center
+        return posed.astype(np.float32)
+
+    def landmarks(self, vertices: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "68 3"]:
+        """Give the 68 points of iBUG (jaw from the subject's right to left, brows, nose, ...)."""
+        return vertices[load_asset().landmarks]
+
+    def skin(self, vertices: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "s 3"]:
+        """Give the vertices of the smooth skin of posed control vertices."""
+        return (load_asset().smooth @ vertices).astype(np.float32)
+
+    def parts(self, vertices: Float32[np.ndarray, "v 3"]) -> list[Part]:
+        """Give all surfaces of posed control vertices with their materials."""
+        asset, who = load_asset(), self.identity
+        white = (1.0, 1.0, 1.0)
+        out = [
+            _part("skin", asset.skin, self.skin(vertices), f"skin_{who.skin}.jpg",
+                  who.skin_tint, specular=0.05, gloss=18.0, cull=True),
+            self._hang("eyes", "eyes/highpolyeyes", vertices, f"eyes_{who.eyes}.jpg", white,
+                       specular=0.6, gloss=120.0, cull=True),
+            self._hang("teeth", "teeth/teeth_base", vertices, "teeth.jpg", (0.95, 0.92, 0.86),
+                       specular=0.25, gloss=40.0, cull=False),
+            self._hang("tongue", "tongue/tongue01", vertices, "tongue.jpg", (0.7, 0.5, 0.5),
+                       specular=0.15, gloss=30.0, cull=True),
+            self._hang("lashes", f"eyelashes/{who.lashes}", vertices,
+                       f"eyelashes_{who.lashes}.webp", white, card=True),
+            self._hang("brows", f"eyebrows/{who.brows}", vertices,
+                       f"eyebrows_{who.brows}.webp", _tint(who.brow_color), card=True,
+                       depth_tolerance=0.004),
+        ]  # fmt: skip
+        if who.hair != "bald":
+            out.append(
+                self._hang("hair", f"hair/{who.hair}", vertices, f"hair_{who.hair}.webp",
+                           _tint(who.hair_color), specular=0.05, gloss=14.0, card=True,
+                           depth_tolerance=0.006)
+            )  # fmt: skip
+        return out
+
+    def _hang(
+        self,
+        name: str,
+        key: str,
+        vertices: np.ndarray,
+        texture: str,
+        tint: tuple[float, float, float],
+        *,
+        specular: float = 0.0,
+        gloss: float = 10.0,
+        cull: bool = False,
+        card: bool = False,
+        depth_tolerance: float = 0.002,
+    ) -> Part:
+        """Pose a proxy and give it its material."""
+        proxy = load_asset().proxies[key]
+        w = proxy.weights
+        placed = proxy.offsets * self._scale
+        for i in range(3):
+            placed += vertices[proxy.refs[:, i]] * w[:, i : i + 1]
+        part = _part(
+            name, proxy, placed.astype(np.float32), texture, tint,
+            specular=specular, gloss=gloss, cull=cull,
+        )  # fmt: skip
+        return replace(part, kind="card" if card else "opaque", depth_tolerance=depth_tolerance)
+
+
+def mean_landmarks() -> Float32[np.ndarray, "68 3"]:
+    """Give the 68 landmarks of the average adult's neutral face, head frame, metres."""
+    head = Head(Identity())
+    return head.landmarks(head.neutral)
+
+
+def skin_names() -> tuple[str, ...]:
+    """Give the names of all skins: age_origin_sex, with a digit for further ones."""
+    return tuple(p.stem.removeprefix("skin_") for p in sorted((ASSET / "textures").glob("skin_*")))
+
+
+def sample_identity(rng: np.random.Generator) -> Identity:
+    """Draw a person: any adult age, sex and origin, with a skin and hair that fit.
+
+    The shape lies between two sampled phenotypes of like kind, plus local morphs.
+    """
+    asset = load_asset()
+    known = asset.phenotypes
+    first = int(rng.integers(len(asset.phenotype_scores)))
+    about = {k: float(v[first]) for k, v in known.items()}
+    origins = np.stack([known[k] for k in ("african", "asian", "caucasian")], 1)
+    alike = np.abs(known["gender"] - about["gender"]) + np.abs(known["age"] - about["age"])
+    alike = alike + np.abs(origins - origins[first]).sum(1)
+    second = int(rng.choice(np.argsort(alike)[:12]))
+    mix = rng.uniform()
+    scores = (1 - mix) * asset.phenotype_scores[first] + mix * asset.phenotype_scores[second]
+    # Averaging two people makes them plainer than either; the spread is given back.
+    scores = scores / np.sqrt(mix**2 + (1 - mix) ** 2) ** 0.5
+    female = about["gender"] > 0.5
+    age = "young" if about["age"] < 0.75 else "middleage" if about["age"] < 0.9 else "old"
+    odds = np.array([about[k] for k in ("african", "asian", "caucasian")]) ** 2
+    origin = str(rng.choice(["african", "asian", "caucasian"], p=odds / odds.sum()))
+    kind = f"{age}_{origin}_{'female' if female else 'male'}"
+    skin = str(rng.choice([n for n in skin_names() if n.startswith(kind)]))
+    hair = _sample_hair(rng, female=female, age=age, origin=origin)
+    color = _sample_hair_color(rng, age=age, origin=origin)
+    brow = np.array(color) * rng.uniform(0.45, 0.8)
+    brow = np.minimum(brow, [0.14, 0.11, 0.085])
+    brown_only = origin != "caucasian"
+    eyes = str(rng.choice(["brown", "brownlight"] if brown_only else list(EYE_COLORS)))
+    warm = np.array([1.0, 0.97, 0.94]) ** rng.normal(0, 0.8)
+    tint = rng.uniform(0.86, 1.06) * warm
+    # Broad faces of women got the lashes of men and the other way round without this.
+    lashes = str(rng.choice(LASH_STYLES if female else LASH_STYLES[:2]))
+    return Identity(
+        phenotype=tuple(float(s) for s in scores),
+        morphs=_sample_morphs(rng, asset),
+        skin=skin,
+        skin_tint=_triple(tint),
+        eyes=eyes,
+        brows=str(rng.choice(BROW_STYLES)),
+        brow_color=_triple(brow),
+        lashes=lashes,
+        hair=hair,
+        hair_color=color,
+    )
+
+
+def _sample_morphs(rng: np.random.Generator, asset: Asset) -> tuple[tuple[str, float], ...]:
+    """Draw local morphs: each pair of opposites by one number, both sides nearly alike."""
+    sigma = rng.uniform(0.15, 0.22)
+    chosen: list[tuple[str, float]] = []
+    drawn: dict[str, float] = {}
+    for i in range(0, len(asset.morph_names), 2):
+        name = asset.morph_names[i]
+        base = name[2:] if name[:2] in ("l-", "r-") else name
+        if base not in drawn:
+            drawn[base] = float(rng.normal(0, sigma))
+        value = drawn[base]
+        if name != base:
+            value += float(rng.normal(0, 0.25 * sigma))
+        elif base.startswith(("head-trans-out", "head-angle", "mouth-trans-out", "nose-trans-out",
+                              "neck-trans-out")):  # fmt: skip
+            value *= 0.4
+        value = float(np.clip(value, -0.6, 0.6))
+        chosen.append((asset.morph_names[i] if value > 0 else asset.morph_names[i + 1], abs(value)))
+    return tuple(chosen)
+
+
+def _sample_hair(rng: np.random.Generator, *, female: bool, age: str, origin: str) -> str:
+    """Draw a hair style; more or less common by sex, none excluded that one meets."""
+    if female:
+        odds = {"bald": 0.03, "short01": 0.05, "short02": 0.06, "short03": 0.06, "short04": 0.06,
+                "bob01": 0.15, "bob02": 0.15, "long01": 0.15, "braid01": 0.1, "ponytail01": 0.14,
+                "afro01": 0.05}  # fmt: skip
+    else:
+        odds = {"bald": 0.16, "short01": 0.2, "short02": 0.2, "short03": 0.16, "short04": 0.18,
+                "bob01": 0.0, "bob02": 0.02, "long01": 0.03, "braid01": 0.0, "ponytail01": 0.03,
+                "afro01": 0.04}  # fmt: skip
+        if age == "old":
+            odds["bald"] *= 1.7
+    if origin == "african":
+        odds["afro01"] *= 5
+    names = list(odds)
+    p = np.array([odds[n] for n in names])
+    return str(rng.choice(names, p=p / p.sum()))
+
+
+HAIR_COLORS = {
+    "black": (0.014, 0.012, 0.011),
+    "darkbrown": (0.032, 0.020, 0.013),
+    "brown": (0.066, 0.038, 0.022),
+    "darkblond": (0.150, 0.100, 0.056),
+    "blond": (0.290, 0.205, 0.115),
+    "red": (0.150, 0.052, 0.020),
+    "grey": (0.200, 0.195, 0.190),
+    "white": (0.420, 0.410, 0.395),
+}
+"""Linear RGB albedos."""
+
+
+def _sample_hair_color(
+    rng: np.random.Generator, *, age: str, origin: str
+) -> tuple[float, float, float]:
+    """Draw a natural hair colour with a little variation."""
+    if age == "old" and rng.random() < 0.65:
+        name = str(rng.choice(["grey", "white"], p=[0.65, 0.35]))
+    elif age == "middleage" and rng.random() < 0.12:
+        name = "grey"
+    elif origin == "caucasian":
+        name = str(
+            rng.choice(
+                ["black", "darkbrown", "brown", "darkblond", "blond", "red"],
+                p=[0.1, 0.27, 0.25, 0.16, 0.12, 0.1],
+            )
+        )
+    else:
+        name = str(rng.choice(["black", "darkbrown", "brown"], p=[0.7, 0.24, 0.06]))
+    return _triple(
+        np.array(HAIR_COLORS[name]) * np.exp(rng.normal(0, 0.18)) * np.exp(rng.normal(0, 0.04, 3))
+    )
+
+
+def load_texture(name: str) -> UInt8[np.ndarray, "h w 4"]:
+    """Give a texture of the asset as sRGB and alpha bytes.
+
+    Raises:
+        FormatError: If the asset has no such texture.
+    """
+    return _textures(name).copy()
+
+
+@functools.lru_cache(maxsize=96)
+def _textures(name: str) -> np.ndarray:
+    path = ASSET / "textures" / name
+    if not path.is_file():
+        raise FormatError(f"The head asset has no texture {name}.", "Install the package again.")
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        return np.asarray(image.convert("RGBA"))
+
+
+@functools.cache
+def load_asset() -> Asset:
+    """Read the head asset, once.
+
+    Raises:
+        FormatError: If it is missing.
+    """
+    path = ASSET / "head.npz"
+    if not path.is_file():
+        raise FormatError(f"The head asset {path} is missing.", "Install the package again.")
+    with np.load(path, allow_pickle=False) as file:
+        data = {name: file[name] for name in file.files}
+
+    def real(name: str) -> np.ndarray:
+        return data[name].astype(np.float32)
+
+    def whole(name: str) -> np.ndarray:
+        return data[name].astype(np.int32)
+
+    mean = real("mean")
+    units = np.zeros((len(ARKIT_NAMES), *mean.shape), np.float32)
+    starts = whole("unit_starts")
+    for i, unit in enumerate(data["unit_names"]):
+        rows = slice(starts[i], starts[i + 1])
+        units[ARKIT[str(unit)], whole("unit_vertices")[rows]] = real("unit_values")[rows] / 1000
+    quads, uv_quads = whole("quads"), whole("uv_quads")
+    smooth, fine = subdivide(quads, len(mean))
+    uvs, fine_uvs = subdivide_uvs(uv_quads, real("uvs"))
+    none = np.zeros((0, 3), np.float32)
+    skin = Proxy(
+        refs=none.astype(np.int32),
+        weights=none,
+        offsets=none,
+        faces=_triangles(fine),
+        uv_faces=_triangles(fine_uvs),
+        uvs=uvs,
+        occlusion=(smooth @ (real("occlusion") / 255)).clip(0, 1).astype(np.float32),
+    )
+    proxies: dict[str, Proxy] = {}
+    for name in data:
+        if name.endswith("/refs"):
+            key = name.removesuffix("/refs")
+            count = len(data[name])
+            proxies[key] = Proxy(
+                refs=whole(f"{key}/refs"),
+                weights=real(f"{key}/weights"),
+                offsets=real(f"{key}/offsets"),
+                faces=whole(f"{key}/faces"),
+                uv_faces=whole(f"{key}/uv_faces"),
+                uvs=real(f"{key}/uvs"),
+                occlusion=real(f"{key}/occlusion") / 255
+                if f"{key}/occlusion" in data
+                else np.ones(count, np.float32),
+            )
+    return Asset(
+        mean=mean,
+        components=real("components") / 1000,
+        phenotype_scores=real("phenotype_scores"),
+        phenotypes={
+            str(n): real("phenotypes")[:, i] for i, n in enumerate(data["phenotype_names"])
+        },
+        morph_names=tuple(str(n) for n in data["morph_names"]),
+        morph_starts=whole("morph_starts"),
+        morph_vertices=whole("morph_vertices"),
+        morph_values=real("morph_values") / 1000,
+        units=units,
+        skin=skin,
+        smooth=smooth,
+        landmarks=whole("landmarks"),
+        left_eye=whole("left_eye"),
+        right_eye=whole("right_eye"),
+        scale_pairs=whole("scale_pairs"),
+        proxies=proxies,
+    )
+
+
+def _weights(expression: Float32[np.ndarray, "52"] | ExpressionCode) -> np.ndarray:
+    """Give 52 weights of either way to state one expression."""
+    if isinstance(expression, ExpressionCode):
+        weights = code_to_arkit(expression).numpy()
+    else:
+        weights = np.asarray(expression, np.float32)
+    if weights.shape != (len(ARKIT_NAMES),):
+        raise ShapeError(
+            f"A head is posed by 52 weights; got {list(weights.shape)}.",
+            "Pose one timestep at a time.",
+        )
+    return weights
+
+
+def _morph_rows(asset: Asset, name: str) -> slice:
+    """Give the rows of a morph's vertices."""
+    if name not in asset.morph_names:
+        raise FormatError(
+            f"The head asset has no local morph {name!r}.",
+            "Use a name of load_asset().morph_names.",
+        )
+    i = asset.morph_names.index(name)
+    return slice(asset.morph_starts[i], asset.morph_starts[i + 1])
+
+
+def _part(
+    name: str,
+    mesh: Proxy,
+    vertices: np.ndarray,
+    texture: str,
+    tint: tuple[float, float, float],
+    *,
+    specular: float,
+    gloss: float,
+    cull: bool,
+) -> Part:
+    """Give an opaque part of a mesh."""
+    return Part(
+        name=name,
+        vertices=vertices,
+        faces=mesh.faces,
+        uvs=mesh.uvs,
+        uv_faces=mesh.uv_faces,
+        texture=texture,
+        tint=np.array(tint, np.float32),
+        occlusion=mesh.occlusion,
+        kind="opaque",
+        specular=specular,
+        gloss=gloss,
+        cull=cull,
+    )
+
+
+def _tint(albedo: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Give the tint that turns a grey texture to an albedo."""
+    return _triple(np.array(albedo) / GREY)
+
+
+def _triple(values: np.ndarray) -> tuple[float, float, float]:
+    """Give three plain floats."""
+    a, b, c = (float(x) for x in values)
+    return a, b, c
+
+
+def _triangles(quads: np.ndarray) -> np.ndarray:
+    """Cut quads along one diagonal."""
+    return np.ascontiguousarray(
+        np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]]).astype(np.int32)
+    )

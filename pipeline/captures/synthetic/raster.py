@@ -2,11 +2,11 @@
 # ruff: noqa: ANN001, ANN201, ANN202 (numba infers the types of the kernels)
 """Draw layers of textured triangles from a camera: colour, coverage and depth.
 
-Opaque layers go into a z-buffer; cards (hair, brows, lashes) are then laid over each other
-from the nearest to the farthest, in the order of their triangles' centres, and only after
-that the opaque surfaces are shaded, where something of them can still be seen. Each pixel is
-the mean, in linear light, of `supersample` x `supersample` samples at the centres of its
-parts.
+Opaque layers go into a z-buffer, and so do cards (hair, brows, lashes) where their texture is
+as good as opaque. What is left of the cards before that is laid over each other from the
+nearest to the farthest, in the order of the triangles' centres. Only then the opaque surfaces
+are shaded, where something of them can still be seen. Each pixel is the mean, in linear light,
+of `supersample` x `supersample` samples at the centres of its parts.
 
 Corners are rounded to 1/4096 of a sample and tested in whole numbers, so that triangles
 which share an edge leave neither a gap nor an overlap. Depth and everything else is
@@ -47,6 +47,8 @@ FIXED_BITS = 12
 FIXED = 1 << FIXED_BITS
 FARTHEST = np.float32(1 << 17)
 """Corners farther than this from the picture, in samples, would overflow: dropped."""
+SOLID = np.float32(0.9)
+"""Where a card's alpha is above this, it counts as opaque and is sorted sample by sample."""
 HIDDEN = np.float32(1 / 512)
 """Below this share of light from behind, what lies behind is not looked at."""
 
@@ -285,8 +287,12 @@ def _draw(scene: _Scene, camera: Camera, lights: Lights, supersample: int) -> Pi
     front = np.zeros(size, np.float32)
     if scene.cards_from < len(scene.faces):
         cards = _front_to_back(nearness, scene.faces[scene.cards_from :]) + scene.cards_from
-        _blend_cards(cards, mesh, material, light, view, buffer, color, through, front)
-    _shade_opaque(ids, mesh, material, light, view, buffer, color, through, front)
+        solid = np.zeros(size, np.float32)
+        soft = np.zeros(len(cards), np.bool_)
+        _draw_solid_cards(cards, mesh, material, buffer, solid, ids, soft)
+        _blend_cards(cards[soft], mesh, material, light, view, buffer, solid, color, through, front)
+        np.maximum(buffer, solid, out=buffer)
+    _shade_opaque(ids, scene.cards_from, mesh, material, light, view, buffer, color, through, front)
 
     rgb = np.empty((camera.height, camera.width, 3), np.uint8)
     alpha = np.empty((camera.height, camera.width), np.uint8)
@@ -496,7 +502,49 @@ def _texel(wa, wb, wc, t, level, material, layer):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
-def _blend_cards(cards, mesh, material, light, view, buffer, color, through, front):
+def _draw_solid_cards(cards, mesh, material, buffer, solid, ids, soft):
+    """Find each sample's nearest card that is as good as opaque there; mark the soft cards."""
+    corners, nearness, _, _, faces, layer_of = mesh
+    finish = material[4]
+    height, width = buffer.shape
+    for i in range(cards.shape[0]):
+        t = cards[i]
+        area, box, ea, eb, ec = _set_up(t, corners, nearness, faces, height, width)
+        layer = layer_of[t]
+        if area == 0 or (area < 0 and finish[layer, 5] > HALF):
+            continue
+        level = _choose_level(t, area, material, layer)
+        scale = F1 / np.float32(abs(area))
+        na = nearness[faces[t, 0]] * scale
+        nb = nearness[faces[t, 1]] * scale
+        nc = nearness[faces[t, 2]] * scale
+        for y in range(box[2], box[3] + 1):
+            wa = ea[0] + box[0] * ea[1] + y * ea[2]
+            wb = eb[0] + box[0] * eb[1] + y * eb[2]
+            wc = ec[0] + box[0] * ec[1] + y * ec[2]
+            inside = False
+            for x in range(box[0], box[1] + 1):
+                if (wa | wb | wc) >= 0:
+                    inside = True
+                    pa, pb, pc = np.float32(wa) * na, np.float32(wb) * nb, np.float32(wc) * nc
+                    near = pa + pb + pc
+                    if near > solid[y, x] and buffer[y, x] * (F1 - finish[layer, 4] * near) < near:
+                        z = F1 / near
+                        texel = _texel(pa * z, pb * z, pc * z, t, level, material, layer)
+                        if texel[3] > SOLID:
+                            solid[y, x] = near
+                            ids[y, x] = t
+                        elif texel[3] > HIDDEN:
+                            soft[i] = True
+                elif inside:
+                    break
+                wa += ea[1]
+                wb += eb[1]
+                wc += ec[1]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
+def _blend_cards(cards, mesh, material, light, view, buffer, solid, color, through, front):
     """Lay cards over each other, the nearest first, until nothing shines through."""
     corners, nearness, _, _, faces, layer_of = mesh
     finish = material[4]
@@ -523,8 +571,12 @@ def _blend_cards(cards, mesh, material, light, view, buffer, color, through, fro
                     pa, pb, pc = np.float32(wa) * na, np.float32(wb) * nb, np.float32(wc) * nc
                     near = pa + pb + pc
                     left = through[y, x]
-                    # Behind by no more than the tolerance, with 1 / near for z.
-                    if left > HIDDEN and buffer[y, x] * (F1 - finish[layer, 4] * near) < near:
+                    # Behind the opaque surface by no more than the tolerance.
+                    if (
+                        near > solid[y, x]
+                        and left > HIDDEN
+                        and buffer[y, x] * (F1 - finish[layer, 4] * near) < near
+                    ):
                         z = F1 / near
                         pa, pb, pc = pa * z, pb * z, pc * z
                         texel = _texel(pa, pb, pc, t, level, material, layer)
@@ -547,7 +599,7 @@ def _blend_cards(cards, mesh, material, light, view, buffer, color, through, fro
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy", fastmath=True)
-def _shade_opaque(ids, mesh, material, light, view, buffer, color, through, front):
+def _shade_opaque(ids, cards_from, mesh, material, light, view, buffer, color, through, front):
     """Add the nearest opaque surface where the cards let it through."""
     corners, nearness, _, _, faces, layer_of = mesh
     height, width = buffer.shape
@@ -563,7 +615,7 @@ def _shade_opaque(ids, mesh, material, light, view, buffer, color, through, fron
                     area, _, ea, eb, ec = _set_up(t, corners, nearness, faces, height, width)
                     layer = layer_of[t]
                     level = _choose_level(t, area, material, layer)
-                    turn = 1 if area > 0 else -1
+                    turn = 0 if t >= cards_from else (1 if area > 0 else -1)
                     last = t
                 pa = np.float32(ea[0] + x * ea[1] + y * ea[2]) * nearness[faces[t, 0]]
                 pb = np.float32(eb[0] + x * eb[1] + y * eb[2]) * nearness[faces[t, 1]]

@@ -365,8 +365,8 @@ def test_a_layer_refuses_arrays_that_would_be_read_outside():
 
 def test_solid_cards_that_cross_each_other_are_sorted_pixel_by_pixel():
     # The centre of the slanted card is nearer, but its left half lies behind the upright one.
-    slant = [[-0.5, -0.5, -0.3], [0.5, -0.5, 0.4], [0.5, 0.5, 0.4], [-0.5, 0.5, -0.3]]
-    red = layer(slant, [[0, 1, 2], [0, 2, 3]], texture=flat((200, 0, 0)), kind="card")
+    slant = [[-1.0, -1.0, -0.5], [1.6, -1.0, 0.8], [0.3, 1.5, 0.15]]
+    red = layer(slant, texture=flat((200, 0, 0)), kind="card")
     blue = square((0, 0, 200), kind="card")
     rgb, _, depth = draw([red, blue], camera(focal=30.0), EVEN, supersample=1)
     assert rgb[8, 2, 2] > 100 and rgb[8, 2, 0] == 0 and depth[8, 2] == pytest.approx(1, abs=1e-5)

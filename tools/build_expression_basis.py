@@ -36,7 +36,8 @@ def build() -> None:
     forward = (Q / np.sqrt(values)).T @ L.T
     share = values.cumsum() / values.sum()
     print(
-        f"energy in 5 {share[4]:.3f}, in 20 {share[19]:.3f}; condition {np.linalg.cond(forward):.0f}"
+        f"energy in 5 {share[4]:.3f}, in 20 {share[19]:.3f}; "
+        f"condition {np.linalg.cond(forward):.0f}"
     )
     np.savez(
         BASIS_FILE,

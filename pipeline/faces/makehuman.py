@@ -199,7 +199,7 @@ class Head:
                   who.skin_tint, specular=0.05, gloss=18.0, cull=True),
             self._hang("eyes", "eyes/highpolyeyes", vertices, f"eyes_{who.eyes}.jpg", white,
                        specular=0.6, gloss=120.0, cull=True),
-            self._hang("teeth", "teeth/teeth_base", vertices, "teeth.jpg", (0.95, 0.92, 0.86),
+            self._hang("teeth", "teeth/teeth_base", vertices, "teeth.jpg", (1.45, 1.36, 1.2),
                        specular=0.25, gloss=40.0, cull=False),
             self._hang("tongue", "tongue/tongue01", vertices, "tongue.jpg", (0.7, 0.5, 0.5),
                        specular=0.15, gloss=30.0, cull=True),
@@ -212,7 +212,7 @@ class Head:
         if who.hair != "bald":
             out.append(
                 self._hang("hair", f"hair/{who.hair}", vertices, f"hair_{who.hair}.webp",
-                           _tint(who.hair_color), specular=0.05, gloss=14.0, card=True,
+                           _tint(who.hair_color), specular=0.12, gloss=16.0, card=True,
                            depth_tolerance=0.006)
             )  # fmt: skip
         return out
@@ -242,6 +242,13 @@ class Head:
             specular=specular, gloss=gloss, cull=cull,
         )  # fmt: skip
         return replace(part, kind="card" if card else "opaque", depth_tolerance=depth_tolerance)
+
+
+LOPSIDED = ("head-trans-out", "head-angle-out", "mouth-trans-out", "nose-trans-out",
+            "neck-trans-out")  # fmt: skip
+"""Local morphs that move the middle of the face to one side."""
+MOODS = ("eyebrows-angle-up", "mouth-angles-up")
+"""Local morphs that look like an expression."""
 
 
 def mean_landmarks() -> Float32[np.ndarray, "68 3"]:
@@ -284,9 +291,10 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     brow = np.minimum(brow, [0.14, 0.11, 0.085])
     brown_only = origin != "caucasian"
     eyes = str(rng.choice(["brown", "brownlight"] if brown_only else list(EYE_COLORS)))
-    warm = np.array([1.0, 0.97, 0.94]) ** rng.normal(0, 0.8)
-    tint = rng.uniform(0.86, 1.06) * warm
-    # Broad faces of women got the lashes of men and the other way round without this.
+    warm = np.array([1.0, 1.02, 1.04]) ** rng.normal(0.4, 0.8)
+    tint = rng.uniform(1.0, 1.5) if origin == "african" else rng.uniform(0.86, 1.08)
+    tint = tint * warm
+    # The third and fourth are long and made up.
     lashes = str(rng.choice(LASH_STYLES if female else LASH_STYLES[:2]))
     return Identity(
         phenotype=tuple(float(s) for s in scores),
@@ -315,9 +323,10 @@ def _sample_morphs(rng: np.random.Generator, asset: Asset) -> tuple[tuple[str, f
         value = drawn[base]
         if name != base:
             value += float(rng.normal(0, 0.25 * sigma))
-        elif base.startswith(("head-trans-out", "head-angle", "mouth-trans-out", "nose-trans-out",
-                              "neck-trans-out")):  # fmt: skip
-            value *= 0.4
+        elif base in LOPSIDED:
+            value *= 0.1
+        elif base in MOODS:
+            value *= 0.5
         value = float(np.clip(value, -0.6, 0.6))
         chosen.append((asset.morph_names[i] if value > 0 else asset.morph_names[i + 1], abs(value)))
     return tuple(chosen)
@@ -327,7 +336,7 @@ def _sample_hair(rng: np.random.Generator, *, female: bool, age: str, origin: st
     """Draw a hair style; more or less common by sex, none excluded that one meets."""
     if female:
         odds = {"bald": 0.03, "short01": 0.05, "short02": 0.06, "short03": 0.06, "short04": 0.06,
-                "bob01": 0.15, "bob02": 0.15, "long01": 0.15, "braid01": 0.1, "ponytail01": 0.14,
+                "bob01": 0.08, "bob02": 0.18, "long01": 0.15, "braid01": 0.1, "ponytail01": 0.14,
                 "afro01": 0.05}  # fmt: skip
     else:
         odds = {"bald": 0.16, "short01": 0.2, "short02": 0.2, "short03": 0.16, "short04": 0.18,
@@ -335,8 +344,7 @@ def _sample_hair(rng: np.random.Generator, *, female: bool, age: str, origin: st
                 "afro01": 0.04}  # fmt: skip
         if age == "old":
             odds["bald"] *= 1.7
-    if origin == "african":
-        odds["afro01"] *= 5
+    odds["afro01"] *= 5 if origin == "african" else 0.5
     names = list(odds)
     p = np.array([odds[n] for n in names])
     return str(rng.choice(names, p=p / p.sum()))

@@ -16,10 +16,10 @@ from pipeline.types import Camera
 
 YAW, PITCH = 65.0, 25.0
 """Reach of the dome to each side and up and down, degrees."""
-SPAN = (0.355, 0.415)
+SPAN = (0.345, 0.405)
 """Metres across the picture at the head."""
 DISTANCE = (0.8, 1.3)
-TARGET = (0.0, 0.018, 0.0)
+TARGET = (0.0, 0.022, 0.0)
 """What the cameras look at: with it, head, hair and collar fill the picture."""
 
 

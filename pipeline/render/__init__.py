@@ -1,0 +1,3 @@
+from pipeline.render.render import available_backends as available_backends
+from pipeline.render.render import render as render
+from pipeline.render.types import Rendering as Rendering

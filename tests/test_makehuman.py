@@ -58,7 +58,7 @@ def test_landmarks_of_the_mean_head_lie_as_on_a_face():
     # Left and right agree.
     pairs = [(0, 16), (17, 26), (19, 24), (36, 45), (39, 42), (31, 35), (48, 54)]
     for a, b in pairs:
-        assert p[a] * [-1, 1, 1] == pytest.approx(p[b], abs=0.003)
+        assert p[a] * [-1, 1, 1] == pytest.approx(p[b], abs=0.005)
 
 
 def test_opening_the_jaw_lowers_the_chin_and_leaves_the_brows(head):

@@ -41,7 +41,8 @@ def test_landmarks_project_onto_the_head(subject):
     frame = subject.render(weights(), frontal())
     pixels, depth = project(frontal(), torch.from_numpy(frame.landmarks))
     x, y = pixels.long().T.numpy()
-    assert (frame.alpha[y, x] > 128).mean() > 0.97
+    # Those of the jaw are on the outline, where pixels are covered in part.
+    assert (frame.alpha[y, x] > 30).all()
     # Eyes, nose and mouth are in front, so the drawn surface is where the landmarks are.
     inner = slice(27, 68)
     assert np.abs(frame.depth[y, x][inner] - depth.numpy()[inner]).max() < 0.012

@@ -355,11 +355,21 @@ def build(data: Path, out: Path) -> None:
             near = brows[np.argsort(np.abs(brows[:, 0] - x))[:8]]
         target = np.array([x, near[:, 1].mean(), near[:, 2].mean()])
         landmarks[i] = skin_used[((mean[skin_used] - target) ** 2).sum(1).argmin()]
-    # The jaw row was picked by hand and differs from side to side by up to 15 mm.
-    pairs = [(i, 16 - i) for i in range(8)] + [(i, 43 - i) for i in range(17, 22)]
-    for right, left in pairs:
-        target = (mean[landmarks[right]] + mean[landmarks[left]] * [-1, 1, 1]) / 2
-        for i, goal in ((right, target), (left, target * [-1, 1, 1])):
+    # The jaw row starts too high, and the hand-picked points differ from side to side by up to
+    # 15 mm: both sides get nine points in even steps from the height of the eyes to the chin.
+    at = mean[landmarks]
+    jaw = (at[:9] + at[16:7:-1] * [-1, 1, 1]) / 2
+    jaw[8, 0] = 0
+    steps = np.linalg.norm(np.diff(jaw, axis=0), axis=1)
+    along = np.concatenate([[0], steps.cumsum()])
+    eye_height = at[36:48, 1].mean()
+    start = np.interp(-eye_height, -jaw[:4, 1], along[:4])
+    even = np.linspace(start, along[-1], 9)
+    at[:9] = np.stack([np.interp(even, along, jaw[:, i]) for i in range(3)], 1)
+    for i in range(17, 22):
+        at[i] = (at[i] + at[43 - i] * [-1, 1, 1]) / 2
+    for right, left in [(i, 16 - i) for i in range(9)] + [(i, 43 - i) for i in range(17, 22)]:
+        for i, goal in ((right, at[right]), (left, at[right] * [-1, 1, 1])):
             landmarks[i] = skin_used[((mean[skin_used] - goal) ** 2).sum(1).argmin()]
 
     # --- ambient occlusion: the brighter of a neutral face and one with mouth open, eyes shut

@@ -290,10 +290,13 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     brow = np.array(color) * rng.uniform(0.45, 0.8)
     brow = np.minimum(brow, [0.14, 0.11, 0.085])
     brown_only = origin != "caucasian"
-    eyes = str(rng.choice(["brown", "brownlight"] if brown_only else list(EYE_COLORS)))
+    common = ["brown", "brown", "brown", "brownlight"]
+    eyes = str(rng.choice(common if brown_only else list(EYE_COLORS)))
     warm = np.array([1.0, 1.02, 1.04]) ** rng.normal(0.4, 0.8)
-    tint = rng.uniform(1.0, 1.5) if origin == "african" else rng.uniform(0.86, 1.08)
-    tint = tint * warm
+    tint = rng.uniform(0.86, 1.08) * warm
+    if origin == "african":
+        # These skins come very dark and very red.
+        tint = tint * rng.uniform(1.1, 1.4) * np.array([0.94, 1.06, 1.14])
     # The third and fourth are long and made up.
     lashes = str(rng.choice(LASH_STYLES if female else LASH_STYLES[:2]))
     return Identity(
@@ -354,8 +357,8 @@ HAIR_COLORS = {
     "black": (0.014, 0.012, 0.011),
     "darkbrown": (0.032, 0.020, 0.013),
     "brown": (0.066, 0.038, 0.022),
-    "darkblond": (0.150, 0.100, 0.056),
-    "blond": (0.290, 0.205, 0.115),
+    "darkblond": (0.150, 0.096, 0.050),
+    "blond": (0.310, 0.205, 0.098),
     "red": (0.150, 0.052, 0.020),
     "grey": (0.200, 0.195, 0.190),
     "white": (0.420, 0.410, 0.395),

@@ -7,9 +7,11 @@ Source:
 Letters: v vertices, q quads, e edges, s vertices of the finer mesh (v, then e, then q).
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float32, Int32
-from scipy.sparse import coo_matrix, csr_matrix, diags_array
+from scipy.sparse import coo_matrix, csr_matrix, diags_array, vstack
 
 
 def subdivide(
@@ -85,8 +87,6 @@ def _matrix(
     return csr_matrix(coo_matrix((np.full(len(rows), value), (rows, columns)), shape=shape))
 
 
-def _stack(blocks: list[csr_matrix]) -> csr_matrix:
+def _stack(blocks: list[Any]) -> csr_matrix:
     """Stack matrices over each other, as float32."""
-    from scipy.sparse import vstack
-
     return csr_matrix(vstack(blocks), dtype=np.float32)

@@ -7,6 +7,7 @@ Letters: t frames.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -62,7 +63,7 @@ MOUTH_TOTAL = 1.5
 def sample_expression(rng: np.random.Generator) -> Weights:
     """Draw one expression: a few units, nearly symmetric, often with an open mouth."""
     w = np.zeros(len(ARKIT_NAMES))
-    strength = {
+    strength: dict[str, Any] = {
         h.unit: h.top * rng.beta(1.3, 1.3) if rng.random() < h.chance else 0.0 for h in HABITS
     }
     _limit_mouth(strength)
@@ -106,7 +107,9 @@ def sequence(rng: np.random.Generator, frames: int, fps: float) -> WeightSequenc
     w = np.zeros((frames, len(ARKIT_NAMES)))
     time = np.arange(frames) / fps
     length = frames / fps
-    strength = {h.unit: h.top * _above(rng, frames, fps, h.seconds, h.chance) for h in HABITS}
+    strength: dict[str, Any] = {
+        h.unit: h.top * _above(rng, frames, fps, h.seconds, h.chance) for h in HABITS
+    }
     strength["mouthSmile"] = np.maximum(
         strength["mouthSmile"], _bumps(rng, time, every=3.0, width=1.6, low=0.6, high=1.0)
     )
@@ -138,7 +141,7 @@ def sequence(rng: np.random.Generator, frames: int, fps: float) -> WeightSequenc
     return np.stack([_bounded(row) for row in w]).astype(np.float32)
 
 
-def _limit_mouth(strength: dict[str, float] | dict[str, np.ndarray]) -> None:
+def _limit_mouth(strength: dict[str, Any]) -> None:
     """Weaken the mouth shapes together where they are too many."""
     total = sum((strength[u] for u in MOUTH), start=np.zeros(()))
     share = np.minimum(1.0, MOUTH_TOTAL / np.maximum(total, 1e-9))

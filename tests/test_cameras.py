@@ -26,6 +26,12 @@ def camera(seed: int, focal: float | None = None) -> Camera:
     return Camera(E, K, *SIZE)
 
 
+def scaled(*factors: float) -> np.ndarray:
+    """A head of other proportions; the head frame hangs on the eyes."""
+    eyes = HEAD[36:48].mean(0)
+    return eyes + (HEAD - eyes) * factors
+
+
 def pixels(camera: Camera, head: np.ndarray) -> np.ndarray:
     return project(camera, torch.tensor(head).float())[0].double().numpy()
 
@@ -38,7 +44,7 @@ def turned(a: Camera, b: Camera) -> float:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_camera_of_a_perfect_photograph_is_found(seed: int):
-    person = HEAD * [1.05, 0.97, 1.03]
+    person = scaled(1.05, 0.97, 1.03)
     truth = camera(seed)
     fit = cameras.estimate([pixels(truth, person)], [SIZE], HEAD)
     assert turned(fit.cameras[0], truth) < 2
@@ -48,13 +54,13 @@ def test_the_camera_of_a_perfect_photograph_is_found(seed: int):
 
 
 def test_photographs_of_one_person_share_one_head():
-    person = HEAD * [0.94, 1.03, 1.06]
+    person = scaled(0.96, 1.02, 1.05)
     truths = [camera(seed) for seed in range(4)]
     fit = cameras.estimate([pixels(c, person) for c in truths], [SIZE] * 4, HEAD)
     assert all(turned(a, b) < 2 for a, b in zip(fit.cameras, truths))
     # The overall size is not in the pictures; the proportions are.
     found, real = (np.ptp(head, axis=0) / np.ptp(head[:, 1]) for head in (fit.head, person))
-    np.testing.assert_allclose(found, real, rtol=0.03)
+    np.testing.assert_allclose(found, real, rtol=0.025)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -80,7 +86,7 @@ def test_a_known_focal_length_tells_the_distance():
     E[:3, 3] *= 0.45 / truth.centers.norm()  # as a phone at arm's length
     near = Camera(E, truth.K, *SIZE)
     fit = cameras.estimate([pixels(near, HEAD)], [SIZE], HEAD, [1000.0])
-    assert float(fit.cameras[0].centers.norm()) == pytest.approx(0.45, rel=0.05)
+    assert float(fit.cameras[0].centers.norm()) == pytest.approx(0.45, rel=0.02)
     assert float(fit.cameras[0].K[0, 0]) == pytest.approx(1000, rel=0.05)
 
 

@@ -46,7 +46,7 @@ def test_a_tilted_head_has_tilted_landmarks(detector: MeshDetector, astronaut: n
 
 
 def test_a_small_face_in_a_large_picture_is_found(detector: MeshDetector, astronaut: np.ndarray):
-    large = np.full((2400, 3200, 3), 128, np.uint8)
+    large = np.full((3600, 4800, 3), 128, np.uint8)
     large[1500:2012, 2300:2812] = astronaut
     (face,) = detector(large)
     (alone,) = detector(astronaut)

@@ -56,8 +56,8 @@ class HeadFit:
 def _weights() -> Float64[np.ndarray, "68"]:
     """Give how far each landmark may be trusted to be rigid and rightly placed, at most 1."""
     weights = np.ones(68)
-    weights[:17] = 0.3  # the outline has no exact place on a head
-    weights[5:12] = 0.2  # and the chin drops with the jaw
+    weights[:17] = 0.2  # the outline has no exact place on a head
+    weights[5:12] = 0.15  # and the chin drops with the jaw
     weights[17:27] = 0.4  # brows move, and models disagree on their height
     weights[36:48] = 0.8
     weights[[37, 38, 40, 41, 43, 44, 46, 47]] = 0.5  # lids
@@ -169,7 +169,9 @@ class _Problem:
         z = np.exp(each[:, 3])
         t = np.stack([each[:, 4] * z, each[:, 5] * z, z], -1)
         R = Rotation.from_rotvec(each[:, :3]).as_matrix()
-        return self.model * np.exp(x[:3]), R, t, np.exp(each[:, 6])
+        # The head frame is tied to the eyes, so they stay where they are in anybody's size.
+        eyes = self.model[36:48].mean(0)
+        return eyes + (self.model - eyes) * np.exp(x[:3]), R, t, np.exp(each[:, 6])
 
     def misses(self, x: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "v 68 2"]:
         head, R, t, focal = self.unpack(x)

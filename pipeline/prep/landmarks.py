@@ -35,6 +35,32 @@ MESH_TO_IBUG: tuple[tuple[int, ...], ...] = (
 Source: the correspondence published by Peizhi Yan, Mediapipe_2_Dlib_Landmarks, 2024.
 """
 
+MIRROR = np.array(
+    [*range(16, -1, -1), *range(26, 16, -1), *range(27, 31), *range(35, 30, -1)]
+    + [45, 44, 43, 42, 47, 46, 39, 38, 37, 36, 41, 40]
+    + [*range(54, 47, -1), *range(59, 54, -1), *range(64, 59, -1), 67, 66, 65]
+)
+"""The landmark on the other side of the face for each landmark."""
+
+# fmt: off
+MESH_OFFSETS: Float64[np.ndarray, "68 3"] = np.array([
+    (-2, -13, 11), (-1, -5, 1), (-3, 0, -7), (-3, 8, 3), (-3, 9, 3), (-5, 11, 3), (-11, 13, -5),
+    (-8, 5, -5), (0, 4, 5), (8, 5, -5), (11, 13, -5), (5, 11, 3), (3, 9, 3), (3, 8, 3),
+    (3, 0, -7), (1, -5, 1), (2, -13, 11),
+    (-1, 6, -2), (-1, 4, -5), (-6, 7, -6), (-1, 6, -2), (1, 7, 3), (-1, 7, 3), (1, 6, -2),
+    (6, 7, -6), (1, 4, -5), (1, 6, -2),
+    (0, -2, 4), (0, -7, 9), (0, -3, 8), (0, 3, 3), (0, 3, 5), (-1, 2, 2), (0, 1, 2), (1, 2, 2),
+    (0, 3, 5),
+    (-2, -1, -3), (-1, 0, -3), (0, 0, -3), (2, 0, 1), (1, 0, -1), (1, -1, -1), (-2, 0, 1),
+    (0, 0, -3), (1, 0, -3), (2, -1, -3), (-1, -1, -1), (-1, 0, -1),
+    (1, 2, 0), (3, 2, 2), (1, -1, 2), (0, 0, 1), (-1, -1, 2), (-3, 2, 2), (-1, 2, 0), (1, 5, 0),
+    (-6, 2, 3), (0, 3, 1), (6, 2, 3), (-1, 5, 0), (2, 3, 1), (6, 3, 3), (0, 4, 4), (-6, 3, 3),
+    (-2, 3, 1), (-5, 1, 4), (0, 1, 4), (5, 1, 4),
+], float) / 1000
+# fmt: on
+"""From the head model's landmarks to where `MeshDetector` sees them, metres, head frame: the two
+mean different points of a face. Measured by tools/measure_landmark_offsets.py."""
+
 MIN_SCORE = 0.5
 OVERLAP = 0.3
 """Boxes that share more than this (intersection over union) are one face."""
@@ -120,8 +146,8 @@ class MeshDetector:
         right_eye, left_eye = points[2], points[3]
         middle, side = points[:2].mean(0), float((points[1] - points[0]).max()) * MESH_MARGIN
         mesh = None
-        # The second pass starts from the first's mesh: the box of a turned head is poor.
-        for _ in range(2):
+        # Each pass starts from the mesh before: the box of a small or turned head is poor.
+        for _ in range(4):
             angle = float(np.arctan2(*(left_eye - right_eye)[::-1]))
             raw, sure = self._mesh(_square(picture, middle, side, angle, 192))
             if _sigmoid(sure).item() < MIN_SCORE and mesh is None:

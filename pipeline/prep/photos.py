@@ -13,11 +13,12 @@ from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
 from scipy import ndimage
 
+from pipeline.captures.synthetic.cameras import TARGET
 from pipeline.errors import InputError, ShapeError
 from pipeline.geometry import project, rays
 from pipeline.io.images import read_rgb
 from pipeline.prep import cameras
-from pipeline.prep.landmarks import Detector, Face
+from pipeline.prep.landmarks import MESH_OFFSETS, Detector, Face
 from pipeline.prep.matte import Matter
 from pipeline.stage import Progress, silent
 from pipeline.types import Camera, View
@@ -28,13 +29,17 @@ MIN_FACE = 64
 """A smaller face, in pixels, would be blown up to something that nobody looks like."""
 
 
+SENSORS = (4 / 3, 3 / 2, 16 / 9)
+"""Proportions of pictures as cameras make them."""
+
+
 @dataclass(frozen=True)
 class CropConfig:
     """What a crop shows; lengths in metres, head frame."""
 
     size: float = 0.40
     """Side of the square at the head's distance, as the synthetic cameras see it."""
-    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    center: tuple[float, float, float] = TARGET
     """The point in the middle of the crop."""
     neck: tuple[float, float] = (0.05, 0.10)
     """So far below the chin everything stays, and from here on nothing: the heads that the
@@ -92,8 +97,8 @@ def look_at_photos(
         size: Side of the square views, pixels.
         matter: Cuts the person out; MODNet if not given.
         detector: Finds faces; the face mesh if not given.
-        model: 68 landmarks of the head model, metres, head frame; the MakeHuman mean if not
-            given.
+        model: 68 landmarks of the head model, metres, head frame, as the detector sees them; if
+            not given, the MakeHuman mean's as the face mesh does.
         config: What the crops show.
         progress: Told after each photograph is read and after each is cut out.
 
@@ -118,7 +123,7 @@ def look_at_photos(
     if model is None:
         from pipeline.faces.makehuman import mean_landmarks  # noqa: PLC0415
 
-        model = np.asarray(mean_landmarks(), float)
+        model = mean_landmarks().astype(float) + MESH_OFFSETS
 
     pictures: list[Rgb] = []
     faces: list[Face] = []
@@ -193,8 +198,9 @@ def sheet(photos: Photos) -> Image.Image:
         for dots, colour in ((photos.landmarks[i] * scale, "lime"), (drawn[:68], "red")):
             for x, y in dots.tolist():
                 draw.ellipse((x - 2, y - 2, x + 2, y + 2), fill=colour)
-        for tip, colour in zip(drawn[69:].tolist(), ("red", "green", "blue"), strict=True):
-            draw.line((*drawn[68].tolist(), *tip), fill=colour, width=3)
+        ends: list[tuple[float, float]] = [(x, y) for x, y in drawn[68:].tolist()]
+        for tip, colour in zip(ends[1:], ("red", "green", "blue"), strict=True):
+            draw.line([ends[0], tip], fill=colour, width=3)
         distance = float(view.camera.centers.norm())
         text = f"{name}  {distance:.2f} m  miss {photos.errors[i]:.1%} of the face"
         draw.text((4.0, 4.0), text, fill="black")
@@ -234,7 +240,12 @@ def _main_face(faces: list[Face], shape: tuple[int, ...], path: Path) -> Face:
 
 
 def _exif_focal(path: Path, size: tuple[int, int]) -> float | None:
-    """Give the focal length in pixels if the camera noted it; true unless the picture was cut."""
+    """Give the focal length in pixels if the camera noted it and the picture was not cut.
+
+    A cut keeps the note but makes it wrong; most cuts also change the picture's proportions.
+    """
+    if not any(abs(max(size) / min(size) - ratio) < 0.01 * ratio for ratio in SENSORS):
+        return None
     try:
         with Image.open(path) as image:
             tags = image.getexif().get_ifd(ExifTags.IFD.Exif)

@@ -18,7 +18,7 @@ from pipeline.errors import InputError, ShapeError
 from pipeline.geometry import project, rays
 from pipeline.io.images import read_rgb
 from pipeline.prep import cameras
-from pipeline.prep.landmarks import MESH_OFFSETS, Detector, Face
+from pipeline.prep.landmarks import MESH_HEAD, Detector, Face
 from pipeline.prep.matte import Matter
 from pipeline.stage import Progress, silent
 from pipeline.types import Camera, View
@@ -98,7 +98,7 @@ def look_at_photos(
         matter: Cuts the person out; MODNet if not given.
         detector: Finds faces; the face mesh if not given.
         model: 68 landmarks of the head model, metres, head frame, as the detector sees them; if
-            not given, the MakeHuman mean's as the face mesh does.
+            not given, those of the average head as the face mesh does.
         config: What the crops show.
         progress: Told after each photograph is read and after each is cut out.
 
@@ -121,9 +121,7 @@ def look_at_photos(
 
         matter = OnnxMatter()
     if model is None:
-        from pipeline.faces.makehuman import mean_landmarks  # noqa: PLC0415
-
-        model = mean_landmarks().astype(float) + MESH_OFFSETS
+        model = MESH_HEAD
 
     pictures: list[Rgb] = []
     faces: list[Face] = []

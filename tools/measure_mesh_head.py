@@ -1,8 +1,9 @@
-"""Measure where the face mesh sees the 68 landmarks on synthetic heads; print MESH_OFFSETS.
+"""Measure where the face mesh sees the landmarks of the average head; print MESH_HEAD.
 
 The iBUG points of the head model and those of the face mesh are not the same points of a face.
 Heads whose every camera is known tell the difference: their landmarks are triangulated from
-what the detector finds. Run it again when the head asset or the detector changes.
+what the detector finds. Run it again when the head frame, the average head or the detector
+changes.
 """
 
 # pyright: basic
@@ -12,14 +13,16 @@ import numpy as np
 
 from pipeline.captures.synthetic.cameras import sample_cameras
 from pipeline.captures.synthetic.subject import Subject
+from pipeline.faces.makehuman import mean_landmarks
 from pipeline.prep.landmarks import MIRROR, MeshDetector
 
 PEOPLE, VIEWS, SIZE = 40, 8, 320
 
 
 def main() -> None:
-    """Print the offsets in millimetres, one row of (x, y, z) each."""
-    detector, differences = MeshDetector(), []
+    """Print millimetres in the head frame, one row of (x, y, z) each."""
+    detector = MeshDetector()
+    differences: list[np.ndarray] = []
     for person in range(PEOPLE):
         subject = Subject.sample(900_000 + person)
         cameras = sample_cameras(np.random.default_rng(person), 1, VIEWS, SIZE)[0]
@@ -29,10 +32,11 @@ def main() -> None:
         rows = [(P[i], faces[0].landmarks) for i, faces in seen if faces]
         if len(rows) >= 4:
             matrices, pixels = (np.stack(part) for part in zip(*rows, strict=True))
-            points = [triangulate(matrices, pixels[:, n]) for n in range(68)]
-            differences.append(np.stack(points) - frames[0].landmarks)
+            found = [triangulate(matrices, pixels[:, n]) for n in range(68)]
+            differences.append(np.stack(found) - frames[0].landmarks)
     middle = np.median(differences, axis=0)
-    even = (middle + middle[MIRROR] * [-1, 1, 1]) / 2
+    points = mean_landmarks() + middle
+    even = (points + points[MIRROR] * [-1, 1, 1]) / 2
     for row in (even * 1000).round().astype(int).tolist():
         sys.stdout.write(f"{tuple(row)},\n")
 

@@ -279,6 +279,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     scores = (1 - mix) * asset.phenotype_scores[first] + mix * asset.phenotype_scores[second]
     # Averaging two people makes them plainer than either; the spread is given back.
     scores = scores / np.sqrt(mix**2 + (1 - mix) ** 2) ** 0.5
+    scores = scores.clip(-4, 4)
     female = about["gender"] > 0.5
     age = "young" if about["age"] < 0.75 else "middleage" if about["age"] < 0.9 else "old"
     odds = np.array([about[k] for k in ("african", "asian", "caucasian")]) ** 2
@@ -384,7 +385,7 @@ def _sample_hair_color(
     else:
         name = str(rng.choice(["black", "darkbrown", "brown"], p=[0.7, 0.24, 0.06]))
     return _triple(
-        np.array(HAIR_COLORS[name]) * np.exp(rng.normal(0, 0.18)) * np.exp(rng.normal(0, 0.04, 3))
+        np.array(HAIR_COLORS[name]) * np.exp(rng.normal(0, 0.18)) * np.exp(rng.normal(0, 0.02, 3))
     )
 
 

@@ -130,9 +130,7 @@ class Avatar:
             **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         )
         features = tensors["features"]
-        deformation = Deformation(
-            features.shape[1], from_dict(DeformConfig, facts["deformation"])
-        )
+        deformation = Deformation(features.shape[1], from_dict(DeformConfig, facts["deformation"]))
         restore(deformation, tensors, "deformation.", path)
         deformation.eval().requires_grad_(False)
         head = CanonicalHead(gaussians, features)

@@ -47,7 +47,9 @@ def examine(progress: Progress = silent) -> Health:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed" + (" (optional)" if name in OPTIONAL else "")
-    devices = {"cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
+    devices = {
+        "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+    }
     for i in range(torch.cuda.device_count()):
         devices[f"cuda:{i}"] = torch.cuda.get_device_name(i)
 
@@ -63,7 +65,7 @@ def examine(progress: Progress = silent) -> Health:
         backends[name] = state
         progress(i + 1, len(states))
 
-    rows = [(w.name, w.purpose, w.licence, w.state) for w in weights.table()]
+    rows = [(s.weight.name, s.weight.purpose, s.weight.licence, _state(s)) for s in weights.table()]
     rows.insert(0, ("small", "default model", "Apache-2.0", _shipped()))
     return Health(versions, devices, backends, rows, sound)
 
@@ -73,3 +75,9 @@ def _shipped() -> str:
         return "missing: install the package again"
     facts = read_header(CHECKPOINT, "fastgha-checkpoint", 1)
     return f"{CHECKPOINT.name}, step {facts['step']}"
+
+
+def _state(status: weights.WeightStatus) -> str:
+    if status.path is None:
+        return f"missing: fastgha weights fetch {status.weight.name}"
+    return str(status.path)

@@ -154,5 +154,3 @@ def _remedy(folder: Path) -> str:
         if free < 100e6
         else "Choose a folder that can be written to."
     )
-
-

@@ -174,8 +174,7 @@ class Gaussians(_Tensors):
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise ShapeError(
-                    f"Gaussians need {name} {list(shape)}; got "
-                    f"{list(getattr(self, name).shape)}.",
+                    f"Gaussians need {name} {list(shape)}; got {list(getattr(self, name).shape)}.",
                     "All fields describe the same Gaussians, one row each.",
                 )
         if self.colors.ndim != 2 or self.colors.shape[0] != n:

@@ -117,9 +117,15 @@ BAD = {
         ["render", "{checkpoint}", "--expr", "{b}/good.npz", "-o", "{o}.mp4"],
         "is not a fastgha-avatar",
     ),
-    "an avatar for a checkpoint": (["eval", "{s}", "--model", "{a}"], "is not a fastgha-checkpoint"),
+    "an avatar for a checkpoint": (
+        ["eval", "{s}", "--model", "{a}"],
+        "is not a fastgha-checkpoint",
+    ),
     "no sequence": (["render", "{a}", "--expr", "{b}/none.npz", "-o", "{o}.mp4"], "none.npz"),
-    "a truncated sequence": (["render", "{a}", "--expr", "{b}/cut.npz", "-o", "{o}.mp4"], "cut.npz"),
+    "a truncated sequence": (
+        ["render", "{a}", "--expr", "{b}/cut.npz", "-o", "{o}.mp4"],
+        "cut.npz",
+    ),
     "a pickle in a sequence": (
         ["render", "{a}", "--expr", "{b}/pickle.npz", "-o", "{o}.mp4"],
         "pickle.npz is not an npz of plain arrays",
@@ -141,7 +147,10 @@ BAD = {
         ["render", "{a}", "--expr", "{b}/names.npz", "-o", "{o}.mp4"],
         "not the 52 of ARKit",
     ),
-    "a video of another kind": (["render", "{a}", "--expr", "{b}/good.npz", "-o", "{o}.gif"], ".gif"),
+    "a video of another kind": (
+        ["render", "{a}", "--expr", "{b}/good.npz", "-o", "{o}.gif"],
+        ".gif",
+    ),
     "no shards": (["train", "{b}/none", "-o", "{o}"], "There is no folder"),
     "an empty folder": (["train", "{b}/empty", "-o", "{o}"], "There is no shard"),
     "a truncated shard": (["train", "{b}/cutshards", "-o", "{o}"], "anna.h5 is not a whole HDF5"),
@@ -203,9 +212,7 @@ def test_eval_writes_its_figures_as_json(shards: Path, tmp_path: Path):
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert "perceptual term is off" in trained.stderr
-    done = fastgha(
-        "eval", shards, "--model", run, "--inputs", 2, "--size", 32, "--json", figures
-    )
+    done = fastgha("eval", shards, "--model", run, "--inputs", 2, "--size", 32, "--json", figures)
     assert done.returncode == 0, done.stderr
     rows = json.loads(figures.read_text())["rows"]
     assert set(rows) == {"model", "nearest input view", "mean head", "white image"}

@@ -9,7 +9,14 @@ import torch
 
 import pipeline
 from pipeline.errors import CameraError, LayoutError, ShapeError
-from pipeline.geometry import farthest_points, look_at, pixel_directions, plucker_rays, project, rays
+from pipeline.geometry import (
+    farthest_points,
+    look_at,
+    pixel_directions,
+    plucker_rays,
+    project,
+    rays,
+)
 from pipeline.io.sheets import to_bytes
 from pipeline.types import Camera, ExpressionCode, Gaussians, View
 
@@ -164,7 +171,9 @@ def test_a_point_on_a_pluecker_line_projects_to_its_pixel():
     d, m = plucker_rays(camera).split(3)
     points = torch.linalg.cross(d, m, dim=0) + 0.3 * d
     pixels, _ = project(camera, points.flatten(1).T)
-    wanted = torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="xy"), -1) + 0.5
+    wanted = (
+        torch.stack(torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="xy"), -1) + 0.5
+    )
     torch.testing.assert_close(pixels.unflatten(0, (8, 8)), wanted, atol=1e-4, rtol=0)
 
 

@@ -42,7 +42,8 @@ def test_the_metrics_are_those_of_scikit_image_one_for_each_picture(pair):
 
 def flat(value: float, depth: float) -> Prediction:
     return Prediction(
-        torch.full((1, 3, 16, 16), value), torch.full((1, 1, 16, 16), value),
+        torch.full((1, 3, 16, 16), value),
+        torch.full((1, 1, 16, 16), value),
         torch.full((1, 1, 16, 16), depth),
     )
 

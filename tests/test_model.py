@@ -39,7 +39,10 @@ def test_the_order_of_the_views_does_not_matter(model):
     views = blob_views(3, 64)
     a = model.reconstruct(views).gaussians
     b = model.reconstruct(views[[2, 0, 1]]).gaussians
-    n = [int((torch.nn.functional.avg_pool2d(views[i : i + 1].alpha, 2) >= 0.02).sum()) for i in range(3)]
+    n = [
+        int((torch.nn.functional.avg_pool2d(views[i : i + 1].alpha, 2) >= 0.02).sum())
+        for i in range(3)
+    ]
     torch.testing.assert_close(b.means[n[2] :], a.means[: n[0] + n[1]], atol=1e-5, rtol=1e-4)
 
 
@@ -60,7 +63,9 @@ def test_raw_zeros_are_a_plausible_head(position):
     torch.testing.assert_close(g.opacities, torch.full_like(g.opacities, 0.5))
     torch.testing.assert_close(g.quats.norm(dim=1), torch.ones(len(g)))
     # about half a block of two pixels, 1 m away with a focal length of 2.4 x 64
-    torch.testing.assert_close(g.scales.mean(), torch.tensor(0.6 * 2 / (2.4 * 64)), rtol=0.05, atol=0)
+    torch.testing.assert_close(
+        g.scales.mean(), torch.tensor(0.6 * 2 / (2.4 * 64)), rtol=0.05, atol=0
+    )
     skin = torch.tensor([0.8, 0.4, 0.3])
     assert (g.colors - skin).abs().median() < 1e-3
 
@@ -106,8 +111,12 @@ def test_the_cached_first_layer_is_exact(model):
     for layer in deformation.hidden:
         x = torch.nn.functional.leaky_relu(layer(x), 0.01)
     offsets = deformation.out(x)
-    torch.testing.assert_close(fast.means, head.gaussians.means + 0.05 * offsets[:, :3], atol=1e-5, rtol=0)
-    torch.testing.assert_close(fast.colors, head.gaussians.colors + offsets[:, 3:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        fast.means, head.gaussians.means + 0.05 * offsets[:, :3], atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        fast.colors, head.gaussians.colors + offsets[:, 3:], atol=1e-5, rtol=0
+    )
 
 
 def test_before_training_no_expression_moves_anything(model):
@@ -122,7 +131,12 @@ def test_every_weight_learns():
     torch.nn.init.normal_(net.deformation.out.weight, std=0.01)
     head = net.reconstruct(blob_views(2, 64))
     g = net.animate(net.prepare(head), torch.randn(120))
-    (g.means.sum() + (g.colors * g.opacities[:, None]).sum() + g.scales.sum() + (g.quats**3).sum()).backward()
+    (
+        g.means.sum()
+        + (g.colors * g.opacities[:, None]).sum()
+        + g.scales.sum()
+        + (g.quats**3).sum()
+    ).backward()
     without = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
 

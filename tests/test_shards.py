@@ -25,8 +25,12 @@ def test_what_was_written_is_read_back(shards: Path):
     # JPEG: a few grey levels
     rgb = torch.from_numpy(capture.rgb[2, 1]).permute(2, 0, 1) / 255
     assert (view.image[0] - rgb).abs().mean() < 0.01
-    torch.testing.assert_close(view.alpha[1, 0], torch.from_numpy(capture.alpha[0, 3] / 255.0).float())
-    torch.testing.assert_close(depth[0, 0], torch.from_numpy(capture.depth[2, 1]), atol=5e-5, rtol=0)
+    torch.testing.assert_close(
+        view.alpha[1, 0], torch.from_numpy(capture.alpha[0, 3] / 255.0).float()
+    )
+    torch.testing.assert_close(
+        depth[0, 0], torch.from_numpy(capture.depth[2, 1]), atol=5e-5, rtol=0
+    )
     torch.testing.assert_close(view.camera.K[1], torch.from_numpy(capture.K[0, 3]))
 
 

@@ -90,7 +90,9 @@ def test_not_a_number_stops_the_run_and_names_step_and_term(
 
     loop_losses = loop.losses
     monkeypatch.setattr(loop, "losses", spoiled)
-    with pytest.raises(TrainingError, match=r"Step 3: the depth loss is nan \(subject (anna|bert)\)"):
+    with pytest.raises(
+        TrainingError, match=r"Step 3: the depth loss is nan \(subject (anna|bert)\)"
+    ):
         train(shards, tmp_path / "run", CONFIG, RUN)
 
 
@@ -100,7 +102,16 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
 ):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "fastgha_cli", "train", str(shards), "-o", str(run)]
-    command += ["--preset", "tiny", "--workers", "0", "--set", "steps=[5000]", "--set", "sizes=[32]"]
+    command += [
+        "--preset",
+        "tiny",
+        "--workers",
+        "0",
+        "--set",
+        "steps=[5000]",
+        "--set",
+        "sizes=[32]",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
     while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
@@ -145,4 +156,3 @@ def test_the_step_size_rises_then_falls_to_a_hundredth():
     assert config.lr_factor(9) == pytest.approx(1.0, rel=0.03)
     assert config.lr_factor(100) == pytest.approx(0.01)
     assert TrainConfig().lr_factor(399_999) == 1.0
-

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pipeline.geometry import rays
 from pipeline.model.config import ModelConfig
-from pipeline.types import Camera, Gaussians, View
+from pipeline.types import Gaussians, View
 
 HEAD_RADIUS = 0.30
 """Half the side of the head's box, metres: hair, neck and upper shoulders fit in."""

@@ -66,7 +66,9 @@ class Deformation(nn.Module):
             offsets = self.out(x.float())
         still = prepared.head.gaussians
         moved = replace(still, means=still.means + OFFSET_UNIT * offsets[:, :3])
-        return replace(moved, colors=still.colors + offsets[:, 3:]) if offsets.shape[1] > 3 else moved
+        return (
+            replace(moved, colors=still.colors + offsets[:, 3:]) if offsets.shape[1] > 3 else moved
+        )
 
     def _inputs(self, head: CanonicalHead) -> Float[Tensor, "n d"]:
         g = head.gaussians

@@ -19,7 +19,9 @@ class Layer(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attention = ViewAttention(width, config.heads, config.pool)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x: Float[Tensor, "v h w c"]) -> Float[Tensor, "v h w c"]:
         """Give the tokens after one layer."""

@@ -14,10 +14,12 @@ from typing import Literal
 import numpy as np
 
 from pipeline.captures.synthetic.cameras import sample_cameras
-from pipeline.captures.synthetic.expressions import sample_expressions
-from pipeline.captures.synthetic.subject import Subject
+from pipeline.captures.synthetic.expressions import sample_expression
+from pipeline.captures.synthetic.shading import sample_lights
+from pipeline.captures.synthetic.subject import Frame, Subject
 from pipeline.config import to_dict
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
+from pipeline.faces.makehuman import sample_identity
 from pipeline.shards.writer import Capture, write_shard
 from pipeline.stage import Progress, StageReport, claim, run_items, silent
 
@@ -59,40 +61,35 @@ def run(
     return report
 
 
-def generator(config: SyntheticConfig, identity: int) -> np.random.Generator:
-    """Give the random numbers of a person: of this one alone, whatever else is drawn."""
-    return np.random.default_rng([config.seed, SPLITS[config.split], identity])
+def person(config: SyntheticConfig, identity: int) -> tuple[Subject, np.random.Generator]:
+    """Give a person, and the random numbers for what it does.
+
+    They depend on split, seed and number alone, not on what else is drawn.
+    """
+    rng = np.random.default_rng([config.seed, SPLITS[config.split], identity])
+    return Subject(sample_identity(rng), sample_lights(rng)), rng
 
 
 def capture(config: SyntheticConfig, identity: int) -> Capture:
     """Draw one person from all cameras under all expressions."""
-    rng = generator(config, identity)
-    subject = Subject.sample(rng)
-    weights = sample_expressions(rng, config.expressions)
+    subject, rng = person(config, identity)
+    weights = np.stack([sample_expression(rng) for _ in range(config.expressions)])
     cameras = sample_cameras(rng, config.expressions, config.views, config.size)
-    t, v, size = config.expressions, config.views, config.size
-    rgb = np.empty((t, v, size, size, 3), np.uint8)
-    alpha = np.empty((t, v, size, size), np.uint8)
-    depth = np.empty((t, v, size, size), np.float32)
-    landmarks, vertices = [], []
-    for i in range(t):
-        posed = subject.pose(weights[i])
-        for j in range(v):
-            rgb[i, j], alpha[i, j], depth[i, j] = posed.draw(cameras[i][j])
-        landmarks.append(posed.landmarks)
-        vertices.append(posed.vertices)
+    frames: list[list[Frame]] = [
+        subject.render_views(w, camera) for w, camera in zip(weights, cameras, strict=True)
+    ]
     return Capture(
         subject=f"synthetic-{config.split}-{config.seed}-{identity:05d}",
         layout=MAKEHUMAN,
-        rgb=rgb,
-        alpha=alpha,
-        depth=depth,
+        rgb=np.stack([[frame.rgb for frame in row] for row in frames]),
+        alpha=np.stack([[frame.alpha for frame in row] for row in frames]),
+        depth=np.stack([[frame.depth for frame in row] for row in frames]),
         world_to_camera=cameras.world_to_camera.numpy(),
         K=cameras.K.numpy(),
         code=arkit_to_code(weights).values.numpy(),
-        sentence=np.zeros(t, np.int32),
-        landmarks=np.stack(landmarks),
-        vertices=np.stack(vertices),
+        sentence=np.zeros(config.expressions, np.int32),
+        landmarks=np.stack([row[0].landmarks for row in frames]),
+        vertices=np.stack([row[0].vertices for row in frames]),
     )
 
 

@@ -71,7 +71,8 @@ def project_gaussians(
     gaussians: Gaussians, E: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"], width: int, height: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Give centres in pixels [n, 2], depths [n] in metres and covariances [n, 2, 2] in square
-    pixels, without the blur."""
+    pixels, without the blur.
+    """
     axes = rotation_matrices(gaussians.quats) * gaussians.scales[:, None, :]
     covariance = axes @ axes.mT
     R = E[:3, :3]
@@ -82,7 +83,7 @@ def project_gaussians(
     slope = inside[:, :2] / z[:, None]
     margin = MARGIN * 0.5 * size / focal
     slope_kept = slope.clamp(-(middle / focal + margin), (size - middle) / focal + margin)
-    J = torch.cat([torch.diag_embed((focal / z[:, None])), -(focal * slope_kept / z[:, None])[..., None]], -1)
+    J = torch.cat([torch.diag_embed(focal / z[:, None]), -(focal * slope_kept / z[:, None])[..., None]], -1)
     M = J @ R
     return slope * focal + middle, z, M @ covariance @ M.mT
 

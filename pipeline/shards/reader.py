@@ -32,7 +32,7 @@ class Shard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file = h5py.File(path, "r")
+            self._file: Any = h5py.File(path, "r")
         except OSError as error:
             raise FormatError(
                 f"{path} is not a whole HDF5 file.", "Make this shard again."

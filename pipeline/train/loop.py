@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +84,8 @@ def train(
     _claim(out, config, paths)
     torch.manual_seed(config.seed)
     device = torch.device(run.device)
-    model = FastGHA(config.model, run.precision).to(device, memory_format=torch.channels_last)
+    model = FastGHA(config.model, run.precision).to(device=device)
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = _optimizer(model, config)
     start = _resume(out, model, optimizer)
     header: dict[str, Any] = {"layout": layout, "train": to_dict(config)}
@@ -168,7 +169,8 @@ def _step(
         )
     optimizer.step()
     clock.lap("optimizer")
-    return {**terms, "gradient": norm}, drawn.image.detach(), inputs.image
+    figures = {name: term.detach() for name, term in terms.items()}
+    return {**figures, "gradient": norm}, drawn.image.detach(), inputs.image
 
 
 class Clock:
@@ -240,7 +242,7 @@ def _layout(paths: list[Path]) -> str:
 
 
 @contextmanager
-def _signals() -> Iterator[Callable[[], str]]:
+def _signals() -> Generator[Callable[[], str]]:
     """Give a question whether SIGTERM or SIGINT came; the step in progress ends first."""
     came: list[str] = []
 

@@ -112,9 +112,7 @@ class _Block(nn.Module):
 
 def _unit(channels_in: int, channels_out: int, size: int, stride: int, groups: int) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(
-            channels_in, channels_out, size, stride, size // 2, groups=groups, bias=False
-        ),
+        nn.Conv2d(channels_in, channels_out, size, stride, size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(channels_out),
         nn.ReLU6(inplace=True),
     )

@@ -133,6 +133,24 @@ def load(typingctx, array, index):
 
 
 @intrinsic
+def gather(typingctx, array, index, stride):
+    """Every `stride`-th of the numbers from an index on; nothing may be negative."""
+
+    def codegen(context, builder, sig, args):
+        at = context.cast(builder, args[1], sig.args[1], types.intp)
+        step = context.cast(builder, args[2], sig.args[2], types.intp)
+        data = cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0]).data
+        result = ir.Constant(_FLOATS, ir.Undefined)
+        for i in range(WIDTH):
+            one = builder.load(builder.gep(data, [at]))
+            result = builder.insert_element(result, one, ir.Constant(_i32, i))
+            at = builder.add(at, step)
+        return result
+
+    return floats(array, index, stride), codegen
+
+
+@intrinsic
 def store(typingctx, array, index, value):
     """Write sixteen neighbours of a flat contiguous array; the index must not be negative."""
 
@@ -263,6 +281,17 @@ def to_bits(typingctx, condition):
         return builder.zext(builder.bitcast(args[0], ir.IntType(16)), ir.IntType(64))
 
     return types.int64(condition), codegen
+
+
+@intrinsic
+def any_of(typingctx, condition):
+    """Whether any lane of the mask is set."""
+
+    def codegen(context, builder, sig, args):
+        bits = builder.bitcast(args[0], ir.IntType(16))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(16), 0))
+
+    return types.boolean(condition), codegen
 
 
 @intrinsic

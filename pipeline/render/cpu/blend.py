@@ -1,0 +1,272 @@
+# pyright: basic
+"""Blend the Gaussians of each tile from front to back.
+
+A vector is a block of 4 x 4 pixels; a tile has 16 blocks. The list of a tile is taken in
+chunks: for each Gaussian one vector test tells which blocks it touches, then each block runs
+through its own Gaussians with its 16 pixels in registers.
+
+Letters: b block, e entry of a block's list, T transmittance.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from pipeline.render.cpu.binning import TILE
+from pipeline.render.cpu.projection import (
+    COLOR,
+    DEPTH,
+    LIMIT,
+    LOG2_255,
+    LOG_OPACITY,
+    PX,
+    PY,
+    QY,
+    RECORD,
+    SLOPE_X,
+    SLOPE_Y,
+    U,
+    V,
+)
+from pipeline.render.cpu.simd import (
+    WIDTH,
+    any_of,
+    exp2,
+    fma,
+    from_bits,
+    lanes,
+    load,
+    lowest_bit,
+    maximum,
+    minimum,
+    splat,
+    store,
+    to_bits,
+    where,
+)
+from pipeline.render.types import MAX_ALPHA, MIN_COVER, MIN_TRANSMITTANCE
+
+CHUNK = 128
+"""Gaussians of a tile's list that are blended before the next are looked at."""
+BLOCKS = 16
+"""Blocks of a tile, each of WIDTH pixels."""
+PLANES = 5
+"""What is kept of a pixel: transmittance, three channels, weighted depth."""
+
+STEPS_X = (0.0, 1.0, 2.0, 3.0) * 4
+STEPS_Y = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0)
+LEAST = np.float32(-LOG2_255)
+LOG_MAX_ALPHA = np.float32(math.log2(MAX_ALPHA))
+
+_HALF = np.float32(0.5)
+
+
+@njit(inline="always")
+def touched_blocks(records, r, x, y):
+    """Bits of the blocks of a tile whose pixel centres a Gaussian may reach.
+
+    The least sigma over a rectangle lies on the side nearest the centre in x or in y.
+
+    Args:
+        x: Coordinates of the tile's corner, pixels; y likewise.
+    """
+    x0 = lanes(STEPS_X) * 4.0 + (x + _HALF - records[r + U])
+    y0 = lanes(STEPS_Y) * 4.0 + (y + _HALF - records[r + V])
+    x1, y1 = x0 + 3.0, y0 + 3.0
+    zero = splat(0.0)
+    px, py, qy = records[r + PX], records[r + PY], records[r + QY]
+    near_y = minimum(maximum(zero, y0), y1)
+    best_x = minimum(maximum(records[r + SLOPE_X] * near_y, x0), x1)
+    p, q = px * best_x + py * near_y, qy * near_y
+    near_x = minimum(maximum(zero, x0), x1)
+    best_y = minimum(maximum(records[r + SLOPE_Y] * near_x, y0), y1)
+    p2, q2 = px * near_x + py * best_y, qy * best_y
+    limit = splat(records[r + LIMIT])
+    return to_bits((fma(p, p, q * q) <= limit) | (fma(p2, p2, q2 * q2) <= limit))
+
+
+@njit(inline="always")
+def list_chunk(records, pairs, first, count, open_blocks, masks, known, x, y, local, entries, counts):
+    """Copy a chunk's records side by side and list, for each block, those that touch it.
+
+    Args:
+        known: Whether `masks` holds the blocks of each pair; else it is found.
+        local: CHUNK records, written.
+        entries: BLOCKS x CHUNK, written: where the record begins in `local`.
+        counts: Entries of each block, written.
+    """
+    for b in range(BLOCKS):
+        counts[b] = 0
+    for k in range(count):
+        r = np.int64(pairs[first + k]) * RECORD
+        bits = np.int64(masks[first + k]) if known else touched_blocks(records, r, x, y) & open_blocks
+        if bits == 0:
+            continue
+        store(local, k * RECORD, load(records, r))
+        while bits:
+            b = lowest_bit(bits)
+            entries[b * CHUNK + counts[b]] = k
+            counts[b] += 1
+            bits &= bits - 1
+
+
+@njit(inline="always")
+def inside_bits(b, x, y, width, height):
+    """Bits of the pixels of a block that are inside the picture."""
+    left = lanes(STEPS_X) + np.float32(x + b % 4 * 4)
+    top = lanes(STEPS_Y) + np.float32(y + b // 4 * 4)
+    return to_bits((left < np.float32(width)) & (top < np.float32(height)))
+
+
+@njit(inline="always")
+def _blend_block(local, entries, counts, b, x, y, state, alive, used, weights, keep):
+    """Blend a chunk's Gaussians into a block; returns the pixels that are not finished."""
+    at = b * PLANES * WIDTH
+    T, c0, c1, c2, d = (
+        load(state, at), load(state, at + WIDTH), load(state, at + 2 * WIDTH),
+        load(state, at + 3 * WIDTH), load(state, at + 4 * WIDTH),
+    )  # fmt: skip
+    corner_x = np.float32(x + b % 4 * 4) + _HALF
+    corner_y = np.float32(y + b // 4 * 4) + _HALF
+    steps_x, steps_y = lanes(STEPS_X), lanes(STEPS_Y)
+    open_pixels = from_bits(alive)
+    bit = np.int64(1) << b
+    for e in range(b * CHUNK, b * CHUNK + counts[b]):
+        k = np.int64(entries[e])
+        r = k * RECORD
+        dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
+        p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
+        power = local[r + LOG_OPACITY] - fma(p, p, q * q)
+        alpha = minimum(exp2(power), splat(MAX_ALPHA))
+        drawn = (power >= LEAST) & open_pixels
+        weight = T * alpha
+        left = T - weight
+        goes_on = left > MIN_TRANSMITTANCE
+        open_pixels = open_pixels & ~(drawn & ~goes_on)
+        drawn = drawn & goes_on
+        if not any_of(drawn):
+            if keep:
+                store(weights, e * WIDTH, splat(0.0))
+            if not any_of(open_pixels):
+                if keep:
+                    for later in range(e + 1, b * CHUNK + counts[b]):
+                        store(weights, later * WIDTH, splat(0.0))
+                break
+            continue
+        weight = where(drawn, weight, 0.0)
+        T = where(drawn, left, T)
+        c0 = fma(weight, local[r + COLOR], c0)
+        c1 = fma(weight, local[r + COLOR + 1], c1)
+        c2 = fma(weight, local[r + COLOR + 2], c2)
+        d = fma(weight, local[r + DEPTH], d)
+        used[k] |= bit
+        if keep:
+            store(weights, e * WIDTH, weight)
+    store(state, at, T)
+    store(state, at + WIDTH, c0)
+    store(state, at + 2 * WIDTH, c1)
+    store(state, at + 3 * WIDTH, c2)
+    store(state, at + 4 * WIDTH, d)
+    return to_bits(open_pixels)
+
+
+@njit(cache=True, nogil=True)
+def blend_tiles(
+    records, extra, pairs, tiles, schedule, masks, width, height, background,
+    color, through, cover, depth, raw_depth, start, stop,
+):  # fmt: skip
+    """Draw the tiles schedule[start:stop].
+
+    Args:
+        extra: Channels after the third by rank, ranks x (channels - 3), flat.
+        pairs: Ranks of all tiles' Gaussians; `tiles` tells where each tile's begin.
+        masks: uint16 for each pair, written: the blocks it helped to draw.
+        color: h x w x channels, flat, written; transmittance, alpha, depth likewise.
+        raw_depth: Depth weighted by share, not divided by alpha; for the way back.
+
+    Returns:
+        How many pairs were drawn.
+    """
+    channels = len(background)
+    more = max(channels - 3, 0)
+    across = (width + TILE - 1) // TILE
+    local = np.empty(CHUNK * RECORD, np.float32)
+    entries = np.empty(BLOCKS * CHUNK, np.int32)
+    counts = np.empty(BLOCKS, np.int64)
+    used = np.empty(CHUNK, np.int64)
+    alive = np.empty(BLOCKS, np.int64)
+    state = np.empty(BLOCKS * PLANES * WIDTH, np.float32)
+    weights = np.empty((BLOCKS * CHUNK if more else 0) * WIDTH, np.float32)
+    state_more = np.empty(BLOCKS * more * WIDTH, np.float32)
+    drawn_pairs = 0
+    for turn in range(start, stop):
+        tile = np.int64(schedule[turn])
+        x, y = tile % across * TILE, tile // across * TILE
+        left, top = np.float32(x), np.float32(y)
+        state[:] = 0.0
+        state_more[:] = 0.0
+        open_blocks = np.int64(0)
+        for b in range(BLOCKS):
+            store(state, b * PLANES * WIDTH, splat(1.0))
+            alive[b] = inside_bits(b, x, y, width, height)
+            if alive[b]:
+                open_blocks |= np.int64(1) << b
+        first, last = np.int64(tiles[tile]), np.int64(tiles[tile + 1])
+        while first < last:
+            if open_blocks == 0:
+                for pair in range(first, last):
+                    masks[pair] = 0
+                break
+            count = min(CHUNK, last - first)
+            list_chunk(
+                records, pairs, first, count, open_blocks, masks, False, left, top,
+                local, entries, counts,
+            )  # fmt: skip
+            for k in range(count):
+                used[k] = 0
+            for b in range(BLOCKS):
+                if counts[b] == 0:
+                    continue
+                alive[b] = _blend_block(
+                    local, entries, counts, b, x, y, state, alive[b], used, weights, more > 0
+                )
+                if alive[b] == 0:
+                    open_blocks &= ~(np.int64(1) << b)
+                for channel in range(more):
+                    at = (b * more + channel) * WIDTH
+                    total = load(state_more, at)
+                    for e in range(b * CHUNK, b * CHUNK + counts[b]):
+                        rank = np.int64(pairs[first + entries[e]])
+                        total = fma(load(weights, e * WIDTH), extra[rank * more + channel], total)
+                    store(state_more, at, total)
+            for k in range(count):
+                masks[first + k] = used[k]
+                drawn_pairs += used[k] != 0
+            first += count
+        for b in range(BLOCKS):
+            corner_x, corner_y = x + b % 4 * 4, y + b // 4 * 4
+            for lane in range(WIDTH):
+                px, py = corner_x + lane % 4, corner_y + lane // 4
+                if px >= width or py >= height:
+                    continue
+                pixel = py * width + px
+                at = b * PLANES * WIDTH + lane
+                T = state[at]
+                through[pixel] = T
+                covered = np.float32(1.0) - T
+                cover[pixel] = covered
+                raw_depth[pixel] = state[at + 4 * WIDTH]
+                depth[pixel] = state[at + 4 * WIDTH] / max(covered, np.float32(MIN_COVER))
+                for channel in range(min(channels, 3)):
+                    color[pixel * channels + channel] = (
+                        state[at + (1 + channel) * WIDTH] + T * background[channel]
+                    )
+                for channel in range(more):
+                    color[pixel * channels + 3 + channel] = (
+                        state_more[(b * more + channel) * WIDTH + lane]
+                        + T * background[3 + channel]
+                    )
+    return drawn_pairs

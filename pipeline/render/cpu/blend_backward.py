@@ -1,0 +1,263 @@
+# pyright: basic
+"""Carry gradients of a picture back to the Gaussians of each tile.
+
+Front to back as in `blend`, whose steps are repeated to the bit. What lies behind a Gaussian is
+known from one number for each pixel: R, the share of the loss that all later Gaussians and the
+background bring, which starts as the whole and loses each Gaussian's part when it is passed.
+dL/dalpha = T v.c - R / (1 - alpha).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from pipeline.render.cpu.binning import TILE
+from pipeline.render.cpu.blend import (
+    BLOCKS,
+    CHUNK,
+    LEAST,
+    LOG_MAX_ALPHA,
+    STEPS_X,
+    STEPS_Y,
+    inside_bits,
+    list_chunk,
+)
+from pipeline.render.cpu.projection import (
+    COLOR,
+    DEPTH,
+    GRADIENT,
+    LOG_OPACITY,
+    PX,
+    PY,
+    QY,
+    RECORD,
+    U,
+    V,
+)
+from pipeline.render.cpu.simd import (
+    WIDTH,
+    exp2,
+    fma,
+    from_bits,
+    lanes,
+    load,
+    minimum,
+    splat,
+    store,
+    sums,
+    to_bits,
+    where,
+)
+from pipeline.render.types import MAX_ALPHA, MIN_COVER, MIN_TRANSMITTANCE
+
+PLANES = 6
+"""What is kept of a pixel: T, R, gradients of three channels and of the weighted depth."""
+
+_HALF = np.float32(0.5)
+
+
+@njit(inline="always")
+def _backward_block(local, entries, counts, b, x, y, state, alive, slots, dots, weights, more):
+    """Add a chunk's gradients in a block to `slots`; returns the pixels not finished."""
+    at = b * PLANES * WIDTH
+    T, R, v0, v1, v2, vd = (
+        load(state, at), load(state, at + WIDTH), load(state, at + 2 * WIDTH),
+        load(state, at + 3 * WIDTH), load(state, at + 4 * WIDTH), load(state, at + 5 * WIDTH),
+    )  # fmt: skip
+    corner_x = np.float32(x + b % 4 * 4) + _HALF
+    corner_y = np.float32(y + b // 4 * 4) + _HALF
+    steps_x, steps_y = lanes(STEPS_X), lanes(STEPS_Y)
+    open_pixels = from_bits(alive)
+    for e in range(b * CHUNK, b * CHUNK + counts[b]):
+        k = np.int64(entries[e])
+        r = k * RECORD
+        dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
+        p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
+        power = local[r + LOG_OPACITY] - fma(p, p, q * q)
+        alpha = minimum(exp2(power), splat(MAX_ALPHA))
+        drawn = (power >= LEAST) & open_pixels
+        weight = T * alpha
+        left = T - weight
+        goes_on = left > MIN_TRANSMITTANCE
+        open_pixels = open_pixels & ~(drawn & ~goes_on)
+        drawn = drawn & goes_on
+        weight = where(drawn, weight, 0.0)
+        value = v0 * local[r + COLOR]
+        value = fma(v1, local[r + COLOR + 1], value)
+        value = fma(v2, local[r + COLOR + 2], value)
+        value = fma(vd, local[r + DEPTH], value)
+        if more:
+            value = value + load(dots, e * WIDTH)
+            store(weights, e * WIDTH, weight)
+        R = R - weight * value
+        # alpha dL/dalpha; nothing where alpha is held at its most
+        g = fma(weight, value, -(R * alpha / (1.0 - alpha)))
+        g = where(drawn & (power <= LOG_MAX_ALPHA), g, 0.0)
+        T = where(drawn, left, T)
+        gx, gy = g * dx, g * dy
+        total = sums(
+            (g, gx, gy, gx * dx, gx * dy, gy * dy, weight * v0, weight * v1, weight * v2, weight * vd)
+        )
+        store(slots, k * GRADIENT, load(slots, k * GRADIENT) + total)
+    store(state, at, T)
+    store(state, at + WIDTH, R)
+    return to_bits(open_pixels)
+
+
+@njit(inline="always")
+def _dots_of_block(pairs, first, extra, more, entries, counts, b, v_more, dots):
+    """What the channels after the third bring to v.c, for each entry of a block."""
+    for e in range(b * CHUNK, b * CHUNK + counts[b]):
+        at = np.int64(pairs[first + entries[e]]) * more
+        total = splat(0.0)
+        for channel in range(more):
+            total = fma(load(v_more, (b * more + channel) * WIDTH), extra[at + channel], total)
+        store(dots, e * WIDTH, total)
+
+
+@njit(inline="always")
+def _extra_of_block(more, entries, counts, b, v_more, weights, slots_more):
+    """Add the gradients of the channels after the third; `more` is a multiple of 16."""
+    for e in range(b * CHUNK, b * CHUNK + counts[b]):
+        weight = load(weights, e * WIDTH)
+        for channel in range(0, more, WIDTH):
+            at = (b * more + channel) * WIDTH
+            total = sums((
+                weight * load(v_more, at), weight * load(v_more, at + 16),
+                weight * load(v_more, at + 32), weight * load(v_more, at + 48),
+                weight * load(v_more, at + 64), weight * load(v_more, at + 80),
+                weight * load(v_more, at + 96), weight * load(v_more, at + 112),
+                weight * load(v_more, at + 128), weight * load(v_more, at + 144),
+                weight * load(v_more, at + 160), weight * load(v_more, at + 176),
+                weight * load(v_more, at + 192), weight * load(v_more, at + 208),
+                weight * load(v_more, at + 224), weight * load(v_more, at + 240),
+            ))  # fmt: skip
+            slot = np.int64(entries[e]) * more + channel
+            store(slots_more, slot, load(slots_more, slot) + total)
+
+
+@njit(cache=True, nogil=True)
+def blend_tiles_backward(
+    records, extra, pairs, tiles, schedule, masks, width, height, channels,
+    color, through, raw_depth, v_color, v_cover, v_depth, offsets, slots, slots_more, start, stop,
+):  # fmt: skip
+    """Write the gradients of the pairs of tiles schedule[start:stop].
+
+    Args:
+        extra: Channels after the third by rank, padded to a multiple of 16, flat.
+        color: What was drawn, with the background; so are `through` and `raw_depth`.
+        v_color: Gradients of the picture, flat; `v_depth` is that of the divided depth.
+        offsets: Where each tile's slots begin.
+        slots: GRADIENT floats for each drawn pair, written in the order of the pairs.
+    """
+    more = slots_more.shape[1]
+    across = (width + TILE - 1) // TILE
+    local = np.empty(CHUNK * RECORD, np.float32)
+    entries = np.empty(BLOCKS * CHUNK, np.int32)
+    counts = np.empty(BLOCKS, np.int64)
+    alive = np.empty(BLOCKS, np.int64)
+    state = np.empty(BLOCKS * PLANES * WIDTH, np.float32)
+    v_more = np.empty(BLOCKS * more * WIDTH, np.float32)
+    buffer = np.empty((BLOCKS * CHUNK if more else 0) * WIDTH, np.float32)
+    weights = np.empty_like(buffer)
+    sum_slots = np.empty(CHUNK * GRADIENT, np.float32)
+    sum_more = np.empty(CHUNK * more, np.float32)
+    for turn in range(start, stop):
+        tile = np.int64(schedule[turn])
+        x, y = tile % across * TILE, tile // across * TILE
+        left, top = np.float32(x), np.float32(y)
+        slot, end = np.int64(offsets[tile]), np.int64(offsets[tile + 1])
+        if slot == end:
+            continue
+        state[:] = 0.0
+        v_more[:] = 0.0
+        for b in range(BLOCKS):
+            alive[b] = inside_bits(b, x, y, width, height)
+            for lane in range(WIDTH):
+                px, py = x + b % 4 * 4 + lane % 4, y + b // 4 * 4 + lane // 4
+                if px >= width or py >= height:
+                    continue
+                pixel = py * width + px
+                at = b * PLANES * WIDTH + lane
+                T = through[pixel]
+                covered = np.float32(1.0) - T
+                v_raw = v_depth[pixel] / max(covered, np.float32(MIN_COVER))
+                v_alpha = v_cover[pixel]
+                if covered > np.float32(MIN_COVER):
+                    v_alpha -= v_raw * raw_depth[pixel] / covered
+                R = v_raw * raw_depth[pixel] - v_alpha * T
+                for channel in range(channels):
+                    v = v_color[pixel * channels + channel]
+                    R += v * color[pixel * channels + channel]
+                    if channel < 3:
+                        state[at + (2 + channel) * WIDTH] = v
+                    else:
+                        v_more[(b * more + channel - 3) * WIDTH + lane] = v
+                state[at] = 1.0
+                state[at + WIDTH] = R
+                state[at + 5 * WIDTH] = v_raw
+        first, last = np.int64(tiles[tile]), np.int64(tiles[tile + 1])
+        while first < last and slot < end:
+            count = min(CHUNK, last - first)
+            list_chunk(
+                records, pairs, first, count, np.int64(0), masks, True, left, top,
+                local, entries, counts,
+            )  # fmt: skip
+            sum_slots[: count * GRADIENT] = 0.0
+            sum_more[: count * more] = 0.0
+            for b in range(BLOCKS):
+                if counts[b] == 0:
+                    continue
+                if more:
+                    _dots_of_block(pairs, first, extra, more, entries, counts, b, v_more, buffer)
+                alive[b] = _backward_block(
+                    local, entries, counts, b, x, y, state, alive[b], sum_slots, buffer, weights,
+                    more > 0,
+                )  # fmt: skip
+                if more:
+                    _extra_of_block(more, entries, counts, b, v_more, weights, sum_more)
+            for k in range(count):
+                if masks[first + k] == 0:
+                    continue
+                store(slots, slot * GRADIENT, load(sum_slots, k * GRADIENT))
+                for channel in range(more):
+                    slots_more[slot, channel] = sum_more[k * more + channel]
+                slot += 1
+            first += count
+
+
+@njit(cache=True, nogil=True)
+def count_drawn(tiles, masks, offsets):
+    """Write where each tile's drawn pairs begin, counted over all tiles."""
+    total = 0
+    for tile in range(len(tiles) - 1):
+        offsets[tile] = total
+        for pair in range(tiles[tile], tiles[tile + 1]):
+            total += masks[pair] != 0
+    offsets[len(tiles) - 1] = total
+
+
+@njit(cache=True, nogil=True)
+def add_slots(pairs, tiles, masks, offsets, order, slots, slots_more, moments, v_extra, part, parts):
+    """Add the slots of each Gaussian, tile by tile: one sum, whoever computed the slots.
+
+    Args:
+        order: The Gaussian of each rank.
+        moments: GRADIENT floats for each Gaussian, flat, to add to.
+        v_extra: n x more, to add to.
+        part: Only Gaussians whose rank is in this part of all ranks.
+    """
+    low, high = len(order) * part // parts, len(order) * (part + 1) // parts
+    more = slots_more.shape[1]
+    slot = np.int64(0)
+    for pair in range(tiles[len(tiles) - 1]):
+        if masks[pair] == 0:
+            continue
+        rank = np.int64(pairs[pair])
+        if low <= rank < high:
+            i = np.int64(order[rank])
+            store(moments, i * GRADIENT, load(moments, i * GRADIENT) + load(slots, slot * GRADIENT))
+            for channel in range(more):
+                v_extra[i, channel] += slots_more[slot, channel]
+        slot += 1

@@ -83,7 +83,9 @@ def project_gaussians(
     slope = inside[:, :2] / z[:, None]
     margin = MARGIN * 0.5 * size / focal
     slope_kept = slope.clamp(-(middle / focal + margin), (size - middle) / focal + margin)
-    J = torch.cat([torch.diag_embed(focal / z[:, None]), -(focal * slope_kept / z[:, None])[..., None]], -1)
+    J = torch.cat(
+        [torch.diag_embed(focal / z[:, None]), -(focal * slope_kept / z[:, None])[..., None]], -1
+    )
     M = J @ R
     return slope * focal + middle, z, M @ covariance @ M.mT
 

@@ -125,8 +125,12 @@ def make_records(columns, colors, channels, order, records, across, down, counts
         records[r + REACH_X] = columns[10 * n + i]
         records[r + REACH_Y] = columns[11 * n + i]
         records[r + 15] = 0.0
-        x0, x1 = _tiles_of(records[r + U] - records[r + REACH_X], records[r + U] + records[r + REACH_X], across)
-        y0, y1 = _tiles_of(records[r + V] - records[r + REACH_Y], records[r + V] + records[r + REACH_Y], down)
+        x0, x1 = _tiles_of(
+            records[r + U] - records[r + REACH_X], records[r + U] + records[r + REACH_X], across
+        )
+        y0, y1 = _tiles_of(
+            records[r + V] - records[r + REACH_Y], records[r + V] + records[r + REACH_Y], down
+        )
         for y in range(y0, y1):
             for x in range(x0, x1):
                 if (x1 - x0) * (y1 - y0) == 1 or not tile_misses(records, r, x, y):
@@ -143,8 +147,12 @@ def fill_tiles(records, across, down, heads, pairs, start, stop):
     """
     for rank in range(start, stop):
         r = rank * RECORD
-        x0, x1 = _tiles_of(records[r + U] - records[r + REACH_X], records[r + U] + records[r + REACH_X], across)
-        y0, y1 = _tiles_of(records[r + V] - records[r + REACH_Y], records[r + V] + records[r + REACH_Y], down)
+        x0, x1 = _tiles_of(
+            records[r + U] - records[r + REACH_X], records[r + U] + records[r + REACH_X], across
+        )
+        y0, y1 = _tiles_of(
+            records[r + V] - records[r + REACH_Y], records[r + V] + records[r + REACH_Y], down
+        )
         for y in range(y0, y1):
             for x in range(x0, x1):
                 if (x1 - x0) * (y1 - y0) == 1 or not tile_misses(records, r, x, y):

@@ -89,7 +89,9 @@ def touched_blocks(records, r, x, y):
 
 
 @njit(inline="always")
-def list_chunk(records, pairs, first, count, open_blocks, masks, known, x, y, local, entries, counts):
+def list_chunk(
+    records, pairs, first, count, open_blocks, masks, known, x, y, local, entries, counts
+):
     """Copy a chunk's records side by side and list, for each block, those that touch it.
 
     Args:
@@ -102,7 +104,9 @@ def list_chunk(records, pairs, first, count, open_blocks, masks, known, x, y, lo
         counts[b] = 0
     for k in range(count):
         r = np.int64(pairs[first + k]) * RECORD
-        bits = np.int64(masks[first + k]) if known else touched_blocks(records, r, x, y) & open_blocks
+        bits = (
+            np.int64(masks[first + k]) if known else touched_blocks(records, r, x, y) & open_blocks
+        )
         if bits == 0:
             continue
         store(local, k * RECORD, load(records, r))
@@ -142,29 +146,28 @@ def _blend_block(local, entries, counts, b, x, y, state, alive, used, weights, k
         power = local[r + LOG_OPACITY] - fma(p, p, q * q)
         alpha = minimum(exp2(power), splat(MAX_ALPHA))
         drawn = (power >= LEAST) & open_pixels
+        if not any_of(drawn):
+            if keep:
+                store(weights, e * WIDTH, splat(0.0))
+            continue
+        # Also where it only finishes pixels: the way back must see that too.
+        used[k] |= bit
         weight = T * alpha
         left = T - weight
         goes_on = left > MIN_TRANSMITTANCE
         open_pixels = open_pixels & ~(drawn & ~goes_on)
         drawn = drawn & goes_on
-        if not any_of(drawn):
-            if keep:
-                store(weights, e * WIDTH, splat(0.0))
-            if not any_of(open_pixels):
-                if keep:
-                    for later in range(e + 1, b * CHUNK + counts[b]):
-                        store(weights, later * WIDTH, splat(0.0))
-                break
-            continue
         weight = where(drawn, weight, 0.0)
         T = where(drawn, left, T)
         c0 = fma(weight, local[r + COLOR], c0)
         c1 = fma(weight, local[r + COLOR + 1], c1)
         c2 = fma(weight, local[r + COLOR + 2], c2)
         d = fma(weight, local[r + DEPTH], d)
-        used[k] |= bit
         if keep:
             store(weights, e * WIDTH, weight)
+        if not any_of(open_pixels):
+            counts[b] = e + 1 - b * CHUNK
+            break
     store(state, at, T)
     store(state, at + WIDTH, c0)
     store(state, at + 2 * WIDTH, c1)
@@ -181,7 +184,7 @@ def blend_tiles(
     """Draw the tiles schedule[start:stop].
 
     Args:
-        extra: Channels after the third by rank, ranks x (channels - 3), flat.
+        extra: Channels after the third by rank, padded to a multiple of 16.
         pairs: Ranks of all tiles' Gaussians; `tiles` tells where each tile's begin.
         masks: uint16 for each pair, written: the blocks it helped to draw.
         color: h x w x channels, flat, written; transmittance, alpha, depth likewise.
@@ -191,7 +194,7 @@ def blend_tiles(
         How many pairs were drawn.
     """
     channels = len(background)
-    more = max(channels - 3, 0)
+    more = extra.shape[1]
     across = (width + TILE - 1) // TILE
     local = np.empty(CHUNK * RECORD, np.float32)
     entries = np.empty(BLOCKS * CHUNK, np.int32)
@@ -240,7 +243,7 @@ def blend_tiles(
                     total = load(state_more, at)
                     for e in range(b * CHUNK, b * CHUNK + counts[b]):
                         rank = np.int64(pairs[first + entries[e]])
-                        total = fma(load(weights, e * WIDTH), extra[rank * more + channel], total)
+                        total = fma(load(weights, e * WIDTH), extra[rank, channel], total)
                     store(state_more, at, total)
             for k in range(count):
                 masks[first + k] = used[k]
@@ -264,7 +267,7 @@ def blend_tiles(
                     color[pixel * channels + channel] = (
                         state[at + (1 + channel) * WIDTH] + T * background[channel]
                     )
-                for channel in range(more):
+                for channel in range(max(channels - 3, 0)):
                     color[pixel * channels + 3 + channel] = (
                         state_more[(b * more + channel) * WIDTH + lane]
                         + T * background[3 + channel]

@@ -97,7 +97,18 @@ def _backward_block(local, entries, counts, b, x, y, state, alive, slots, dots, 
         T = where(drawn, left, T)
         gx, gy = g * dx, g * dy
         total = sums(
-            (g, gx, gy, gx * dx, gx * dy, gy * dy, weight * v0, weight * v1, weight * v2, weight * vd)
+            (
+                g,
+                gx,
+                gy,
+                gx * dx,
+                gx * dy,
+                gy * dy,
+                weight * v0,
+                weight * v1,
+                weight * v2,
+                weight * vd,
+            )
         )
         store(slots, k * GRADIENT, load(slots, k * GRADIENT) + total)
     store(state, at, T)
@@ -109,10 +120,10 @@ def _backward_block(local, entries, counts, b, x, y, state, alive, slots, dots, 
 def _dots_of_block(pairs, first, extra, more, entries, counts, b, v_more, dots):
     """What the channels after the third bring to v.c, for each entry of a block."""
     for e in range(b * CHUNK, b * CHUNK + counts[b]):
-        at = np.int64(pairs[first + entries[e]]) * more
+        rank = np.int64(pairs[first + entries[e]])
         total = splat(0.0)
         for channel in range(more):
-            total = fma(load(v_more, (b * more + channel) * WIDTH), extra[at + channel], total)
+            total = fma(load(v_more, (b * more + channel) * WIDTH), extra[rank, channel], total)
         store(dots, e * WIDTH, total)
 
 
@@ -145,7 +156,7 @@ def blend_tiles_backward(
     """Write the gradients of the pairs of tiles schedule[start:stop].
 
     Args:
-        extra: Channels after the third by rank, padded to a multiple of 16, flat.
+        extra: Channels after the third by rank, padded to a multiple of 16.
         color: What was drawn, with the background; so are `through` and `raw_depth`.
         v_color: Gradients of the picture, flat; `v_depth` is that of the divided depth.
         offsets: Where each tile's slots begin.
@@ -239,7 +250,9 @@ def count_drawn(tiles, masks, offsets):
 
 
 @njit(cache=True, nogil=True)
-def add_slots(pairs, tiles, masks, offsets, order, slots, slots_more, moments, v_extra, part, parts):
+def add_slots(
+    pairs, tiles, masks, offsets, order, slots, slots_more, moments, v_extra, part, parts
+):
     """Add the slots of each Gaussian, tile by tile: one sum, whoever computed the slots.
 
     Args:

@@ -110,7 +110,11 @@ def pack_shapes(means, quats, scales, opacities, planes, start, stop):
         )  # fmt: skip
         inverse = 1.0 / sqrt(w * w + x * x + y * y + z * z)
         R = _rotation(w * inverse, x * inverse, y * inverse, z * inverse)
-        s0, s1, s2 = gather(scales, 3 * i, 3), gather(scales, 3 * i + 1, 3), gather(scales, 3 * i + 2, 3)
+        s0, s1, s2 = (
+            gather(scales, 3 * i, 3),
+            gather(scales, 3 * i + 1, 3),
+            gather(scales, 3 * i + 2, 3),
+        )
         v0, v1, v2 = s0 * s0, s1 * s1, s2 * s2
         store(planes, 3 * n + i, R[0] * R[0] * v0 + R[1] * R[1] * v1 + R[2] * R[2] * v2)
         store(planes, 4 * n + i, R[0] * R[3] * v0 + R[1] * R[4] * v1 + R[2] * R[5] * v2)
@@ -285,7 +289,11 @@ def project_backward(planes, view, antialiased, moments, out, camera_out, start,
             v_mx, v_my = v_sx * rz, v_sy * rz
             v_rz = v_fx * view[12] + v_fy * view[13]
             v_mz = v_depth - (v_sx * sx + v_sy * sy + v_rz * rz) * rz
-            v_mx, v_my, v_mz = where(touched, v_mx, 0.0), where(touched, v_my, 0.0), where(touched, v_mz, 0.0)
+            v_mx, v_my, v_mz = (
+                where(touched, v_mx, 0.0),
+                where(touched, v_my, 0.0),
+                where(touched, v_mz, 0.0),
+            )
             x, y, z = load(planes, i), load(planes, n + i), load(planes, 2 * n + i)
             _add(out, i, touched, view[0] * v_mx + view[4] * v_my + view[8] * v_mz)
             _add(out, n + i, touched, view[1] * v_mx + view[5] * v_my + view[9] * v_mz)
@@ -309,7 +317,9 @@ def project_backward(planes, view, antialiased, moments, out, camera_out, start,
             g9 = g9 + where(touched, v_mz * y - jx * N1 - jy * N4, 0.0)
             g10 = g10 + where(touched, v_mz * z - jx * N2 - jy * N5, 0.0)
             g11 = g11 + v_mz
-        store(camera_out, first // SPAN * 16, sums((g0, g1, g2, g3, g4, g5, g6, g7, g8, g9, g10, g11)))
+        store(
+            camera_out, first // SPAN * 16, sums((g0, g1, g2, g3, g4, g5, g6, g7, g8, g9, g10, g11))
+        )
 
 
 @njit(inline="always")
@@ -335,9 +345,21 @@ def unpack_shapes(quats, scales, gradients, v_means, v_quats, v_scales, v_opacit
         inverse = 1.0 / sqrt(w * w + x * x + y * y + z * z)
         w, x, y, z = w * inverse, x * inverse, y * inverse, z * inverse
         R = _rotation(w, x, y, z)
-        s0, s1, s2 = gather(scales, 3 * i, 3), gather(scales, 3 * i + 1, 3), gather(scales, 3 * i + 2, 3)
-        xx, xy, xz = load(gradients, 3 * n + i), load(gradients, 4 * n + i), load(gradients, 5 * n + i)
-        yy, yz, zz = load(gradients, 6 * n + i), load(gradients, 7 * n + i), load(gradients, 8 * n + i)
+        s0, s1, s2 = (
+            gather(scales, 3 * i, 3),
+            gather(scales, 3 * i + 1, 3),
+            gather(scales, 3 * i + 2, 3),
+        )
+        xx, xy, xz = (
+            load(gradients, 3 * n + i),
+            load(gradients, 4 * n + i),
+            load(gradients, 5 * n + i),
+        )
+        yy, yz, zz = (
+            load(gradients, 6 * n + i),
+            load(gradients, 7 * n + i),
+            load(gradients, 8 * n + i),
+        )
         # Half of dL/d(R scale): covariance' R scale; then by rows of R and by scale.
         D = (
             xx * R[0] + xy * R[3] + xz * R[6], xx * R[1] + xy * R[4] + xz * R[7], xx * R[2] + xy * R[5] + xz * R[8],
@@ -352,9 +374,15 @@ def unpack_shapes(quats, scales, gradients, v_means, v_quats, v_scales, v_opacit
             D[0] * t0, D[1] * t1, D[2] * t2, D[3] * t0, D[4] * t1, D[5] * t2, D[6] * t0, D[7] * t1, D[8] * t2,
         )  # fmt: skip
         v_w = 2.0 * (x * (G[7] - G[5]) + y * (G[2] - G[6]) + z * (G[3] - G[1]))
-        v_x = 2.0 * (y * (G[1] + G[3]) + z * (G[2] + G[6]) + w * (G[7] - G[5])) - 4.0 * x * (G[4] + G[8])
-        v_y = 2.0 * (x * (G[1] + G[3]) + z * (G[5] + G[7]) + w * (G[2] - G[6])) - 4.0 * y * (G[0] + G[8])
-        v_z = 2.0 * (x * (G[2] + G[6]) + y * (G[5] + G[7]) + w * (G[3] - G[1])) - 4.0 * z * (G[0] + G[4])
+        v_x = 2.0 * (y * (G[1] + G[3]) + z * (G[2] + G[6]) + w * (G[7] - G[5])) - 4.0 * x * (
+            G[4] + G[8]
+        )
+        v_y = 2.0 * (x * (G[1] + G[3]) + z * (G[5] + G[7]) + w * (G[2] - G[6])) - 4.0 * y * (
+            G[0] + G[8]
+        )
+        v_z = 2.0 * (x * (G[2] + G[6]) + y * (G[5] + G[7]) + w * (G[3] - G[1])) - 4.0 * z * (
+            G[0] + G[4]
+        )
         along = v_w * w + v_x * x + v_y * y + v_z * z
         store(row, 3 * WIDTH, (v_w - along * w) * inverse)
         store(row, 4 * WIDTH, (v_x - along * x) * inverse)

@@ -99,9 +99,7 @@ for _function, _name in (
     (operator.gt, ">"),
     (operator.ge, ">="),
 ):
-    _operator(
-        _function, mask, floats, 2, lambda b, x, y, name=_name: b.fcmp_ordered(name, x, y)
-    )
+    _operator(_function, mask, floats, 2, lambda b, x, y, name=_name: b.fcmp_ordered(name, x, y))
 _operator(operator.and_, mask, mask, 2, lambda b, x, y: b.and_(x, y))
 _operator(operator.or_, mask, mask, 2, lambda b, x, y: b.or_(x, y))
 _operator(operator.invert, mask, mask, 1, lambda b, x: b.not_(x))
@@ -191,9 +189,10 @@ def lanes(typingctx, values):
 def _elementwise(count, emit):
     def build(*kinds):
         def codegen(context, builder, sig, args):
-            return emit(builder, *[
-                _as_floats(context, builder, kind, value) for kind, value in zip(sig.args, args)
-            ])
+            return emit(
+                builder,
+                *[_as_floats(context, builder, kind, value) for kind, value in zip(sig.args, args)],
+            )
 
         return floats(*kinds), codegen
 
@@ -220,8 +219,15 @@ sqrt = _elementwise(1, lambda b, x: _call(b, "llvm.sqrt.v16f32", x))
 ceil = _elementwise(1, lambda b, x: _call(b, "llvm.ceil.v16f32", x))
 floor = _elementwise(1, lambda b, x: _call(b, "llvm.floor.v16f32", x))
 
-_EXP2 = (1.0, 0.6931471805599453, 0.2402265069591007, 0.05550410866482158,
-         0.009618129107628477, 0.0013333558146428443, 0.0001540353039338161)
+_EXP2 = (
+    1.0,
+    0.6931471805599453,
+    0.2402265069591007,
+    0.05550410866482158,
+    0.009618129107628477,
+    0.0013333558146428443,
+    0.0001540353039338161,
+)
 
 
 def _emit_exp2(builder, x):
@@ -232,9 +238,7 @@ def _emit_exp2(builder, x):
     value = _constant(_EXP2[-1])
     for coefficient in reversed(_EXP2[:-1]):
         value = _call(builder, "llvm.fmuladd.v16f32", value, fraction, _constant(coefficient))
-    exponent = builder.shl(
-        builder.bitcast(shifted, _INTS), ir.Constant(_INTS, [23] * WIDTH)
-    )
+    exponent = builder.shl(builder.bitcast(shifted, _INTS), ir.Constant(_INTS, [23] * WIDTH))
     return builder.bitcast(builder.add(builder.bitcast(value, _INTS), exponent), _FLOATS)
 
 
@@ -339,9 +343,7 @@ def sums(typingctx, vectors):
                 y = zero if y is None else y
                 # lanes with bit `step` clear take x, the others y
                 keep = [i if not i & step else WIDTH + i for i in range(WIDTH)]
-                other = [
-                    i ^ step if not i & step else WIDTH + (i ^ step) for i in range(WIDTH)
-                ]
+                other = [i ^ step if not i & step else WIDTH + (i ^ step) for i in range(WIDTH)]
                 index = lambda v: ir.Constant(ir.VectorType(_i32, WIDTH), v)  # noqa: E731
                 merged.append(
                     builder.fadd(

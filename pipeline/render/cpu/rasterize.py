@@ -1,0 +1,316 @@
+# pyright: basic
+"""The CPU backend: kernels put together for a row of cameras, and joined to autograd.
+
+Letters: v cameras, n Gaussians (N padded to a multiple of 16), m visible ones, c channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.errors import BackendError
+from pipeline.render.cpu import binning, blend, blend_backward, projection
+from pipeline.render.cpu.simd import WIDTH
+from pipeline.render.cpu.threads import run, spread, thread_count
+from pipeline.render.types import Rendering
+from pipeline.types import Camera, Gaussians
+
+MOST_PIXELS = 1 << 15
+
+
+def render_cpu(
+    gaussians: Gaussians, camera: Camera, background: Tensor, *, antialiased: bool = False
+) -> Rendering:
+    """Draw Gaussians on the CPU in 32 bit, differentiably; the same bits for any number of threads.
+
+    Raises:
+        BackendError: If the tensors are not on the CPU.
+    """
+    if gaussians.means.device.type != "cpu":
+        raise BackendError(
+            f"The cpu backend draws tensors on the CPU; these are on {gaussians.means.device}.",
+            "Move them with .cpu(), or choose --backend gsplat.",
+        )
+    single = camera.K.ndim == 2
+    E = camera.world_to_camera[None] if single else camera.world_to_camera
+    K = camera.K[None] if single else camera.K
+    drawn = _Rasterize.apply(
+        gaussians.means,
+        gaussians.quats,
+        gaussians.scales,
+        gaussians.opacities,
+        gaussians.colors,
+        E,
+        background,
+        K.detach(),
+        (camera.width, camera.height, antialiased),
+    )
+    return Rendering(*(part[0] if single else part for part in drawn))
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A set of Gaussians as the kernels read it; flat, padded to N."""
+
+    count: int
+    quats: np.ndarray
+    scales: np.ndarray
+    colors: np.ndarray
+    planes: np.ndarray
+
+    @property
+    def size(self) -> int:
+        return len(self.quats) // 4
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """What the way back needs of one camera's picture."""
+
+    view: np.ndarray
+    order: np.ndarray
+    records: np.ndarray
+    extra: np.ndarray
+    pairs: np.ndarray
+    tiles: np.ndarray
+    schedule: np.ndarray
+    masks: np.ndarray
+    color: np.ndarray
+    through: np.ndarray
+    raw_depth: np.ndarray
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, means, quats, scales, opacities, colors, E, background, K, settings):
+        width, height, antialiased = settings
+        threads = thread_count()
+        shapes = _pack(means, quats, scales, opacities, colors, threads)
+        views = len(E)
+        channels = colors.shape[1]
+        color = torch.empty(views, height, width, channels, dtype=torch.float32)
+        cover = torch.empty(views, height, width, 1, dtype=torch.float32)
+        depth = torch.empty(views, height, width, 1, dtype=torch.float32)
+        E_np, K_np = E.detach().double().numpy(), K.double().numpy()
+        back = _flat(background)
+        pictures: list[_Picture | None] = [None] * views
+
+        def draw(v: int, threads: int) -> None:
+            pictures[v] = _draw(
+                shapes,
+                projection.camera_numbers(E_np[v], K_np[v], width, height),
+                (width, height),
+                antialiased,
+                back,
+                (color[v].numpy().ravel(), cover[v].numpy().ravel(), depth[v].numpy().ravel()),
+                threads,
+            )
+
+        _each_view(draw, views, threads)
+        ctx.shapes, ctx.pictures, ctx.settings = shapes, pictures, settings
+        ctx.dtype = means.dtype
+        ctx.like = (means.shape, quats.shape, scales.shape, opacities.shape, colors.shape)
+        return tuple(part.to(means.dtype) for part in (color, cover, depth))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, v_color, v_cover, v_depth):
+        width, height, antialiased = ctx.settings
+        shapes: _Set = ctx.shapes
+        threads = thread_count()
+        views, channels, N = len(ctx.pictures), v_color.shape[-1], shapes.size
+        v_color, v_cover, v_depth = (
+            _flat(g).reshape(views, -1) for g in (v_color, v_cover, v_depth)
+        )
+        spans = -(-N // projection.SPAN)
+        v_E = np.zeros((views, 4, 4), np.float64)
+        planes = np.zeros((views, projection.SHAPE_PLANES * N), np.float32)
+        v_colors = np.zeros((views, shapes.count, channels), np.float32)
+
+        def back(v: int, threads: int) -> None:
+            picture = ctx.pictures[v]
+            moments, v_extra = _blend_back(
+                picture, shapes, (width, height), (v_color[v], v_cover[v], v_depth[v]), threads
+            )
+            camera = np.zeros((spans, 16), np.float32)
+            spread(
+                lambda start, stop: projection.project_backward(
+                    shapes.planes, picture.view, antialiased, moments, planes[v],
+                    camera.reshape(-1), start, stop,
+                ),
+                N, threads, projection.SPAN,
+            )  # fmt: skip
+            v_E[v, :3] = camera.astype(np.float64).sum(0)[:12].reshape(3, 4)
+            few = min(channels, 3)
+            at = projection.GRADIENT_COLOR
+            v_colors[v, :, :few] = moments.reshape(N, -1)[: shapes.count, at : at + few]
+            v_colors[v, :, few:] = v_extra[: shapes.count, : channels - few]
+
+        _each_view(back, views, threads)
+        total = planes.sum(0) if views != 1 else planes[0]
+        out = [np.empty(k * N, np.float32) for k in (3, 4, 3, 1)]
+        spread(
+            lambda start, stop: projection.unpack_shapes(
+                shapes.quats, shapes.scales, total, *out, start, stop
+            ),
+            N, threads, projection.SPAN,
+        )  # fmt: skip
+        v_background = None
+        if ctx.needs_input_grad[6]:
+            v_background = sum(
+                p.through.astype(np.float64) @ g.reshape(-1, channels)
+                for p, g in zip(ctx.pictures, v_color)
+            )
+            v_background = torch.as_tensor(v_background).to(ctx.dtype)
+        grads = [
+            torch.from_numpy(values[: shape.numel()]).reshape(shape).to(ctx.dtype)
+            for values, shape in zip(out, ctx.like[:4])
+        ]
+        summed = v_colors.sum(0) if views != 1 else v_colors[0]
+        grads.append(torch.from_numpy(summed).to(ctx.dtype))
+        return *grads, torch.from_numpy(v_E).to(ctx.dtype), v_background, None, None
+
+
+def _each_view(work: Callable[[int, int], None], views: int, threads: int) -> None:
+    """Give each thread whole pictures while there are enough, then share each picture."""
+    whole = views // threads * threads if threads > 1 else 0
+    run(lambda v: work(v, 1), whole, threads) if whole else None
+    for v in range(whole, views):
+        work(v, threads)
+
+
+def _flat(tensor: Tensor, size: int | None = None) -> np.ndarray:
+    """Numbers of a tensor one after the other, 32 bit, writable, padded with 0 to a length."""
+    values = tensor.detach().to(torch.float32).contiguous().numpy().reshape(-1)
+    if size is None or len(values) == size:
+        return values
+    padded = np.zeros(size, np.float32)
+    padded[: len(values)] = values
+    return padded
+
+
+def _pack(means, quats, scales, opacities, colors, threads: int) -> _Set:
+    N = -(-len(means) // WIDTH) * WIDTH
+    parts = [_flat(t, k * N) for t, k in ((means, 3), (quats, 4), (scales, 3), (opacities, 1))]
+    planes = np.empty(projection.SHAPE_PLANES * N, np.float32)
+    spread(
+        lambda start, stop: projection.pack_shapes(*parts, planes, start, stop),
+        N, threads, projection.SPAN,
+    )  # fmt: skip
+    return _Set(len(means), parts[1], parts[2], _flat(colors), planes)
+
+
+def _draw(shapes: _Set, view, size, antialiased, background, out, threads: int) -> _Picture:
+    width, height = size
+    N, channels = shapes.size, len(background)
+    across, down = -(-width // binning.TILE), -(-height // binning.TILE)
+    columns = np.empty(12 * N, np.float32)
+    listed = np.empty(N, np.int32)
+    visible: dict[int, np.ndarray] = {}
+
+    def project(start: int, stop: int) -> None:
+        found = projection.project(
+            shapes.planes, view, width, height, antialiased, columns, listed, start, stop
+        )
+        visible[start] = listed[start : start + found]
+
+    spread(project, N, threads, projection.SPAN)
+    seen = np.concatenate([visible[k] for k in sorted(visible)] or [listed[:0]])
+    keys = np.empty(len(seen), np.uint32)
+    binning.pick_depths(columns, seen, keys)
+    order = binning.sort_by_depth(keys, seen)
+    m = len(order)
+
+    records = np.empty(m * projection.RECORD, np.float32)
+    parts = max(1, min(threads, m // 2048))
+    edges = [m * part // parts for part in range(parts + 1)]
+    counts = np.zeros((parts, across * down), np.int32)
+    run(
+        lambda part: binning.make_records(
+            columns, shapes.colors, channels, order, records, across, down, counts[part],
+            edges[part], edges[part + 1],
+        ),
+        parts, threads,
+    )  # fmt: skip
+    # The list of a tile holds the first part's ranks, then the second's, and so on.
+    begins = np.zeros(across * down * parts + 1, np.int64)
+    np.cumsum(counts.T.ravel(), out=begins[1:])
+    heads = np.ascontiguousarray(begins[:-1].reshape(-1, parts).T.astype(np.int32))
+    tiles = np.append(begins[:-1:parts], begins[-1]).astype(np.int32)
+    pairs = np.empty(tiles[-1], np.int32)
+    run(
+        lambda part: binning.fill_tiles(
+            records, across, down, heads[part], pairs, edges[part], edges[part + 1]
+        ),
+        parts, threads,
+    )  # fmt: skip
+
+    more = -(-max(channels - 3, 0) // WIDTH) * WIDTH
+    extra = np.zeros((m, more), np.float32)
+    if more:
+        extra[:, : channels - 3] = shapes.colors.reshape(-1, channels)[order, 3:]
+    masks = np.empty(len(pairs), np.uint16)
+    schedule, jobs = _schedule(tiles, threads)
+    through = np.empty(width * height, np.float32)
+    raw_depth = np.empty(width * height, np.float32)
+    color, cover, depth = out
+    run(
+        lambda job: blend.blend_tiles(
+            records, extra, pairs, tiles, schedule, masks, width, height, background,
+            color, through, cover, depth, raw_depth, jobs[job], jobs[job + 1],
+        ),
+        len(jobs) - 1, threads,
+    )  # fmt: skip
+    return _Picture(
+        view, order, records, extra, pairs, tiles, schedule, masks, color, through, raw_depth
+    )
+
+
+def _schedule(tiles: np.ndarray, threads: int) -> tuple[np.ndarray, list[int]]:
+    """Order the tiles so that equal shares are about equally much work."""
+    count = len(tiles) - 1
+    shares = 1 if threads == 1 else min(count, 4 * threads)
+    heaviest_first = np.argsort(-np.diff(tiles), kind="stable").astype(np.int32)
+    if shares == 1:
+        return np.arange(count, dtype=np.int32), [0, count]
+    dealt = [heaviest_first[share::shares] for share in range(shares)]
+    return np.concatenate(dealt), [0, *np.cumsum([len(d) for d in dealt]).tolist()]
+
+
+def _blend_back(
+    picture: _Picture, shapes: _Set, size, gradients, threads: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Give the moments of each Gaussian and the gradients of its channels after the third."""
+    width, height = size
+    v_color, v_cover, v_depth = gradients
+    channels = len(v_color) // (width * height)
+    more = picture.extra.shape[1]
+    offsets = np.empty(len(picture.tiles), np.int64)
+    blend_backward.count_drawn(picture.tiles, picture.masks, offsets)
+    slots = np.empty(int(offsets[-1]) * projection.GRADIENT, np.float32)
+    slots_more = np.empty((int(offsets[-1]), more), np.float32)
+    schedule, jobs = _schedule(picture.tiles, threads)
+    run(
+        lambda job: blend_backward.blend_tiles_backward(
+            picture.records, picture.extra, picture.pairs, picture.tiles, schedule,
+            picture.masks, width, height, channels, picture.color, picture.through,
+            picture.raw_depth, v_color, v_cover, v_depth, offsets, slots, slots_more,
+            jobs[job], jobs[job + 1],
+        ),
+        len(jobs) - 1, threads,
+    )  # fmt: skip
+    moments = np.zeros(shapes.size * projection.GRADIENT, np.float32)
+    v_extra = np.zeros((shapes.size, more), np.float32)
+    run(
+        lambda part: blend_backward.add_slots(
+            picture.pairs, picture.tiles, picture.masks, offsets, picture.order, slots,
+            slots_more, moments, v_extra, part, threads,
+        ),
+        threads, threads,
+    )  # fmt: skip
+    return moments, v_extra

@@ -21,9 +21,7 @@ def doctor(json: options.Json = None) -> None:
     console.table("Versions", ["", "version"], list(health.versions.items()))
     console.table("Devices", ["", ""], list(health.devices.items()))
     console.table("Render backends", ["", "state"], list(health.backends.items()))
-    console.table(
-        "Weights", ["", "for", "licence", "state"], [list(row) for row in health.weights]
-    )
+    console.table("Weights", ["", "for", "licence", "state"], [list(row) for row in health.weights])
     console.write_json(json, health.to_json())
     if not health.sound:
         raise typer.Exit(1)

@@ -62,6 +62,8 @@ def train(
     with console.progress("Training") as tick:
         report = run(shards, out, config, how, perceptual=net, stop_after=steps, progress=tick)
     if report.stopped_by:
-        console.say(f"Stopped by {report.stopped_by} at step {report.step}; the same command goes on.")
+        console.say(
+            f"Stopped by {report.stopped_by} at step {report.step}; the same command goes on."
+        )
         raise typer.Exit(128 + signal.Signals[report.stopped_by].value)
     console.result(str(report.checkpoint))

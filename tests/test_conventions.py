@@ -61,7 +61,7 @@ def test_3_world_to_camera_takes_points_of_the_head_frame():
 
 
 def test_4_a_metre_is_one():
-    assert see(frontal(), [0, 0, 0])[2] == pytest.approx(1.0)
+    assert see(frontal(), [0.0, 0.0, 0.0])[2] == pytest.approx(1.0)
 
 
 def test_5_intrinsics_are_in_pixels():

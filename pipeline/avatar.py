@@ -24,7 +24,7 @@ from pipeline.model.activate import CanonicalHead
 from pipeline.model.config import DeformConfig
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.fastgha import FastGHA, Precision, autocast
-from pipeline.render import Rendering, render
+from pipeline.render import Backend, Rendering, render
 from pipeline.stage import require_file, write_whole
 from pipeline.types import Camera, ExpressionCode, Gaussians, View
 
@@ -87,12 +87,12 @@ class Avatar:
         with autocast(values.device, self.precision):
             return self.deformation(self._prepared, values)
 
-    def render(self, code: ExpressionCode, camera: Camera, backend: str = "auto") -> Rendering:
+    def render(self, code: ExpressionCode, camera: Camera, backend: Backend = "auto") -> Rendering:
         """Draw the head under an expression, on white."""
         return self.draw(self.animate(code), camera, backend)
 
     @torch.no_grad()
-    def draw(self, gaussians: Gaussians, camera: Camera, backend: str = "auto") -> Rendering:
+    def draw(self, gaussians: Gaussians, camera: Camera, backend: Backend = "auto") -> Rendering:
         """Draw Gaussians of this head on white."""
         white = torch.ones(3).to(gaussians.means)
         return render(gaussians, camera, background=white, backend=backend)

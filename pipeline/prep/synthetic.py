@@ -75,9 +75,7 @@ def capture(config: SyntheticConfig, identity: int) -> Capture:
     subject, rng = person(config, identity)
     weights = np.stack([sample_expression(rng) for _ in range(config.expressions)])
     cameras = sample_cameras(rng, config.expressions, config.views, config.size)
-    frames: list[list[Frame]] = [
-        subject.render_views(w, camera) for w, camera in zip(weights, cameras, strict=True)
-    ]
+    frames: list[list[Frame]] = [subject.render_views(w, cameras[t]) for t, w in enumerate(weights)]
     return Capture(
         subject=f"synthetic-{config.split}-{config.seed}-{identity:05d}",
         layout=MAKEHUMAN,

@@ -1,3 +1,4 @@
+from pipeline.render.render import Backend as Backend
 from pipeline.render.render import available_backends as available_backends
 from pipeline.render.render import render as render
 from pipeline.render.types import Rendering as Rendering

@@ -49,7 +49,7 @@ from pipeline.render.cpu.simd import (
 )
 from pipeline.render.types import MAX_ALPHA, MIN_COVER, MIN_TRANSMITTANCE
 
-CHUNK = 128
+CHUNK = 256
 """Gaussians of a tile's list that are blended before the next are looked at."""
 BLOCKS = 16
 """Blocks of a tile, each of WIDTH pixels."""
@@ -137,7 +137,7 @@ def _blend_block(local, entries, counts, b, x, y, state, alive, used, weights, k
     corner_y = np.float32(y + b // 4 * 4) + _HALF
     steps_x, steps_y = lanes(STEPS_X), lanes(STEPS_Y)
     open_pixels = from_bits(alive)
-    bit = np.int64(1) << b
+    bit = np.uint16(1 << b)
     for e in range(b * CHUNK, b * CHUNK + counts[b]):
         k = np.int64(entries[e])
         r = k * RECORD
@@ -176,10 +176,25 @@ def _blend_block(local, entries, counts, b, x, y, state, alive, used, weights, k
     return to_bits(open_pixels)
 
 
-@njit(cache=True, nogil=True)
+def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
+    """Give one thread's working memory for `blend_tiles` with so many extra channels."""
+    return (
+        np.empty(CHUNK * RECORD, np.float32),
+        np.empty(BLOCKS * CHUNK, np.uint16),
+        np.empty(BLOCKS, np.int64),
+        np.empty(CHUNK, np.uint16),
+        np.empty(BLOCKS, np.int64),
+        np.empty(BLOCKS * PLANES * WIDTH, np.float32),
+        np.empty((BLOCKS * CHUNK if more else 0) * WIDTH, np.float32),
+        np.empty(BLOCKS * more * WIDTH, np.float32),
+    )
+
+
+# Without numba's own memory management: it would count references at every block.
+@njit(cache=True, nogil=True, _nrt=False)
 def blend_tiles(
     records, extra, pairs, tiles, schedule, masks, width, height, background,
-    color, through, cover, depth, raw_depth, start, stop,
+    color, through, cover, depth, raw_depth, scratch, start, stop,
 ):  # fmt: skip
     """Draw the tiles schedule[start:stop].
 
@@ -196,21 +211,16 @@ def blend_tiles(
     channels = len(background)
     more = extra.shape[1]
     across = (width + TILE - 1) // TILE
-    local = np.empty(CHUNK * RECORD, np.float32)
-    entries = np.empty(BLOCKS * CHUNK, np.int32)
-    counts = np.empty(BLOCKS, np.int64)
-    used = np.empty(CHUNK, np.int64)
-    alive = np.empty(BLOCKS, np.int64)
-    state = np.empty(BLOCKS * PLANES * WIDTH, np.float32)
-    weights = np.empty((BLOCKS * CHUNK if more else 0) * WIDTH, np.float32)
-    state_more = np.empty(BLOCKS * more * WIDTH, np.float32)
+    local, entries, counts, used, alive, state, weights, state_more = scratch
     drawn_pairs = 0
     for turn in range(start, stop):
         tile = np.int64(schedule[turn])
         x, y = tile % across * TILE, tile // across * TILE
         left, top = np.float32(x), np.float32(y)
-        state[:] = 0.0
-        state_more[:] = 0.0
+        for at in range(0, len(state), WIDTH):
+            store(state, at, splat(0.0))
+        for at in range(0, len(state_more), WIDTH):
+            store(state_more, at, splat(0.0))
         open_blocks = np.int64(0)
         for b in range(BLOCKS):
             store(state, b * PLANES * WIDTH, splat(1.0))

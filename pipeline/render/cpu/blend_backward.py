@@ -148,10 +148,27 @@ def _extra_of_block(more, entries, counts, b, v_more, weights, slots_more):
             store(slots_more, slot, load(slots_more, slot) + total)
 
 
-@njit(cache=True, nogil=True)
+def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
+    """Give one thread's working memory for `blend_tiles_backward`."""
+    per_entry = (BLOCKS * CHUNK if more else 0) * WIDTH
+    return (
+        np.empty(CHUNK * RECORD, np.float32),
+        np.empty(BLOCKS * CHUNK, np.uint16),
+        np.empty(BLOCKS, np.int64),
+        np.empty(BLOCKS, np.int64),
+        np.empty(BLOCKS * PLANES * WIDTH, np.float32),
+        np.empty(BLOCKS * more * WIDTH, np.float32),
+        np.empty(per_entry, np.float32),
+        np.empty(per_entry, np.float32),
+        np.empty(CHUNK * GRADIENT, np.float32),
+        np.empty(CHUNK * more, np.float32),
+    )
+
+
+@njit(cache=True, nogil=True, _nrt=False)
 def blend_tiles_backward(
     records, extra, pairs, tiles, schedule, masks, width, height, channels,
-    color, through, raw_depth, v_color, v_cover, v_depth, offsets, slots, slots_more, start, stop,
+    color, through, raw_depth, v_color, v_cover, v_depth, offsets, slots, slots_more, scratch, start, stop,
 ):  # fmt: skip
     """Write the gradients of the pairs of tiles schedule[start:stop].
 
@@ -164,16 +181,7 @@ def blend_tiles_backward(
     """
     more = slots_more.shape[1]
     across = (width + TILE - 1) // TILE
-    local = np.empty(CHUNK * RECORD, np.float32)
-    entries = np.empty(BLOCKS * CHUNK, np.int32)
-    counts = np.empty(BLOCKS, np.int64)
-    alive = np.empty(BLOCKS, np.int64)
-    state = np.empty(BLOCKS * PLANES * WIDTH, np.float32)
-    v_more = np.empty(BLOCKS * more * WIDTH, np.float32)
-    buffer = np.empty((BLOCKS * CHUNK if more else 0) * WIDTH, np.float32)
-    weights = np.empty_like(buffer)
-    sum_slots = np.empty(CHUNK * GRADIENT, np.float32)
-    sum_more = np.empty(CHUNK * more, np.float32)
+    local, entries, counts, alive, state, v_more, dots, weights, sum_slots, sum_more = scratch
     for turn in range(start, stop):
         tile = np.int64(schedule[turn])
         x, y = tile % across * TILE, tile // across * TILE
@@ -181,8 +189,10 @@ def blend_tiles_backward(
         slot, end = np.int64(offsets[tile]), np.int64(offsets[tile + 1])
         if slot == end:
             continue
-        state[:] = 0.0
-        v_more[:] = 0.0
+        for at in range(0, len(state), WIDTH):
+            store(state, at, splat(0.0))
+        for at in range(0, len(v_more), WIDTH):
+            store(v_more, at, splat(0.0))
         for b in range(BLOCKS):
             alive[b] = inside_bits(b, x, y, width, height)
             for lane in range(WIDTH):
@@ -215,15 +225,17 @@ def blend_tiles_backward(
                 records, pairs, first, count, np.int64(0), masks, True, left, top,
                 local, entries, counts,
             )  # fmt: skip
-            sum_slots[: count * GRADIENT] = 0.0
-            sum_more[: count * more] = 0.0
+            for at in range(0, count * GRADIENT, WIDTH):
+                store(sum_slots, at, splat(0.0))
+            for at in range(0, count * more, WIDTH):
+                store(sum_more, at, splat(0.0))
             for b in range(BLOCKS):
                 if counts[b] == 0:
                     continue
                 if more:
-                    _dots_of_block(pairs, first, extra, more, entries, counts, b, v_more, buffer)
+                    _dots_of_block(pairs, first, extra, more, entries, counts, b, v_more, dots)
                 alive[b] = _backward_block(
-                    local, entries, counts, b, x, y, state, alive[b], sum_slots, buffer, weights,
+                    local, entries, counts, b, x, y, state, alive[b], sum_slots, dots, weights,
                     more > 0,
                 )  # fmt: skip
                 if more:

@@ -92,7 +92,7 @@ def _rotation(w, x, y, z):
     )  # fmt: skip
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def pack_shapes(means, quats, scales, opacities, planes, start, stop):
     """Write means, covariances and opacities of Gaussians [start, stop) as planes.
 
@@ -160,7 +160,7 @@ def _project(planes, i, n, view):
     return (mz, rz, sx, sy, kx, ky, M, MS, a, b, c, sharp)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def project(planes, view, width, height, antialiased, columns, visible, start, stop):
     """Project Gaussians [start, stop) and list those that may be seen.
 
@@ -216,7 +216,7 @@ def project(planes, view, width, height, antialiased, columns, visible, start, s
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def project_backward(planes, view, antialiased, moments, out, camera_out, start, stop):
     """Carry gradients of projected Gaussians [start, stop) to means, covariances and camera.
 
@@ -229,10 +229,18 @@ def project_backward(planes, view, antialiased, moments, out, camera_out, start,
     for first in range(start, stop, SPAN):
         g0 = g1 = g2 = g3 = g4 = g5 = g6 = g7 = g8 = g9 = g10 = g11 = splat(0.0)
         for i in range(first, min(first + SPAN, stop), WIDTH):
-            m = moments[i * GRADIENT : (i + WIDTH) * GRADIENT]
-            s0, s1, s2 = gather(m, 0, GRADIENT), gather(m, 1, GRADIENT), gather(m, 2, GRADIENT)
-            s3, s4, s5 = gather(m, 3, GRADIENT), gather(m, 4, GRADIENT), gather(m, 5, GRADIENT)
-            v_depth = gather(m, GRADIENT_DEPTH, GRADIENT)
+            m = i * GRADIENT
+            s0, s1, s2 = (
+                gather(moments, m + 0, GRADIENT),
+                gather(moments, m + 1, GRADIENT),
+                gather(moments, m + 2, GRADIENT),
+            )
+            s3, s4, s5 = (
+                gather(moments, m + 3, GRADIENT),
+                gather(moments, m + 4, GRADIENT),
+                gather(moments, m + 5, GRADIENT),
+            )
+            v_depth = gather(moments, m + GRADIENT_DEPTH, GRADIENT)
             touched = (s0 < 0.0) | (s0 > 0.0) | (s3 < 0.0) | (s3 > 0.0)
             touched = touched | (s5 < 0.0) | (s5 > 0.0) | (v_depth < 0.0) | (v_depth > 0.0)
             if to_bits(touched) == 0:
@@ -327,16 +335,18 @@ def _add(array, at, condition, value):
     store(array, at, load(array, at) + where(condition, value, 0.0))
 
 
-@njit(cache=True, nogil=True)
-def unpack_shapes(quats, scales, gradients, v_means, v_quats, v_scales, v_opacities, start, stop):
+@njit(cache=True, nogil=True, _nrt=False)
+def unpack_shapes(
+    quats, scales, gradients, v_means, v_quats, v_scales, v_opacities, row, start, stop
+):
     """Carry gradients of means, covariances and opacities to the parameters.
 
     Args:
         gradients: 10 planes from `project_backward`.
         v_means: Flat, n x 3, to write; so are the others.
+        row: Working memory, 7 x 16.
     """
     n = gradients.shape[0] // SHAPE_PLANES
-    row = np.empty(7 * WIDTH, np.float32)
     for i in range(start, stop, WIDTH):
         w, x, y, z = (
             gather(quats, 4 * i, 4), gather(quats, 4 * i + 1, 4),

@@ -156,7 +156,7 @@ class _Rasterize(torch.autograd.Function):
         out = [np.empty(k * N, np.float32) for k in (3, 4, 3, 1)]
         spread(
             lambda start, stop: projection.unpack_shapes(
-                shapes.quats, shapes.scales, total, *out, start, stop
+                shapes.quats, shapes.scales, total, *out, np.empty(7 * WIDTH, np.float32), start, stop
             ),
             N, threads, projection.SPAN,
         )  # fmt: skip
@@ -262,7 +262,7 @@ def _draw(shapes: _Set, view, size, antialiased, background, out, threads: int) 
     run(
         lambda job: blend.blend_tiles(
             records, extra, pairs, tiles, schedule, masks, width, height, background,
-            color, through, cover, depth, raw_depth, jobs[job], jobs[job + 1],
+            color, through, cover, depth, raw_depth, blend.scratch_arrays(more), jobs[job], jobs[job + 1],
         ),
         len(jobs) - 1, threads,
     )  # fmt: skip
@@ -300,7 +300,7 @@ def _blend_back(
             picture.records, picture.extra, picture.pairs, picture.tiles, schedule,
             picture.masks, width, height, channels, picture.color, picture.through,
             picture.raw_depth, v_color, v_cover, v_depth, offsets, slots, slots_more,
-            jobs[job], jobs[job + 1],
+            blend_backward.scratch_arrays(more), jobs[job], jobs[job + 1],
         ),
         len(jobs) - 1, threads,
     )  # fmt: skip

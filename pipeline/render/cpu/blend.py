@@ -15,7 +15,6 @@ import math
 import numpy as np
 from numba import njit
 
-from pipeline.render.cpu.binning import TILE
 from pipeline.render.cpu.projection import (
     COLOR,
     DEPTH,
@@ -28,8 +27,12 @@ from pipeline.render.cpu.projection import (
     RECORD,
     SLOPE_X,
     SLOPE_Y,
+    STEPS_X,
+    STEPS_Y,
+    TILE,
     U,
     V,
+    reaches,
 )
 from pipeline.render.cpu.simd import (
     WIDTH,
@@ -40,81 +43,53 @@ from pipeline.render.cpu.simd import (
     lanes,
     load,
     lowest_bit,
-    maximum,
     minimum,
     splat,
     store,
     to_bits,
+    transpose_bits,
     where,
 )
 from pipeline.render.types import MAX_ALPHA, MIN_COVER, MIN_TRANSMITTANCE
 
 CHUNK = 256
 """Gaussians of a tile's list that are blended before the next are looked at."""
+WORDS = CHUNK // 64
 BLOCKS = 16
 """Blocks of a tile, each of WIDTH pixels."""
 PLANES = 5
 """What is kept of a pixel: transmittance, three channels, weighted depth."""
 
-STEPS_X = (0.0, 1.0, 2.0, 3.0) * 4
-STEPS_Y = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0)
 LEAST = np.float32(-LOG2_255)
 LOG_MAX_ALPHA = np.float32(math.log2(MAX_ALPHA))
 
 _HALF = np.float32(0.5)
+_ONE = np.uint64(1)
 
 
 @njit(inline="always")
 def touched_blocks(records, r, x, y):
-    """Bits of the blocks of a tile whose pixel centres a Gaussian may reach.
-
-    The least sigma over a rectangle lies on the side nearest the centre in x or in y.
-
-    Args:
-        x: Coordinates of the tile's corner, pixels; y likewise.
-    """
-    x0 = lanes(STEPS_X) * 4.0 + (x + _HALF - records[r + U])
-    y0 = lanes(STEPS_Y) * 4.0 + (y + _HALF - records[r + V])
-    x1, y1 = x0 + 3.0, y0 + 3.0
-    zero = splat(0.0)
-    px, py, qy = records[r + PX], records[r + PY], records[r + QY]
-    near_y = minimum(maximum(zero, y0), y1)
-    best_x = minimum(maximum(records[r + SLOPE_X] * near_y, x0), x1)
-    p, q = px * best_x + py * near_y, qy * near_y
-    near_x = minimum(maximum(zero, x0), x1)
-    best_y = minimum(maximum(records[r + SLOPE_Y] * near_x, y0), y1)
-    p2, q2 = px * near_x + py * best_y, qy * best_y
-    limit = splat(records[r + LIMIT])
-    return to_bits((fma(p, p, q * q) <= limit) | (fma(p2, p2, q2 * q2) <= limit))
+    """Bits of the blocks of a tile that a Gaussian may reach; x, y: the tile's corner, pixels."""
+    left = lanes(STEPS_X) * 4.0 + (x + _HALF - records[r + U])
+    top = lanes(STEPS_Y) * 4.0 + (y + _HALF - records[r + V])
+    return reaches(
+        records[r + PX], records[r + PY], records[r + QY], records[r + SLOPE_X],
+        records[r + SLOPE_Y], splat(records[r + LIMIT]), left, top, np.float32(3.0),
+    )  # fmt: skip
 
 
 @njit(inline="always")
-def list_chunk(
-    records, pairs, first, count, open_blocks, masks, known, x, y, local, entries, counts
-):
-    """Copy a chunk's records side by side and list, for each block, those that touch it.
+def turn_chunk(touched, count, halves):
+    """Write, for each block, which of a chunk's Gaussians touch it: a bit for each.
 
     Args:
-        known: Whether `masks` holds the blocks of each pair; else it is found.
-        local: CHUNK records, written.
-        entries: BLOCKS x CHUNK, written: where the record begins in `local`.
-        counts: Entries of each block, written.
+        touched: The blocks of each Gaussian; what follows the last is overwritten with 0.
+        halves: BLOCKS x CHUNK bits as uint16, written.
     """
-    for b in range(BLOCKS):
-        counts[b] = 0
-    for k in range(count):
-        r = np.int64(pairs[first + k]) * RECORD
-        bits = (
-            np.int64(masks[first + k]) if known else touched_blocks(records, r, x, y) & open_blocks
-        )
-        if bits == 0:
-            continue
-        store(local, k * RECORD, load(records, r))
-        while bits:
-            b = lowest_bit(bits)
-            entries[b * CHUNK + counts[b]] = k
-            counts[b] += 1
-            bits &= bits - 1
+    for k in range(count, CHUNK):
+        touched[k] = 0
+    for k in range(0, CHUNK, WIDTH):
+        transpose_bits(touched, k, halves, k // WIDTH, CHUNK // WIDTH)
 
 
 @njit(inline="always")
@@ -126,7 +101,7 @@ def inside_bits(b, x, y, width, height):
 
 
 @njit(inline="always")
-def _blend_block(local, entries, counts, b, x, y, state, alive, used, weights, keep):
+def _blend_block(local, words, b, x, y, state, alive, used, weights, keep):
     """Blend a chunk's Gaussians into a block; returns the pixels that are not finished."""
     at = b * PLANES * WIDTH
     T, c0, c1, c2, d = (
@@ -138,35 +113,40 @@ def _blend_block(local, entries, counts, b, x, y, state, alive, used, weights, k
     steps_x, steps_y = lanes(STEPS_X), lanes(STEPS_Y)
     open_pixels = from_bits(alive)
     bit = np.uint16(1 << b)
-    for e in range(b * CHUNK, b * CHUNK + counts[b]):
-        k = np.int64(entries[e])
-        r = k * RECORD
-        dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
-        p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
-        power = local[r + LOG_OPACITY] - fma(p, p, q * q)
-        alpha = minimum(exp2(power), splat(MAX_ALPHA))
-        drawn = (power >= LEAST) & open_pixels
-        if not any_of(drawn):
+    for part in range(WORDS):
+        word = words[b * WORDS + part]
+        while word:
+            k = part * 64 + lowest_bit(word)
+            word &= word - _ONE
+            r = k * RECORD
+            dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
+            p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
+            power = local[r + LOG_OPACITY] - fma(p, p, q * q)
+            alpha = minimum(exp2(power), splat(MAX_ALPHA))
+            drawn = (power >= LEAST) & open_pixels
+            if not any_of(drawn):
+                if keep:
+                    store(weights, k * WIDTH, splat(0.0))
+                continue
+            # Also where it only finishes pixels: the way back must see that too.
+            used[k] |= bit
+            weight = T * alpha
+            left = T - weight
+            goes_on = left > MIN_TRANSMITTANCE
+            open_pixels = open_pixels & ~(drawn & ~goes_on)
+            drawn = drawn & goes_on
+            weight = where(drawn, weight, 0.0)
+            T = where(drawn, left, T)
+            c0 = fma(weight, local[r + COLOR], c0)
+            c1 = fma(weight, local[r + COLOR + 1], c1)
+            c2 = fma(weight, local[r + COLOR + 2], c2)
+            d = fma(weight, local[r + DEPTH], d)
             if keep:
-                store(weights, e * WIDTH, splat(0.0))
-            continue
-        # Also where it only finishes pixels: the way back must see that too.
-        used[k] |= bit
-        weight = T * alpha
-        left = T - weight
-        goes_on = left > MIN_TRANSMITTANCE
-        open_pixels = open_pixels & ~(drawn & ~goes_on)
-        drawn = drawn & goes_on
-        weight = where(drawn, weight, 0.0)
-        T = where(drawn, left, T)
-        c0 = fma(weight, local[r + COLOR], c0)
-        c1 = fma(weight, local[r + COLOR + 1], c1)
-        c2 = fma(weight, local[r + COLOR + 2], c2)
-        d = fma(weight, local[r + DEPTH], d)
-        if keep:
-            store(weights, e * WIDTH, weight)
+                store(weights, k * WIDTH, weight)
         if not any_of(open_pixels):
-            counts[b] = e + 1 - b * CHUNK
+            if keep:
+                for later in range(part + 1, WORDS):
+                    words[b * WORDS + later] = 0
             break
     store(state, at, T)
     store(state, at + WIDTH, c0)
@@ -180,12 +160,12 @@ def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
     """Give one thread's working memory for `blend_tiles` with so many extra channels."""
     return (
         np.empty(CHUNK * RECORD, np.float32),
-        np.empty(BLOCKS * CHUNK, np.uint16),
-        np.empty(BLOCKS, np.int64),
+        np.empty(BLOCKS * WORDS, np.uint64),
+        np.empty(CHUNK, np.uint16),
         np.empty(CHUNK, np.uint16),
         np.empty(BLOCKS, np.int64),
         np.empty(BLOCKS * PLANES * WIDTH, np.float32),
-        np.empty((BLOCKS * CHUNK if more else 0) * WIDTH, np.float32),
+        np.empty((CHUNK if more else 0) * WIDTH, np.float32),
         np.empty(BLOCKS * more * WIDTH, np.float32),
     )
 
@@ -199,8 +179,8 @@ def blend_tiles(
     """Draw the tiles schedule[start:stop].
 
     Args:
-        extra: Channels after the third by rank, padded to a multiple of 16.
-        pairs: Ranks of all tiles' Gaussians; `tiles` tells where each tile's begin.
+        extra: Channels after the third, padded to a multiple of 16.
+        pairs: Indices of all tiles' Gaussians; `tiles` tells where each tile's begin.
         masks: uint16 for each pair, written: the blocks it helped to draw.
         color: h x w x channels, flat, written; transmittance, alpha, depth likewise.
         raw_depth: Depth weighted by share, not divided by alpha; for the way back.
@@ -211,7 +191,8 @@ def blend_tiles(
     channels = len(background)
     more = extra.shape[1]
     across = (width + TILE - 1) // TILE
-    local, entries, counts, used, alive, state, weights, state_more = scratch
+    local, words, touched, used, alive, state, weights, state_more = scratch
+    halves = words.view(np.uint16)
     drawn_pairs = 0
     for turn in range(start, stop):
         tile = np.int64(schedule[turn])
@@ -234,26 +215,30 @@ def blend_tiles(
                     masks[pair] = 0
                 break
             count = min(CHUNK, last - first)
-            list_chunk(
-                records, pairs, first, count, open_blocks, masks, False, left, top,
-                local, entries, counts,
-            )  # fmt: skip
             for k in range(count):
+                r = np.int64(pairs[first + k]) * RECORD
+                touched[k] = touched_blocks(records, r, left, top) & open_blocks
+                store(local, k * RECORD, load(records, r))
                 used[k] = 0
+            turn_chunk(touched, count, halves)
             for b in range(BLOCKS):
-                if counts[b] == 0:
+                if alive[b] == 0:
                     continue
                 alive[b] = _blend_block(
-                    local, entries, counts, b, x, y, state, alive[b], used, weights, more > 0
+                    local, words, b, x, y, state, alive[b], used, weights, more > 0
                 )
                 if alive[b] == 0:
                     open_blocks &= ~(np.int64(1) << b)
                 for channel in range(more):
                     at = (b * more + channel) * WIDTH
                     total = load(state_more, at)
-                    for e in range(b * CHUNK, b * CHUNK + counts[b]):
-                        rank = np.int64(pairs[first + entries[e]])
-                        total = fma(load(weights, e * WIDTH), extra[rank, channel], total)
+                    for part in range(WORDS):
+                        word = words[b * WORDS + part]
+                        while word:
+                            k = part * 64 + lowest_bit(word)
+                            word &= word - _ONE
+                            i = np.int64(pairs[first + k])
+                            total = fma(load(weights, k * WIDTH), extra[i, channel], total)
                     store(state_more, at, total)
             for k in range(count):
                 masks[first + k] = used[k]

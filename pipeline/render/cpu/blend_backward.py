@@ -12,16 +12,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from pipeline.render.cpu.binning import TILE
 from pipeline.render.cpu.blend import (
     BLOCKS,
     CHUNK,
     LEAST,
     LOG_MAX_ALPHA,
-    STEPS_X,
-    STEPS_Y,
+    WORDS,
     inside_bits,
-    list_chunk,
+    turn_chunk,
 )
 from pipeline.render.cpu.projection import (
     COLOR,
@@ -32,6 +30,9 @@ from pipeline.render.cpu.projection import (
     PY,
     QY,
     RECORD,
+    STEPS_X,
+    STEPS_Y,
+    TILE,
     U,
     V,
 )
@@ -42,6 +43,7 @@ from pipeline.render.cpu.simd import (
     from_bits,
     lanes,
     load,
+    lowest_bit,
     minimum,
     splat,
     store,
@@ -55,10 +57,11 @@ PLANES = 6
 """What is kept of a pixel: T, R, gradients of three channels and of the weighted depth."""
 
 _HALF = np.float32(0.5)
+_ONE = np.uint64(1)
 
 
 @njit(inline="always")
-def _backward_block(local, entries, counts, b, x, y, state, alive, slots, dots, weights, more):
+def _backward_block(local, words, b, x, y, state, alive, slots, dots, weights, more):
     """Add a chunk's gradients in a block to `slots`; returns the pixels not finished."""
     at = b * PLANES * WIDTH
     T, R, v0, v1, v2, vd = (
@@ -69,97 +72,108 @@ def _backward_block(local, entries, counts, b, x, y, state, alive, slots, dots, 
     corner_y = np.float32(y + b // 4 * 4) + _HALF
     steps_x, steps_y = lanes(STEPS_X), lanes(STEPS_Y)
     open_pixels = from_bits(alive)
-    for e in range(b * CHUNK, b * CHUNK + counts[b]):
-        k = np.int64(entries[e])
-        r = k * RECORD
-        dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
-        p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
-        power = local[r + LOG_OPACITY] - fma(p, p, q * q)
-        alpha = minimum(exp2(power), splat(MAX_ALPHA))
-        drawn = (power >= LEAST) & open_pixels
-        weight = T * alpha
-        left = T - weight
-        goes_on = left > MIN_TRANSMITTANCE
-        open_pixels = open_pixels & ~(drawn & ~goes_on)
-        drawn = drawn & goes_on
-        weight = where(drawn, weight, 0.0)
-        value = v0 * local[r + COLOR]
-        value = fma(v1, local[r + COLOR + 1], value)
-        value = fma(v2, local[r + COLOR + 2], value)
-        value = fma(vd, local[r + DEPTH], value)
-        if more:
-            value = value + load(dots, e * WIDTH)
-            store(weights, e * WIDTH, weight)
-        R = R - weight * value
-        # alpha dL/dalpha; nothing where alpha is held at its most
-        g = fma(weight, value, -(R * alpha / (1.0 - alpha)))
-        g = where(drawn & (power <= LOG_MAX_ALPHA), g, 0.0)
-        T = where(drawn, left, T)
-        gx, gy = g * dx, g * dy
-        total = sums(
-            (
-                g,
-                gx,
-                gy,
-                gx * dx,
-                gx * dy,
-                gy * dy,
-                weight * v0,
-                weight * v1,
-                weight * v2,
-                weight * vd,
+    for part in range(WORDS):
+        word = words[b * WORDS + part]
+        while word:
+            k = part * 64 + lowest_bit(word)
+            word &= word - _ONE
+            r = k * RECORD
+            dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
+            p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
+            power = local[r + LOG_OPACITY] - fma(p, p, q * q)
+            alpha = minimum(exp2(power), splat(MAX_ALPHA))
+            drawn = (power >= LEAST) & open_pixels
+            weight = T * alpha
+            left = T - weight
+            goes_on = left > MIN_TRANSMITTANCE
+            open_pixels = open_pixels & ~(drawn & ~goes_on)
+            drawn = drawn & goes_on
+            weight = where(drawn, weight, 0.0)
+            value = v0 * local[r + COLOR]
+            value = fma(v1, local[r + COLOR + 1], value)
+            value = fma(v2, local[r + COLOR + 2], value)
+            value = fma(vd, local[r + DEPTH], value)
+            if more:
+                value = value + load(dots, k * WIDTH)
+                store(weights, k * WIDTH, weight)
+            R = R - weight * value
+            # alpha dL/dalpha; nothing where alpha is held at its most
+            g = fma(weight, value, -(R * alpha / (1.0 - alpha)))
+            g = where(drawn & (power <= LOG_MAX_ALPHA), g, 0.0)
+            T = where(drawn, left, T)
+            gx, gy = g * dx, g * dy
+            total = sums(
+                (
+                    g,
+                    gx,
+                    gy,
+                    gx * dx,
+                    gx * dy,
+                    gy * dy,
+                    weight * v0,
+                    weight * v1,
+                    weight * v2,
+                    weight * vd,
+                )
             )
-        )
-        store(slots, k * GRADIENT, load(slots, k * GRADIENT) + total)
+            store(slots, k * GRADIENT, load(slots, k * GRADIENT) + total)
     store(state, at, T)
     store(state, at + WIDTH, R)
     return to_bits(open_pixels)
 
 
 @njit(inline="always")
-def _dots_of_block(pairs, first, extra, more, entries, counts, b, v_more, dots):
-    """What the channels after the third bring to v.c, for each entry of a block."""
-    for e in range(b * CHUNK, b * CHUNK + counts[b]):
-        rank = np.int64(pairs[first + entries[e]])
-        total = splat(0.0)
-        for channel in range(more):
-            total = fma(load(v_more, (b * more + channel) * WIDTH), extra[rank, channel], total)
-        store(dots, e * WIDTH, total)
+def _dots_of_block(pairs, first, extra, more, words, b, v_more, dots):
+    """What the channels after the third bring to v.c, for each Gaussian of a block."""
+    for part in range(WORDS):
+        word = words[b * WORDS + part]
+        while word:
+            k = part * 64 + lowest_bit(word)
+            word &= word - _ONE
+            i = np.int64(pairs[first + k])
+            total = splat(0.0)
+            for channel in range(more):
+                total = fma(load(v_more, (b * more + channel) * WIDTH), extra[i, channel], total)
+            store(dots, k * WIDTH, total)
 
 
 @njit(inline="always")
-def _extra_of_block(more, entries, counts, b, v_more, weights, slots_more):
+def _extra_of_block(more, words, b, v_more, weights, slots_more):
     """Add the gradients of the channels after the third; `more` is a multiple of 16."""
-    for e in range(b * CHUNK, b * CHUNK + counts[b]):
-        weight = load(weights, e * WIDTH)
-        for channel in range(0, more, WIDTH):
-            at = (b * more + channel) * WIDTH
-            total = sums((
-                weight * load(v_more, at), weight * load(v_more, at + 16),
-                weight * load(v_more, at + 32), weight * load(v_more, at + 48),
-                weight * load(v_more, at + 64), weight * load(v_more, at + 80),
-                weight * load(v_more, at + 96), weight * load(v_more, at + 112),
-                weight * load(v_more, at + 128), weight * load(v_more, at + 144),
-                weight * load(v_more, at + 160), weight * load(v_more, at + 176),
-                weight * load(v_more, at + 192), weight * load(v_more, at + 208),
-                weight * load(v_more, at + 224), weight * load(v_more, at + 240),
-            ))  # fmt: skip
-            slot = np.int64(entries[e]) * more + channel
-            store(slots_more, slot, load(slots_more, slot) + total)
+    for part in range(WORDS):
+        word = words[b * WORDS + part]
+        while word:
+            k = part * 64 + lowest_bit(word)
+            word &= word - _ONE
+            weight = load(weights, k * WIDTH)
+            for channel in range(0, more, WIDTH):
+                at = (b * more + channel) * WIDTH
+                total = sums((
+                    weight * load(v_more, at), weight * load(v_more, at + 16),
+                    weight * load(v_more, at + 32), weight * load(v_more, at + 48),
+                    weight * load(v_more, at + 64), weight * load(v_more, at + 80),
+                    weight * load(v_more, at + 96), weight * load(v_more, at + 112),
+                    weight * load(v_more, at + 128), weight * load(v_more, at + 144),
+                    weight * load(v_more, at + 160), weight * load(v_more, at + 176),
+                    weight * load(v_more, at + 192), weight * load(v_more, at + 208),
+                    weight * load(v_more, at + 224), weight * load(v_more, at + 240),
+                ))  # fmt: skip
+                slot = k * more + channel
+                store(slots_more, slot, load(slots_more, slot) + total)
 
 
 def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
     """Give one thread's working memory for `blend_tiles_backward`."""
-    per_entry = (BLOCKS * CHUNK if more else 0) * WIDTH
+    each = (CHUNK if more else 0) * WIDTH
     return (
         np.empty(CHUNK * RECORD, np.float32),
-        np.empty(BLOCKS * CHUNK, np.uint16),
-        np.empty(BLOCKS, np.int64),
+        np.empty(BLOCKS * WORDS, np.uint64),
+        np.empty(CHUNK, np.uint16),
         np.empty(BLOCKS, np.int64),
         np.empty(BLOCKS * PLANES * WIDTH, np.float32),
         np.empty(BLOCKS * more * WIDTH, np.float32),
-        np.empty(per_entry, np.float32),
-        np.empty(per_entry, np.float32),
+        np.empty(each, np.float32),
+        np.empty(each, np.float32),
         np.empty(CHUNK * GRADIENT, np.float32),
         np.empty(CHUNK * more, np.float32),
     )
@@ -173,7 +187,7 @@ def blend_tiles_backward(
     """Write the gradients of the pairs of tiles schedule[start:stop].
 
     Args:
-        extra: Channels after the third by rank, padded to a multiple of 16.
+        extra: Channels after the third, padded to a multiple of 16.
         color: What was drawn, with the background; so are `through` and `raw_depth`.
         v_color: Gradients of the picture, flat; `v_depth` is that of the divided depth.
         offsets: Where each tile's slots begin.
@@ -181,7 +195,8 @@ def blend_tiles_backward(
     """
     more = slots_more.shape[1]
     across = (width + TILE - 1) // TILE
-    local, entries, counts, alive, state, v_more, dots, weights, sum_slots, sum_more = scratch
+    local, words, touched, alive, state, v_more, dots, weights, sum_slots, sum_more = scratch
+    halves = words.view(np.uint16)
     for turn in range(start, stop):
         tile = np.int64(schedule[turn])
         x, y = tile % across * TILE, tile // across * TILE
@@ -221,25 +236,25 @@ def blend_tiles_backward(
         first, last = np.int64(tiles[tile]), np.int64(tiles[tile + 1])
         while first < last and slot < end:
             count = min(CHUNK, last - first)
-            list_chunk(
-                records, pairs, first, count, np.int64(0), masks, True, left, top,
-                local, entries, counts,
-            )  # fmt: skip
+            for k in range(count):
+                touched[k] = masks[first + k]
+                if touched[k]:
+                    r = np.int64(pairs[first + k]) * RECORD
+                    store(local, k * RECORD, load(records, r))
+            turn_chunk(touched, count, halves)
             for at in range(0, count * GRADIENT, WIDTH):
                 store(sum_slots, at, splat(0.0))
             for at in range(0, count * more, WIDTH):
                 store(sum_more, at, splat(0.0))
             for b in range(BLOCKS):
-                if counts[b] == 0:
-                    continue
                 if more:
-                    _dots_of_block(pairs, first, extra, more, entries, counts, b, v_more, dots)
+                    _dots_of_block(pairs, first, extra, more, words, b, v_more, dots)
                 alive[b] = _backward_block(
-                    local, entries, counts, b, x, y, state, alive[b], sum_slots, dots, weights,
+                    local, words, b, x, y, state, alive[b], sum_slots, dots, weights,
                     more > 0,
                 )  # fmt: skip
                 if more:
-                    _extra_of_block(more, entries, counts, b, v_more, weights, sum_more)
+                    _extra_of_block(more, words, b, v_more, weights, sum_more)
             for k in range(count):
                 if masks[first + k] == 0:
                     continue
@@ -250,7 +265,7 @@ def blend_tiles_backward(
             first += count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, _nrt=False)
 def count_drawn(tiles, masks, offsets):
     """Write where each tile's drawn pairs begin, counted over all tiles."""
     total = 0
@@ -261,27 +276,22 @@ def count_drawn(tiles, masks, offsets):
     offsets[len(tiles) - 1] = total
 
 
-@njit(cache=True, nogil=True)
-def add_slots(
-    pairs, tiles, masks, offsets, order, slots, slots_more, moments, v_extra, part, parts
-):
+@njit(cache=True, nogil=True, _nrt=False)
+def add_slots(pairs, masks, slots, slots_more, moments, v_extra, low, high):
     """Add the slots of each Gaussian, tile by tile: one sum, whoever computed the slots.
 
     Args:
-        order: The Gaussian of each rank.
         moments: GRADIENT floats for each Gaussian, flat, to add to.
         v_extra: n x more, to add to.
-        part: Only Gaussians whose rank is in this part of all ranks.
+        low: Only Gaussians from this index to below `high`.
     """
-    low, high = len(order) * part // parts, len(order) * (part + 1) // parts
     more = slots_more.shape[1]
     slot = np.int64(0)
-    for pair in range(tiles[len(tiles) - 1]):
+    for pair in range(len(pairs)):
         if masks[pair] == 0:
             continue
-        rank = np.int64(pairs[pair])
-        if low <= rank < high:
-            i = np.int64(order[rank])
+        i = np.int64(pairs[pair])
+        if low <= i < high:
             store(moments, i * GRADIENT, load(moments, i * GRADIENT) + load(slots, slot * GRADIENT))
             for channel in range(more):
                 v_extra[i, channel] += slots_more[slot, channel]

@@ -19,7 +19,10 @@ from numba import njit
 
 from pipeline.render.cpu.simd import (
     WIDTH,
+    floor,
+    fma,
     gather,
+    lanes,
     load,
     log2,
     lowest_bit,
@@ -28,6 +31,7 @@ from pipeline.render.cpu.simd import (
     splat,
     sqrt,
     store,
+    store_rows,
     sums,
     to_bits,
     where,
@@ -56,15 +60,21 @@ LIMIT = 9
 """p^2 + q^2 above this is not drawn; a little more than it must be, for rounding."""
 COLOR = 10
 """First three channels."""
-REACH_X, REACH_Y = 13, 14
-"""How far from the centre it may be drawn, pixels."""
 
 GRADIENT = 16
 """Floats of a Gaussian's gradient in a picture: moments of g = dL/dalpha alpha with
 (1, dx, dy, dx dx, dx dy, dy dy), then three colours, then depth; the rest is 0."""
 MOMENTS, GRADIENT_COLOR, GRADIENT_DEPTH = 0, 6, 9
 
-CAMERA_SIZE = 20
+TILE = 16
+"""Pixels along the edge of a tile."""
+
+LARGE = 1 << 16
+"""In place of the bits of the 4 x 4 tiles of a box: it is larger, and all of it is taken."""
+
+STEPS_X = (0.0, 1.0, 2.0, 3.0) * 4
+STEPS_Y = (0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0)
+"""Column and row of each lane where a vector is a square of 4 x 4."""
 
 SPAN = 4096
 """Gaussians whose share of the camera's gradient is added up together: fixed, so that the sum
@@ -160,28 +170,90 @@ def _project(planes, i, n, view):
     return (mz, rz, sx, sy, kx, ky, M, MS, a, b, c, sharp)
 
 
+@njit(inline="always")
+def reaches(px, py, qy, slope_x, slope_y, limit, x0, y0, size):
+    """Which of sixteen squares of pixel centres a Gaussian may reach.
+
+    The least sigma over a rectangle lies on the side nearest the centre in x or in y.
+
+    Args:
+        x0: Left edges less the Gaussian's centre, a vector; y0 likewise.
+        size: From the first to the last pixel centre of a square.
+    """
+    x1, y1 = x0 + size, y0 + size
+    zero = splat(0.0)
+    near_y = minimum(maximum(zero, y0), y1)
+    best_x = minimum(maximum(slope_x * near_y, x0), x1)
+    p, q = px * best_x + py * near_y, qy * near_y
+    near_x = minimum(maximum(zero, x0), x1)
+    best_y = minimum(maximum(slope_y * near_x, y0), y1)
+    p2, q2 = px * near_x + py * best_y, qy * best_y
+    return to_bits((fma(p, p, q * q) <= limit) | (fma(p2, p2, q2 * q2) <= limit))
+
+
+@njit(inline="always")
+def _boxes_of(records, edges, lane, i, boxes, counts, across):
+    """Find the tiles a Gaussian may reach, write them as a box and count them."""
+    x0, x1 = np.int64(edges[lane]), np.int64(edges[WIDTH + lane]) + 1
+    y0, y1 = np.int64(edges[2 * WIDTH + lane]), np.int64(edges[3 * WIDTH + lane]) + 1
+    wide, high = x1 - x0, y1 - y0
+    boxes[2 * i] = x0 | x1 << 16 | y0 << 32 | y1 << 48
+    if wide > 4 or high > 4:
+        boxes[2 * i + 1] = LARGE
+        for y in range(y0, y1):
+            for x in range(x0, x1):
+                counts[y * across + x] += 1
+        return
+    bits = ((np.int64(1) << wide) - 1) * np.int64(0x1111) & ((np.int64(1) << 4 * high) - 1)
+    # A box of one row or column is touched all along: its ends are where the ellipse ends.
+    if wide > 1 and high > 1:
+        r = i * RECORD
+        left = lanes(STEPS_X) * TILE + (np.float32(x0 * TILE) + np.float32(0.5) - records[r + U])
+        top = lanes(STEPS_Y) * TILE + (np.float32(y0 * TILE) + np.float32(0.5) - records[r + V])
+        bits &= reaches(
+            records[r + PX], records[r + PY], records[r + QY], records[r + SLOPE_X],
+            records[r + SLOPE_Y], splat(records[r + LIMIT]), left, top, np.float32(TILE - 1),
+        )  # fmt: skip
+    boxes[2 * i + 1] = bits
+    while bits:
+        b = lowest_bit(bits)
+        counts[(y0 + (b >> 2)) * across + x0 + (b & 3)] += 1
+        bits &= bits - 1
+
+
 @njit(cache=True, nogil=True, _nrt=False)
-def project(planes, view, width, height, antialiased, columns, visible, start, stop):
-    """Project Gaussians [start, stop) and list those that may be seen.
+def project(
+    planes, colors, channels, view, width, height, antialiased,
+    records, boxes, visible, keys, counts, edges, start, stop,
+):  # fmt: skip
+    """Project Gaussians [start, stop); list those that may be seen, and their tiles.
 
     Args:
         planes: 10 planes of `pack_shapes`.
+        colors: N x channels, flat, padded.
         view: From `camera_numbers`.
-        columns: 10 planes to write: the fields of a record up to LIMIT; and two of reach.
-        visible: Indices are written here from `start` on.
+        records: N x RECORD, written where visible.
+        boxes: 2 for each Gaussian, written where visible: tiles x0, x1, y0, y1 in 16 bits each;
+            and which of its 4 x 4 tiles it touches, or LARGE: then all of a larger box.
+        visible: Indices are written here from `start` on; so are `keys`, the bits of the depth.
+        counts: Gaussians of each tile, to add to.
+        edges: Working memory, 4 x 16.
 
     Returns:
         How many may be seen.
     """
     n = planes.shape[0] // SHAPE_PLANES
+    across, down = (width + TILE - 1) // TILE, (height + TILE - 1) // TILE
     count = 0
     root = splat(math.sqrt(0.5 * LOG2_E))
+    zero = splat(0.0)
+    bits_of = records.view(np.uint32)
     for i in range(start, stop, WIDTH):
         mz, rz, sx, sy, kx, ky, M, MS, a, b, c, sharp = _project(planes, i, n, view)
         det = a * c - b * b
         opacity = load(planes, 9 * n + i)
         if antialiased:
-            opacity = opacity * sqrt(maximum(sharp / det, splat(0.0)))
+            opacity = opacity * sqrt(maximum(sharp / det, zero))
         u = sx * view[12] + view[14]
         v = sy * view[13] + view[15]
         fine = (mz >= NEAR) & (mz <= FAR) & (det > 0.0) & (opacity >= MIN_ALPHA)
@@ -196,21 +268,27 @@ def project(planes, view, width, height, antialiased, columns, visible, start, s
         if bits == 0:
             continue
         p = root * sqrt(c / det)
-        q = root / sqrt(c)
-        store(columns, i, u)
-        store(columns, n + i, v)
-        store(columns, 2 * n + i, p)
-        store(columns, 3 * n + i, -(p * b / c))
-        store(columns, 4 * n + i, q)
-        store(columns, 5 * n + i, logarithm)
-        store(columns, 6 * n + i, mz)
-        store(columns, 7 * n + i, b / c)
-        store(columns, 8 * n + i, b / a)
-        store(columns, 9 * n + i, limit)
-        store(columns, 10 * n + i, reach_x)
-        store(columns, 11 * n + i, reach_y)
+        few = min(channels, 3)
+        store_rows(
+            records, i * RECORD,
+            (
+                u, v, p, -(p * b / c), root / sqrt(c), logarithm, mz, b / c, b / a, limit,
+                gather(colors, i * channels, channels),
+                gather(colors, i * channels + 1, channels) if few > 1 else zero,
+                gather(colors, i * channels + 2, channels) if few > 2 else zero,
+            ),
+        )  # fmt: skip
+        inverse = 1.0 / TILE
+        right, bottom = splat(across - 1), splat(down - 1)
+        store(edges, 0, maximum(zero, floor((u - reach_x - 0.5) * inverse)))
+        store(edges, WIDTH, minimum(right, floor((u + reach_x - 0.5) * inverse)))
+        store(edges, 2 * WIDTH, maximum(zero, floor((v - reach_y - 0.5) * inverse)))
+        store(edges, 3 * WIDTH, minimum(bottom, floor((v + reach_y - 0.5) * inverse)))
         while bits:
-            visible[start + count] = i + lowest_bit(bits)
+            lane = lowest_bit(bits)
+            visible[start + count] = i + lane
+            keys[start + count] = bits_of[(i + lane) * RECORD + DEPTH]
+            _boxes_of(records, edges, lane, i + lane, boxes, counts, across)
             count += 1
             bits &= bits - 1
     return count

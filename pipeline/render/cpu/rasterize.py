@@ -61,6 +61,7 @@ class _Set:
     quats: np.ndarray
     scales: np.ndarray
     colors: np.ndarray
+    extra: np.ndarray
     planes: np.ndarray
 
     @property
@@ -73,12 +74,9 @@ class _Picture:
     """What the way back needs of one camera's picture."""
 
     view: np.ndarray
-    order: np.ndarray
     records: np.ndarray
-    extra: np.ndarray
     pairs: np.ndarray
     tiles: np.ndarray
-    schedule: np.ndarray
     masks: np.ndarray
     color: np.ndarray
     through: np.ndarray
@@ -202,58 +200,52 @@ def _pack(means, quats, scales, opacities, colors, threads: int) -> _Set:
         lambda start, stop: projection.pack_shapes(*parts, planes, start, stop),
         N, threads, projection.SPAN,
     )  # fmt: skip
-    return _Set(len(means), parts[1], parts[2], _flat(colors), planes)
+    channels = colors.shape[1]
+    more = -(-max(channels - 3, 0) // WIDTH) * WIDTH
+    extra = np.zeros((N if more else 0, more), np.float32)
+    if more:
+        extra[: len(means), : channels - 3] = colors.detach()[:, 3:].numpy()
+    return _Set(len(means), parts[1], parts[2], _flat(colors, channels * N), extra, planes)
 
 
 def _draw(shapes: _Set, view, size, antialiased, background, out, threads: int) -> _Picture:
     width, height = size
     N, channels = shapes.size, len(background)
-    across, down = -(-width // binning.TILE), -(-height // binning.TILE)
-    columns = np.empty(12 * N, np.float32)
-    listed = np.empty(N, np.int32)
-    visible: dict[int, np.ndarray] = {}
+    across, down = -(-width // projection.TILE), -(-height // projection.TILE)
+    records = np.empty(N * projection.RECORD, np.float32)
+    boxes = np.empty(2 * N, np.int64)
+    listed, keys = np.empty(N, np.int32), np.empty(N, np.uint32)
+    found: dict[int, tuple[int, np.ndarray]] = {}
 
     def project(start: int, stop: int) -> None:
-        found = projection.project(
-            shapes.planes, view, width, height, antialiased, columns, listed, start, stop
-        )
-        visible[start] = listed[start : start + found]
+        counts = np.zeros(across * down, np.int32)
+        edges = np.empty(4 * WIDTH, np.float32)
+        number = projection.project(
+            shapes.planes, shapes.colors, channels, view, width, height, antialiased,
+            records, boxes, listed, keys, counts, edges, start, stop,
+        )  # fmt: skip
+        found[start] = number, counts
 
     spread(project, N, threads, projection.SPAN)
-    seen = np.concatenate([visible[k] for k in sorted(visible)] or [listed[:0]])
-    keys = np.empty(len(seen), np.uint32)
-    binning.pick_depths(columns, seen, keys)
-    order = binning.sort_by_depth(keys, seen)
-    m = len(order)
-
-    records = np.empty(m * projection.RECORD, np.float32)
-    parts = max(1, min(threads, m // 2048))
-    edges = [m * part // parts for part in range(parts + 1)]
-    counts = np.zeros((parts, across * down), np.int32)
-    run(
-        lambda part: binning.make_records(
-            columns, shapes.colors, channels, order, records, across, down, counts[part],
-            edges[part], edges[part + 1],
-        ),
-        parts, threads,
-    )  # fmt: skip
-    # The list of a tile holds the first part's ranks, then the second's, and so on.
-    begins = np.zeros(across * down * parts + 1, np.int64)
-    np.cumsum(counts.T.ravel(), out=begins[1:])
-    heads = np.ascontiguousarray(begins[:-1].reshape(-1, parts).T.astype(np.int32))
-    tiles = np.append(begins[:-1:parts], begins[-1]).astype(np.int32)
+    parts = [slice(start, start + found[start][0]) for start in sorted(found)]
+    order = binning.sort_by_depth(
+        np.concatenate([keys[part] for part in parts]),
+        np.concatenate([listed[part] for part in parts]),
+    )
+    tiles = np.zeros(across * down + 1, np.int32)
+    np.cumsum(sum(counts for _, counts in found.values()), out=tiles[1:])
     pairs = np.empty(tiles[-1], np.int32)
+    heads = tiles[:-1].copy()
+    # Rows of tiles, shared so that each thread has about equally many pairs to write.
+    rows = np.searchsorted(tiles[::across], tiles[-1] * np.arange(1, threads) / threads)
+    rows = [0, *rows.tolist(), down]
     run(
         lambda part: binning.fill_tiles(
-            records, across, down, heads[part], pairs, edges[part], edges[part + 1]
+            order, boxes, across, rows[part], rows[part + 1], heads, pairs
         ),
-        parts, threads,
+        threads, threads,
     )  # fmt: skip
-
-    more = -(-max(channels - 3, 0) // WIDTH) * WIDTH
-    extra = np.zeros((m, more), np.float32)
-    if more:
-        extra[:, : channels - 3] = shapes.colors.reshape(-1, channels)[order, 3:]
+    extra = shapes.extra
     masks = np.empty(len(pairs), np.uint16)
     schedule, jobs = _schedule(tiles, threads)
     through = np.empty(width * height, np.float32)
@@ -262,13 +254,11 @@ def _draw(shapes: _Set, view, size, antialiased, background, out, threads: int) 
     run(
         lambda job: blend.blend_tiles(
             records, extra, pairs, tiles, schedule, masks, width, height, background,
-            color, through, cover, depth, raw_depth, blend.scratch_arrays(more), jobs[job], jobs[job + 1],
+            color, through, cover, depth, raw_depth, blend.scratch_arrays(extra.shape[1]), jobs[job], jobs[job + 1],
         ),
         len(jobs) - 1, threads,
     )  # fmt: skip
-    return _Picture(
-        view, order, records, extra, pairs, tiles, schedule, masks, color, through, raw_depth
-    )
+    return _Picture(view, records, pairs, tiles, masks, color, through, raw_depth)
 
 
 def _schedule(tiles: np.ndarray, threads: int) -> tuple[np.ndarray, list[int]]:
@@ -289,7 +279,7 @@ def _blend_back(
     width, height = size
     v_color, v_cover, v_depth = gradients
     channels = len(v_color) // (width * height)
-    more = picture.extra.shape[1]
+    more = shapes.extra.shape[1]
     offsets = np.empty(len(picture.tiles), np.int64)
     blend_backward.count_drawn(picture.tiles, picture.masks, offsets)
     slots = np.empty(int(offsets[-1]) * projection.GRADIENT, np.float32)
@@ -297,7 +287,7 @@ def _blend_back(
     schedule, jobs = _schedule(picture.tiles, threads)
     run(
         lambda job: blend_backward.blend_tiles_backward(
-            picture.records, picture.extra, picture.pairs, picture.tiles, schedule,
+            picture.records, shapes.extra, picture.pairs, picture.tiles, schedule,
             picture.masks, width, height, channels, picture.color, picture.through,
             picture.raw_depth, v_color, v_cover, v_depth, offsets, slots, slots_more,
             blend_backward.scratch_arrays(more), jobs[job], jobs[job + 1],
@@ -306,11 +296,10 @@ def _blend_back(
     )  # fmt: skip
     moments = np.zeros(shapes.size * projection.GRADIENT, np.float32)
     v_extra = np.zeros((shapes.size, more), np.float32)
-    run(
-        lambda part: blend_backward.add_slots(
-            picture.pairs, picture.tiles, picture.masks, offsets, picture.order, slots,
-            slots_more, moments, v_extra, part, threads,
+    spread(
+        lambda start, stop: blend_backward.add_slots(
+            picture.pairs, picture.masks, slots, slots_more, moments, v_extra, start, stop
         ),
-        threads, threads,
+        shapes.size, threads, WIDTH,
     )  # fmt: skip
     return moments, v_extra

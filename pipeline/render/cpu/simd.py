@@ -398,9 +398,7 @@ def transpose_bits(typingctx, source, index, target, at, stride):
         data = cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0]).data
         out = cgutils.create_struct_proxy(sig.args[2])(context, builder, args[2]).data
         here, there, step = cast(1), cast(3), cast(4)
-        rows = builder.load(
-            builder.bitcast(builder.gep(data, [here]), words.as_pointer()), align=2
-        )
+        rows = builder.load(builder.bitcast(builder.gep(data, [here]), words.as_pointer()), align=2)
         for b in range(WIDTH):
             chosen = builder.and_(rows, ir.Constant(words, [1 << b] * WIDTH))
             bits = builder.icmp_unsigned("!=", chosen, ir.Constant(words, [0] * WIDTH))

@@ -62,7 +62,7 @@ def read_sequence(path: Path, layout: str) -> Sequence:
     """
     require_file(path, "an expression sequence (.npz)")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, TypeError, AttributeError) as error:
         raise FormatError(

@@ -7,7 +7,10 @@ import numpy as np
 from numba import njit
 
 from pipeline.render.cpu.projection import LARGE
-from pipeline.render.cpu.simd import lowest_bit
+from pipeline.render.cpu.simd import lowest_bit, prefetch
+
+AHEAD = 16
+"""Boxes are fetched so many before they are needed."""
 
 _DIGIT = 11
 """Bits sorted at a time: three rounds make 32."""
@@ -63,6 +66,7 @@ def fill_tiles(order, boxes, across, low, high, heads, pairs):
         pairs: The lists of all tiles, one after the other.
     """
     for rank in range(len(order)):
+        prefetch(boxes, 2 * np.int64(order[min(rank + AHEAD, len(order) - 1)]))
         i = np.int64(order[rank])
         box, bits = boxes[2 * i], boxes[2 * i + 1]
         y0, y1 = box >> 32 & 0xFFFF, box >> 48

@@ -44,6 +44,7 @@ from pipeline.render.cpu.simd import (
     load,
     lowest_bit,
     minimum,
+    prefetch,
     splat,
     store,
     to_bits,
@@ -52,9 +53,10 @@ from pipeline.render.cpu.simd import (
 )
 from pipeline.render.types import MAX_ALPHA, MIN_COVER, MIN_TRANSMITTANCE
 
-CHUNK = 256
-"""Gaussians of a tile's list that are blended before the next are looked at."""
-WORDS = CHUNK // 64
+CHUNK = 64
+"""Gaussians of a tile's list that are blended before the next are looked at: bits of a word."""
+AHEAD = 12
+"""Records are fetched so many before they are needed."""
 BLOCKS = 16
 """Blocks of a tile, each of WIDTH pixels."""
 PLANES = 5
@@ -113,41 +115,35 @@ def _blend_block(local, words, b, x, y, state, alive, used, weights, keep):
     steps_x, steps_y = lanes(STEPS_X), lanes(STEPS_Y)
     open_pixels = from_bits(alive)
     bit = np.uint16(1 << b)
-    for part in range(WORDS):
-        word = words[b * WORDS + part]
-        while word:
-            k = part * 64 + lowest_bit(word)
-            word &= word - _ONE
-            r = k * RECORD
-            dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
-            p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
-            power = local[r + LOG_OPACITY] - fma(p, p, q * q)
-            alpha = minimum(exp2(power), splat(MAX_ALPHA))
-            drawn = (power >= LEAST) & open_pixels
-            if not any_of(drawn):
-                if keep:
-                    store(weights, k * WIDTH, splat(0.0))
-                continue
-            # Also where it only finishes pixels: the way back must see that too.
-            used[k] |= bit
-            weight = T * alpha
-            left = T - weight
-            goes_on = left > MIN_TRANSMITTANCE
-            open_pixels = open_pixels & ~(drawn & ~goes_on)
-            drawn = drawn & goes_on
-            weight = where(drawn, weight, 0.0)
-            T = where(drawn, left, T)
-            c0 = fma(weight, local[r + COLOR], c0)
-            c1 = fma(weight, local[r + COLOR + 1], c1)
-            c2 = fma(weight, local[r + COLOR + 2], c2)
-            d = fma(weight, local[r + DEPTH], d)
+    word = words[b]
+    while word:
+        k = lowest_bit(word)
+        word &= word - _ONE
+        r = k * RECORD
+        dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
+        p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
+        power = local[r + LOG_OPACITY] - fma(p, p, q * q)
+        alpha = minimum(exp2(power), splat(MAX_ALPHA))
+        drawn = (power >= LEAST) & open_pixels
+        if not any_of(drawn):
             if keep:
-                store(weights, k * WIDTH, weight)
-        if not any_of(open_pixels):
-            if keep:
-                for later in range(part + 1, WORDS):
-                    words[b * WORDS + later] = 0
-            break
+                store(weights, k * WIDTH, splat(0.0))
+            continue
+        # Also where it only finishes pixels: the way back must see that too.
+        used[k] |= bit
+        weight = T * alpha
+        left = T - weight
+        goes_on = left > MIN_TRANSMITTANCE
+        open_pixels = open_pixels & ~(drawn & ~goes_on)
+        drawn = drawn & goes_on
+        weight = where(drawn, weight, 0.0)
+        T = where(drawn, left, T)
+        c0 = fma(weight, local[r + COLOR], c0)
+        c1 = fma(weight, local[r + COLOR + 1], c1)
+        c2 = fma(weight, local[r + COLOR + 2], c2)
+        d = fma(weight, local[r + DEPTH], d)
+        if keep:
+            store(weights, k * WIDTH, weight)
     store(state, at, T)
     store(state, at + WIDTH, c0)
     store(state, at + 2 * WIDTH, c1)
@@ -160,7 +156,7 @@ def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
     """Give one thread's working memory for `blend_tiles` with so many extra channels."""
     return (
         np.empty(CHUNK * RECORD, np.float32),
-        np.empty(BLOCKS * WORDS, np.uint64),
+        np.empty(BLOCKS, np.uint64),
         np.empty(CHUNK, np.uint16),
         np.empty(CHUNK, np.uint16),
         np.empty(BLOCKS, np.int64),
@@ -216,6 +212,7 @@ def blend_tiles(
                 break
             count = min(CHUNK, last - first)
             for k in range(count):
+                prefetch(records, np.int64(pairs[min(first + k + AHEAD, last - 1)]) * RECORD)
                 r = np.int64(pairs[first + k]) * RECORD
                 touched[k] = touched_blocks(records, r, left, top) & open_blocks
                 store(local, k * RECORD, load(records, r))
@@ -232,13 +229,12 @@ def blend_tiles(
                 for channel in range(more):
                     at = (b * more + channel) * WIDTH
                     total = load(state_more, at)
-                    for part in range(WORDS):
-                        word = words[b * WORDS + part]
-                        while word:
-                            k = part * 64 + lowest_bit(word)
-                            word &= word - _ONE
-                            i = np.int64(pairs[first + k])
-                            total = fma(load(weights, k * WIDTH), extra[i, channel], total)
+                    word = words[b]
+                    while word:
+                        k = lowest_bit(word)
+                        word &= word - _ONE
+                        i = np.int64(pairs[first + k])
+                        total = fma(load(weights, k * WIDTH), extra[i, channel], total)
                     store(state_more, at, total)
             for k in range(count):
                 masks[first + k] = used[k]

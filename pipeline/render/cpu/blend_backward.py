@@ -13,11 +13,11 @@ import numpy as np
 from numba import njit
 
 from pipeline.render.cpu.blend import (
+    AHEAD,
     BLOCKS,
     CHUNK,
     LEAST,
     LOG_MAX_ALPHA,
-    WORDS,
     inside_bits,
     turn_chunk,
 )
@@ -45,6 +45,7 @@ from pipeline.render.cpu.simd import (
     load,
     lowest_bit,
     minimum,
+    prefetch,
     splat,
     store,
     sums,
@@ -72,51 +73,50 @@ def _backward_block(local, words, b, x, y, state, alive, slots, dots, weights, m
     corner_y = np.float32(y + b // 4 * 4) + _HALF
     steps_x, steps_y = lanes(STEPS_X), lanes(STEPS_Y)
     open_pixels = from_bits(alive)
-    for part in range(WORDS):
-        word = words[b * WORDS + part]
-        while word:
-            k = part * 64 + lowest_bit(word)
-            word &= word - _ONE
-            r = k * RECORD
-            dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
-            p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
-            power = local[r + LOG_OPACITY] - fma(p, p, q * q)
-            alpha = minimum(exp2(power), splat(MAX_ALPHA))
-            drawn = (power >= LEAST) & open_pixels
-            weight = T * alpha
-            left = T - weight
-            goes_on = left > MIN_TRANSMITTANCE
-            open_pixels = open_pixels & ~(drawn & ~goes_on)
-            drawn = drawn & goes_on
-            weight = where(drawn, weight, 0.0)
-            value = v0 * local[r + COLOR]
-            value = fma(v1, local[r + COLOR + 1], value)
-            value = fma(v2, local[r + COLOR + 2], value)
-            value = fma(vd, local[r + DEPTH], value)
-            if more:
-                value = value + load(dots, k * WIDTH)
-                store(weights, k * WIDTH, weight)
-            R = R - weight * value
-            # alpha dL/dalpha; nothing where alpha is held at its most
-            g = fma(weight, value, -(R * alpha / (1.0 - alpha)))
-            g = where(drawn & (power <= LOG_MAX_ALPHA), g, 0.0)
-            T = where(drawn, left, T)
-            gx, gy = g * dx, g * dy
-            total = sums(
-                (
-                    g,
-                    gx,
-                    gy,
-                    gx * dx,
-                    gx * dy,
-                    gy * dy,
-                    weight * v0,
-                    weight * v1,
-                    weight * v2,
-                    weight * vd,
-                )
+    word = words[b]
+    while word:
+        k = lowest_bit(word)
+        word &= word - _ONE
+        r = k * RECORD
+        dx, dy = steps_x + (corner_x - local[r + U]), steps_y + (corner_y - local[r + V])
+        p, q = fma(local[r + PX], dx, local[r + PY] * dy), local[r + QY] * dy
+        power = local[r + LOG_OPACITY] - fma(p, p, q * q)
+        alpha = minimum(exp2(power), splat(MAX_ALPHA))
+        drawn = (power >= LEAST) & open_pixels
+        weight = T * alpha
+        left = T - weight
+        goes_on = left > MIN_TRANSMITTANCE
+        open_pixels = open_pixels & ~(drawn & ~goes_on)
+        drawn = drawn & goes_on
+        weight = where(drawn, weight, 0.0)
+        value = v0 * local[r + COLOR]
+        value = fma(v1, local[r + COLOR + 1], value)
+        value = fma(v2, local[r + COLOR + 2], value)
+        value = fma(vd, local[r + DEPTH], value)
+        if more:
+            value = value + load(dots, k * WIDTH)
+            store(weights, k * WIDTH, weight)
+        R = R - weight * value
+        # alpha dL/dalpha; nothing where alpha is held at its most
+        g = fma(weight, value, -(R * alpha / (1.0 - alpha)))
+        g = where(drawn & (power <= LOG_MAX_ALPHA), g, 0.0)
+        T = where(drawn, left, T)
+        gx, gy = g * dx, g * dy
+        total = sums(
+            (
+                g,
+                gx,
+                gy,
+                gx * dx,
+                gx * dy,
+                gy * dy,
+                weight * v0,
+                weight * v1,
+                weight * v2,
+                weight * vd,
             )
-            store(slots, k * GRADIENT, load(slots, k * GRADIENT) + total)
+        )
+        store(slots, k * GRADIENT, load(slots, k * GRADIENT) + total)
     store(state, at, T)
     store(state, at + WIDTH, R)
     return to_bits(open_pixels)
@@ -125,41 +125,39 @@ def _backward_block(local, words, b, x, y, state, alive, slots, dots, weights, m
 @njit(inline="always")
 def _dots_of_block(pairs, first, extra, more, words, b, v_more, dots):
     """What the channels after the third bring to v.c, for each Gaussian of a block."""
-    for part in range(WORDS):
-        word = words[b * WORDS + part]
-        while word:
-            k = part * 64 + lowest_bit(word)
-            word &= word - _ONE
-            i = np.int64(pairs[first + k])
-            total = splat(0.0)
-            for channel in range(more):
-                total = fma(load(v_more, (b * more + channel) * WIDTH), extra[i, channel], total)
-            store(dots, k * WIDTH, total)
+    word = words[b]
+    while word:
+        k = lowest_bit(word)
+        word &= word - _ONE
+        i = np.int64(pairs[first + k])
+        total = splat(0.0)
+        for channel in range(more):
+            total = fma(load(v_more, (b * more + channel) * WIDTH), extra[i, channel], total)
+        store(dots, k * WIDTH, total)
 
 
 @njit(inline="always")
 def _extra_of_block(more, words, b, v_more, weights, slots_more):
     """Add the gradients of the channels after the third; `more` is a multiple of 16."""
-    for part in range(WORDS):
-        word = words[b * WORDS + part]
-        while word:
-            k = part * 64 + lowest_bit(word)
-            word &= word - _ONE
-            weight = load(weights, k * WIDTH)
-            for channel in range(0, more, WIDTH):
-                at = (b * more + channel) * WIDTH
-                total = sums((
-                    weight * load(v_more, at), weight * load(v_more, at + 16),
-                    weight * load(v_more, at + 32), weight * load(v_more, at + 48),
-                    weight * load(v_more, at + 64), weight * load(v_more, at + 80),
-                    weight * load(v_more, at + 96), weight * load(v_more, at + 112),
-                    weight * load(v_more, at + 128), weight * load(v_more, at + 144),
-                    weight * load(v_more, at + 160), weight * load(v_more, at + 176),
-                    weight * load(v_more, at + 192), weight * load(v_more, at + 208),
-                    weight * load(v_more, at + 224), weight * load(v_more, at + 240),
-                ))  # fmt: skip
-                slot = k * more + channel
-                store(slots_more, slot, load(slots_more, slot) + total)
+    word = words[b]
+    while word:
+        k = lowest_bit(word)
+        word &= word - _ONE
+        weight = load(weights, k * WIDTH)
+        for channel in range(0, more, WIDTH):
+            at = (b * more + channel) * WIDTH
+            total = sums((
+                weight * load(v_more, at), weight * load(v_more, at + 16),
+                weight * load(v_more, at + 32), weight * load(v_more, at + 48),
+                weight * load(v_more, at + 64), weight * load(v_more, at + 80),
+                weight * load(v_more, at + 96), weight * load(v_more, at + 112),
+                weight * load(v_more, at + 128), weight * load(v_more, at + 144),
+                weight * load(v_more, at + 160), weight * load(v_more, at + 176),
+                weight * load(v_more, at + 192), weight * load(v_more, at + 208),
+                weight * load(v_more, at + 224), weight * load(v_more, at + 240),
+            ))  # fmt: skip
+            slot = k * more + channel
+            store(slots_more, slot, load(slots_more, slot) + total)
 
 
 def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
@@ -167,7 +165,7 @@ def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
     each = (CHUNK if more else 0) * WIDTH
     return (
         np.empty(CHUNK * RECORD, np.float32),
-        np.empty(BLOCKS * WORDS, np.uint64),
+        np.empty(BLOCKS, np.uint64),
         np.empty(CHUNK, np.uint16),
         np.empty(BLOCKS, np.int64),
         np.empty(BLOCKS * PLANES * WIDTH, np.float32),
@@ -238,6 +236,9 @@ def blend_tiles_backward(
             count = min(CHUNK, last - first)
             for k in range(count):
                 touched[k] = masks[first + k]
+                later = min(first + k + AHEAD, last - 1)
+                if masks[later]:
+                    prefetch(records, np.int64(pairs[later]) * RECORD)
                 if touched[k]:
                     r = np.int64(pairs[first + k]) * RECORD
                     store(local, k * RECORD, load(records, r))
@@ -292,6 +293,7 @@ def add_slots(pairs, masks, slots, slots_more, moments, v_extra, low, high):
             continue
         i = np.int64(pairs[pair])
         if low <= i < high:
+            prefetch(moments, np.int64(pairs[min(pair + AHEAD, len(pairs) - 1)]) * GRADIENT)
             store(moments, i * GRADIENT, load(moments, i * GRADIENT) + load(slots, slot * GRADIENT))
             for channel in range(more):
                 v_extra[i, channel] += slots_more[slot, channel]

@@ -149,6 +149,23 @@ def gather(typingctx, array, index, stride):
 
 
 @intrinsic
+def prefetch(typingctx, array, index):
+    """Have the memory around an index brought near; it must be inside the array."""
+
+    def codegen(context, builder, sig, args):
+        at = context.cast(builder, args[1], sig.args[1], types.intp)
+        data = cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0]).data
+        pointer = builder.bitcast(builder.gep(data, [at]), ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _i32, _i32, _i32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # to read, to stay in all caches, data
+        builder.call(function, [pointer, *(ir.Constant(_i32, k) for k in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(array, index), codegen
+
+
+@intrinsic
 def store(typingctx, array, index, value):
     """Write sixteen neighbours of a flat contiguous array; the index must not be negative."""
 

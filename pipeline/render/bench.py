@@ -95,7 +95,7 @@ def _measure(backend: Backend, count: int, size: int, repeats: int, device: str 
         )
     ]  # fmt: skip
     before = _memory_mb(where)
-    weights = torch.rand(size, size, 3, device=where)
+    grads = [torch.rand(size, size, c, device=where) for c in (3, 1)]
     forward: list[float] = []
     backward: list[float] = []
     for _ in range(repeats + 1):
@@ -104,7 +104,6 @@ def _measure(backend: Backend, count: int, size: int, repeats: int, device: str 
         drawn: Rendering = render(gaussians, camera, backend=backend)
         _wait(where)
         middle = time.perf_counter()
-        grads = [weights, torch.ones_like(drawn.alpha)]
         torch.autograd.grad([drawn.color, drawn.alpha], leaves, grads)
         _wait(where)
         forward.append(1e3 * (middle - start))

@@ -70,8 +70,10 @@ def rotation_matrices(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
 def project_gaussians(
     gaussians: Gaussians, E: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"], width: int, height: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give centres in pixels [n, 2], depths [n] in metres and covariances [n, 2, 2] in square
-    pixels, without the blur.
+    """Project centres and covariances, these without the blur.
+
+    Returns:
+        Centres [n, 2] in pixels, depths [n] in metres, covariances [n, 2, 2] in square pixels.
     """
     axes = rotation_matrices(gaussians.quats) * gaussians.scales[:, None, :]
     covariance = axes @ axes.mT

@@ -180,7 +180,8 @@ def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
 @njit(cache=True, nogil=True, _nrt=False)
 def blend_tiles_backward(
     records, extra, pairs, tiles, schedule, masks, width, height, channels,
-    color, through, raw_depth, v_color, v_cover, v_depth, offsets, slots, slots_more, scratch, start, stop,
+    color, through, raw_depth, v_color, v_cover, v_depth, offsets, slots, slots_more,
+    scratch, start, stop,
 ):  # fmt: skip
     """Write the gradients of the pairs of tiles schedule[start:stop].
 
@@ -198,7 +199,6 @@ def blend_tiles_backward(
     for turn in range(start, stop):
         tile = np.int64(schedule[turn])
         x, y = tile % across * TILE, tile // across * TILE
-        left, top = np.float32(x), np.float32(y)
         slot, end = np.int64(offsets[tile]), np.int64(offsets[tile + 1])
         if slot == end:
             continue

@@ -450,16 +450,23 @@ def unpack_shapes(
         )
         # Half of dL/d(R scale): covariance' R scale; then by rows of R and by scale.
         D = (
-            xx * R[0] + xy * R[3] + xz * R[6], xx * R[1] + xy * R[4] + xz * R[7], xx * R[2] + xy * R[5] + xz * R[8],
-            xy * R[0] + yy * R[3] + yz * R[6], xy * R[1] + yy * R[4] + yz * R[7], xy * R[2] + yy * R[5] + yz * R[8],
-            xz * R[0] + yz * R[3] + zz * R[6], xz * R[1] + yz * R[4] + zz * R[7], xz * R[2] + yz * R[5] + zz * R[8],
-        )  # fmt: skip
+            xx * R[0] + xy * R[3] + xz * R[6],
+            xx * R[1] + xy * R[4] + xz * R[7],
+            xx * R[2] + xy * R[5] + xz * R[8],
+            xy * R[0] + yy * R[3] + yz * R[6],
+            xy * R[1] + yy * R[4] + yz * R[7],
+            xy * R[2] + yy * R[5] + yz * R[8],
+            xz * R[0] + yz * R[3] + zz * R[6],
+            xz * R[1] + yz * R[4] + zz * R[7],
+            xz * R[2] + yz * R[5] + zz * R[8],
+        )
         store(row, 0, 2.0 * s0 * (R[0] * D[0] + R[3] * D[3] + R[6] * D[6]))
         store(row, WIDTH, 2.0 * s1 * (R[1] * D[1] + R[4] * D[4] + R[7] * D[7]))
         store(row, 2 * WIDTH, 2.0 * s2 * (R[2] * D[2] + R[5] * D[5] + R[8] * D[8]))
         t0, t1, t2 = 2.0 * s0 * s0, 2.0 * s1 * s1, 2.0 * s2 * s2
         G = (
-            D[0] * t0, D[1] * t1, D[2] * t2, D[3] * t0, D[4] * t1, D[5] * t2, D[6] * t0, D[7] * t1, D[8] * t2,
+            D[0] * t0, D[1] * t1, D[2] * t2, D[3] * t0, D[4] * t1,
+            D[5] * t2, D[6] * t0, D[7] * t1, D[8] * t2,
         )  # fmt: skip
         v_w = 2.0 * (x * (G[7] - G[5]) + y * (G[2] - G[6]) + z * (G[3] - G[1]))
         v_x = 2.0 * (y * (G[1] + G[3]) + z * (G[2] + G[6]) + w * (G[7] - G[5])) - 4.0 * x * (

@@ -20,8 +20,6 @@ from pipeline.render.cpu.threads import run, spread, thread_count
 from pipeline.render.types import Rendering
 from pipeline.types import Camera, Gaussians
 
-MOST_PIXELS = 1 << 15
-
 
 def render_cpu(
     gaussians: Gaussians, camera: Camera, background: Tensor, *, antialiased: bool = False
@@ -48,9 +46,19 @@ def render_cpu(
         E,
         background,
         K.detach(),
-        (camera.width, camera.height, antialiased),
+        _Settings(camera.width, camera.height, antialiased, single),
     )
-    return Rendering(*(part[0] if single else part for part in drawn))
+    return Rendering(*drawn)
+
+
+@dataclass(frozen=True)
+class _Settings:
+    width: int
+    height: int
+    antialiased: bool
+    single: bool
+    """Give pictures without the leading dimension. Not by indexing afterwards: autograd would
+    fill a picture with zeros and copy into it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class _Picture:
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, quats, scales, opacities, colors, E, background, K, settings):
-        width, height, antialiased = settings
+        width, height, antialiased = settings.width, settings.height, settings.antialiased
         threads = thread_count()
         shapes = _pack(means, quats, scales, opacities, colors, threads)
         views = len(E)
@@ -111,19 +119,28 @@ class _Rasterize(torch.autograd.Function):
 
         _each_view(draw, views, threads)
         ctx.shapes, ctx.pictures, ctx.settings = shapes, pictures, settings
-        ctx.dtype = means.dtype
-        ctx.like = (means.shape, quats.shape, scales.shape, opacities.shape, colors.shape)
-        return tuple(part.to(means.dtype) for part in (color, cover, depth))
+        drawn = [part.to(means.dtype) for part in (color, cover, depth)]
+        if settings.single:
+            drawn = [part.reshape(part.shape[1:]) for part in drawn]
+        # The kernels read these through numpy; saving them lets torch notice changes in place.
+        ctx.save_for_backward(means, quats, scales, opacities, colors, drawn[0])
+        ctx.set_materialize_grads(False)
+        return tuple(drawn)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, v_color, v_cover, v_depth):
-        width, height, antialiased = ctx.settings
+        width, height = ctx.settings.width, ctx.settings.height
+        antialiased = ctx.settings.antialiased
         shapes: _Set = ctx.shapes
         threads = thread_count()
-        views, channels, N = len(ctx.pictures), v_color.shape[-1], shapes.size
+        colors = ctx.saved_tensors[4]
+        views, channels, N = len(ctx.pictures), colors.shape[1], shapes.size
         v_color, v_cover, v_depth = (
-            _flat(g).reshape(views, -1) for g in (v_color, v_cover, v_depth)
+            np.zeros((views, height * width * size), np.float32)
+            if gradient is None
+            else _flat(gradient).reshape(views, height * width * size)
+            for gradient, size in ((v_color, channels), (v_cover, 1), (v_depth, 1))
         )
         spans = -(-N // projection.SPAN)
         v_E = np.zeros((views, 4, 4), np.float64)
@@ -154,30 +171,32 @@ class _Rasterize(torch.autograd.Function):
         out = [np.empty(k * N, np.float32) for k in (3, 4, 3, 1)]
         spread(
             lambda start, stop: projection.unpack_shapes(
-                shapes.quats, shapes.scales, total, *out, np.empty(7 * WIDTH, np.float32), start, stop
+                shapes.quats, shapes.scales, total, *out, np.empty(7 * WIDTH, np.float32),
+                start, stop,
             ),
             N, threads, projection.SPAN,
         )  # fmt: skip
         v_background = None
         if ctx.needs_input_grad[6]:
-            v_background = sum(
+            shares = [
                 p.through.astype(np.float64) @ g.reshape(-1, channels)
                 for p, g in zip(ctx.pictures, v_color)
-            )
-            v_background = torch.as_tensor(v_background).to(ctx.dtype)
+            ]
+            v_background = torch.from_numpy(np.sum(shares, 0) + np.zeros(channels)).to(colors.dtype)
         grads = [
-            torch.from_numpy(values[: shape.numel()]).reshape(shape).to(ctx.dtype)
-            for values, shape in zip(out, ctx.like[:4])
+            torch.from_numpy(values[: shape.numel()]).reshape(shape).to(colors.dtype)
+            for values, shape in zip(out, (t.shape for t in ctx.saved_tensors[:4]))
         ]
         summed = v_colors.sum(0) if views != 1 else v_colors[0]
-        grads.append(torch.from_numpy(summed).to(ctx.dtype))
-        return *grads, torch.from_numpy(v_E).to(ctx.dtype), v_background, None, None
+        grads.append(torch.from_numpy(summed).to(colors.dtype))
+        return *grads, torch.from_numpy(v_E).to(colors.dtype), v_background, None, None
 
 
 def _each_view(work: Callable[[int, int], None], views: int, threads: int) -> None:
     """Give each thread whole pictures while there are enough, then share each picture."""
     whole = views // threads * threads if threads > 1 else 0
-    run(lambda v: work(v, 1), whole, threads) if whole else None
+    if whole:
+        run(lambda v: work(v, 1), whole, threads)
     for v in range(whole, views):
         work(v, threads)
 
@@ -254,7 +273,8 @@ def _draw(shapes: _Set, view, size, antialiased, background, out, threads: int) 
     run(
         lambda job: blend.blend_tiles(
             records, extra, pairs, tiles, schedule, masks, width, height, background,
-            color, through, cover, depth, raw_depth, blend.scratch_arrays(extra.shape[1]), jobs[job], jobs[job + 1],
+            color, through, cover, depth, raw_depth, blend.scratch_arrays(extra.shape[1]),
+            jobs[job], jobs[job + 1],
         ),
         len(jobs) - 1, threads,
     )  # fmt: skip

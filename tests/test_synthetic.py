@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.captures.synthetic.cameras import orbit, sample_cameras
+from pipeline.animate import orbit
+from pipeline.captures.synthetic.cameras import sample_cameras
 from pipeline.captures.synthetic.expressions import sample_expression, sequence
 from pipeline.captures.synthetic.subject import Subject
 from pipeline.errors import ShapeError

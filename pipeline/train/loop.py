@@ -198,7 +198,7 @@ def _optimizer(model: FastGHA, config: TrainConfig) -> torch.optim.Adam:
         {"params": rest, "lr": config.lr, "base_lr": config.lr},
         {"params": deform, "lr": config.deform_lr, "base_lr": config.deform_lr},
     ]
-    return torch.optim.Adam(groups)
+    return torch.optim.Adam(groups, fused=True)
 
 
 def _resume(out: Path, model: FastGHA, optimizer: torch.optim.Optimizer) -> int:

@@ -54,26 +54,6 @@ def sample_cameras(rng: Generator, timesteps: int, views: int, size: int) -> Cam
     )
 
 
-def orbit(frames: int, size: int, *, yaw: float = 35.0, pitch: float = 8.0) -> Camera:
-    """Give cameras [frames] that swing slowly from side to side, once, in front of a head.
-
-    Args:
-        frames: Number of cameras.
-        size: Width and height of the pictures, pixels.
-        yaw: Reach to each side, degrees.
-        pitch: Reach up and down, degrees.
-    """
-    phase = torch.arange(frames, dtype=torch.float64) / max(frames, 1) * 2 * math.pi
-    a, b = math.radians(yaw) * phase.sin(), math.radians(pitch) * (2 * phase).sin()
-    toward = torch.stack([a.sin() * b.cos(), b.sin(), a.cos() * b.cos()], dim=-1)
-    target = torch.tensor(TARGET, dtype=torch.float64).expand_as(toward)
-    K = torch.zeros(frames, 3, 3, dtype=torch.float64)
-    K[:, 0, 0] = K[:, 1, 1] = size * 1.05 / 0.4
-    K[:, :2, 2] = size / 2
-    K[:, 2, 2] = 1.0
-    return Camera(look_at(target + 1.05 * toward, target).float(), K.float(), size, size)
-
-
 def directions(rng: Generator, views: int) -> Float[Tensor, "v 2"]:
     """Draw (yaw, pitch) in radians, far from each other, the first nearly frontal."""
     reach = torch.tensor([YAW, PITCH], dtype=torch.float64)

@@ -163,7 +163,7 @@ class _Rasterize(torch.autograd.Function):
             v_E[v, :3] = camera.astype(np.float64).sum(0)[:12].reshape(3, 4)
             few = min(channels, 3)
             at = projection.GRADIENT_COLOR
-            v_colors[v, :, :few] = moments.reshape(N, -1)[: shapes.count, at : at + few]
+            v_colors[v, :, :few] = moments.reshape(N, projection.GRADIENT)[: shapes.count, at : at + few]
             v_colors[v, :, few:] = v_extra[: shapes.count, : channels - few]
 
         _each_view(back, views, threads)

@@ -39,8 +39,9 @@ def test_the_same_seed_gives_the_same_picture():
 
 
 def test_landmarks_project_onto_the_head(subject):
-    frame = subject.render(weights(), frontal())
-    pixels, depth = project(frontal(), torch.from_numpy(frame.landmarks))
+    camera = frontal(512)
+    frame = subject.render(weights(), camera)
+    pixels, depth = project(camera, torch.from_numpy(frame.landmarks))
     x, y = pixels.long().T.numpy()
     # Those of the jaw are on the outline, where pixels are covered in part.
     assert (frame.alpha[y, x] > 30).all()

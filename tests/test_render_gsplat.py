@@ -1,0 +1,154 @@
+"""gsplat behind the same function: what we pass, what we read, and its own projection."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import BackendError
+from pipeline.render import render
+from pipeline.render.gsplat_backend import rasterize
+from tests.render_scenes import cameras, cloud, needles, ordinary
+from tests.test_render_cpu import _records, conics
+
+here = importlib.util.find_spec("gsplat") is not None
+needs_gsplat = pytest.mark.skipif(not here, reason="gsplat is not installed")
+needs_cuda = pytest.mark.skipif(
+    not (here and torch.cuda.is_available()), reason="gsplat draws on CUDA devices only"
+)
+quiet = pytest.mark.filterwarnings("ignore")
+
+
+class StandIn:
+    """gsplat's documented contract, drawn by the reference."""
+
+    def __init__(self):
+        self.asked: dict = {}
+
+    def rasterization(self, means, quats, scales, opacities, colors, viewmats, Ks, width, height,
+                      near_plane=0.01, far_plane=1e10, radius_clip=0.0, eps2d=0.3, sh_degree=None,
+                      packed=True, tile_size=16, backgrounds=None, render_mode="RGB",
+                      sparse_grad=False, absgrad=False, rasterize_mode="classic"):  # fmt: skip
+        from pipeline.types import Camera, Gaussians
+
+        self.asked = {k: v for k, v in locals().items() if k != "self"}
+        n, count = len(means), len(viewmats)
+        assert means.shape == (n, 3) and quats.shape == (n, 4) and scales.shape == (n, 3)
+        assert opacities.shape == (n,) and colors.shape[0] == n and Ks.shape == (count, 3, 3)
+        assert viewmats.shape == (count, 4, 4) and backgrounds.shape == (count, colors.shape[1])
+        assert render_mode == "RGB+ED" and eps2d == 0.3
+        drawn = render(
+            Gaussians(means, quats, scales, opacities, colors),
+            Camera(viewmats, Ks, width, height),
+            background=backgrounds[0],
+            backend="reference",
+            antialiased=rasterize_mode == "antialiased",
+        )
+        return torch.cat([drawn.color, drawn.depth], -1), drawn.alpha, {}
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    module = types.ModuleType("gsplat")
+    stand_in = StandIn()
+    module.rasterization = stand_in.rasterization
+    monkeypatch.setitem(sys.modules, "gsplat", module)
+    return stand_in
+
+
+@pytest.mark.parametrize("channels", [1, 3, 7])
+@pytest.mark.parametrize("antialiased", [False, True])
+def test_what_gsplat_documents_becomes_our_rendering(stand_in, channels, antialiased):
+    gaussians, camera = cloud(60, channels), cameras(20, 12)
+    background = torch.rand(channels)
+    for chosen in (camera, camera[0]):
+        got = rasterize(gaussians, chosen, background, antialiased=antialiased)
+        want = render(gaussians, chosen, background=background, backend="reference",
+                      antialiased=antialiased)  # fmt: skip
+        for part in ("color", "alpha", "depth"):
+            assert torch.equal(getattr(got, part), getattr(want, part)), part
+    assert stand_in.asked["packed"] is False
+
+
+@needs_gsplat
+@quiet
+def test_the_installed_gsplat_knows_every_argument_we_pass(stand_in):
+    rasterize(cloud(5), cameras(8, 8), torch.ones(3), antialiased=False)
+    sys.modules.pop("gsplat")
+    from gsplat import rasterization
+
+    known = inspect.signature(rasterization).parameters
+    source = inspect.getsource(rasterize)
+    passed = [k for k in stand_in.asked if f"{k}=" in source]
+    assert len(passed) == 16
+    assert set(passed) <= set(known)
+
+
+def test_gsplat_refuses_tensors_that_are_not_on_cuda():
+    with pytest.raises(BackendError, match=r"Move them with .to\('cuda'\)"):
+        render(*ordinary(), backend="gsplat")
+
+
+def test_a_missing_gsplat_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gsplat", None)
+    with pytest.raises(BackendError, match=r"pip install 'fastgha\[cuda\]'"):
+        rasterize(cloud(5), cameras(8, 8), torch.ones(3), antialiased=False)
+
+
+@needs_gsplat
+@quiet
+@pytest.mark.parametrize("scene", [ordinary, needles])
+def test_the_projection_is_gsplats(scene):
+    from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
+
+    gaussians, camera = scene()
+    covariance, _ = _quat_scale_to_covar_preci(
+        gaussians.quats.double(), gaussians.scales.double(), True, False
+    )
+    _, centers, depths, wanted, _ = _fully_fused_projection(
+        gaussians.means.double(), covariance, camera.world_to_camera.double(), camera.K.double(),
+        camera.width, camera.height,
+    )  # fmt: skip
+    for v in range(len(camera)):
+        records, _, listed, _ = _records(gaussians, camera[v])
+        assert len(listed) > 0.7 * len(gaussians)
+        assert np.allclose(records[listed, :2], centers[v, listed], atol=1e-4)
+        assert np.allclose(records[listed, 6], depths[v, listed], rtol=1e-6)
+        want = wanted[v, listed].numpy()
+        error = np.abs(conics(records[listed]) - want)
+        assert (error <= 2e-4 * np.abs(want).max(-1, keepdims=True)).all()
+
+
+@needs_gsplat
+@quiet
+def test_the_antialiased_opacity_is_gsplats():
+    from gsplat.cuda._torch_impl import _fully_fused_projection, _quat_scale_to_covar_preci
+
+    gaussians, camera = ordinary()
+    covariance, _ = _quat_scale_to_covar_preci(
+        gaussians.quats.double(), gaussians.scales.double(), True, False
+    )
+    *_, shrink = _fully_fused_projection(
+        gaussians.means.double(), covariance, camera.world_to_camera.double(), camera.K.double(),
+        camera.width, camera.height, calc_compensations=True,
+    )  # fmt: skip
+    records, _, listed, _ = _records(gaussians, camera[0], antialiased=True)
+    wanted = gaussians.opacities[listed].double() * shrink[0, listed]
+    assert np.allclose(np.exp2(records[listed, 5]), wanted, rtol=1e-4)
+
+
+@needs_cuda
+def test_cuda_kernels_draw_what_the_cpu_does():
+    gaussians, camera = ordinary()
+    got = render(gaussians.to("cuda"), camera.to("cuda"), backend="gsplat")
+    want = render(gaussians, camera, backend="cpu")
+    for part in ("color", "alpha"):
+        difference = (getattr(got, part).cpu() - getattr(want, part)).abs()
+        assert difference.max() <= 2.1 / 255
+        assert (difference > 1e-4).sum() <= max(6, 1e-3 * difference.numel())

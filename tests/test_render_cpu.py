@@ -60,7 +60,9 @@ def test_worker_processes_draw_the_same(method):
     drawn, grads = draw(ordinary(), "cpu")
     context = multiprocessing.get_context(method)
     queue = context.Queue()
-    workers = [context.Process(target=_sum_of_picture, args=(queue,)) for _ in range(2)]
+    # forked ones side by side; one spawned is enough, it has to import everything
+    count = 2 if method == "fork" else 1
+    workers = [context.Process(target=_sum_of_picture, args=(queue,)) for _ in range(count)]
     for worker in workers:
         worker.start()
     try:
@@ -172,7 +174,7 @@ def test_projected_centres_and_shapes_are_the_references(scene):
     assert np.allclose(records[listed, :2], centers[listed], atol=1e-4)
     assert np.allclose(records[listed, 6], z[listed], rtol=1e-6)
     got, want = conics(records[listed]), wanted.reshape(-1, 4)[listed][:, [0, 1, 3]].numpy()
-    assert (np.abs(got - want) <= 2e-4 * np.abs(want).max(-1, keepdims=True)).all()
+    assert (np.abs(got - want) <= 5e-4 * np.abs(want).max(-1, keepdims=True)).all()
 
 
 @pytest.mark.parametrize("scene", [ordinary, needles, narrow])

@@ -122,7 +122,7 @@ def test_the_projection_is_gsplats(scene):
         assert np.allclose(records[listed, 6], depths[v, listed], rtol=1e-6)
         want = wanted[v, listed].numpy()
         error = np.abs(conics(records[listed]) - want)
-        assert (error <= 2e-4 * np.abs(want).max(-1, keepdims=True)).all()
+        assert (error <= 5e-4 * np.abs(want).max(-1, keepdims=True)).all()
 
 
 @needs_gsplat

@@ -44,7 +44,7 @@ def train_small() -> TrainConfig:
     return TrainConfig(
         model=small(),
         sampling=SamplingConfig(fewest_inputs=1),
-        lr=4e-4,
+        lr=6e-4,
         deform_lr=1e-3,
         schedule="cosine",
         warmup=100,

@@ -136,3 +136,14 @@ def test_no_folder_and_no_shard_say_what_to_do(tmp_path: Path):
 def test_too_few_timesteps_name_the_shard(shards: Path):
     with Shard(shards / "anna.h5") as shard, pytest.raises(InputError, match=r"anna\.h5"):
         draw(shard, SamplingConfig(inputs=4), 64, np.random.default_rng(0))
+
+
+def test_the_number_of_inputs_varies_and_is_mostly_the_largest(shards: Path):
+    sampling = SamplingConfig(inputs=3, fewest_inputs=1, targets=3)
+    with Shard(shards / "anna.h5") as shard:
+        counts = [
+            len(draw(shard, sampling, 32, np.random.default_rng(seed)).inputs)
+            for seed in range(120)
+        ]
+    found = np.bincount(counts, minlength=4)[1:]
+    assert (found > 0).all() and found[2] > found[1] > found[0]

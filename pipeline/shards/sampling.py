@@ -25,8 +25,8 @@ class SamplingConfig:
     inputs: int = 4
     """Pictures that the model gets, each of another timestep."""
     fewest_inputs: int = 4
-    """With less than `inputs`, their number is drawn anew for each step, so that one model
-    serves any number of pictures."""
+    """With less than `inputs`, their number is the larger of two draws for each step, so that
+    one model serves any number of pictures, and most at hand best."""
     targets: int = 8
     """Cameras that supervise, all at one other timestep; the inputs' cameras are among them."""
 
@@ -115,7 +115,8 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
         )
     sentence = long_enough[int(rng.integers(len(long_enough)))]
     here = np.flatnonzero(shard.sentences == sentence)
-    count = int(rng.integers(min(config.fewest_inputs, config.inputs), config.inputs + 1))
+    fewest = min(config.fewest_inputs, config.inputs)
+    count = int(rng.integers(fewest, config.inputs + 1, size=2).max())
     target, *others = (int(t) for t in rng.permutation(here)[: count + 1])
     first = int(rng.integers(shard.views))
     cameras = farthest_points(shard.cameras(target).centers, config.targets, first)

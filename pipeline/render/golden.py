@@ -61,9 +61,12 @@ def check_backend(name: Backend) -> float:
         BackendError: If the backend cannot run here.
     """
     device = "cuda" if name == "gsplat" else "cpu"
-    gaussians, camera, background = (part.to(torch.float32) for part in golden_scene())
+    gaussians, camera, background = golden_scene()
     drawn = render(
-        gaussians.to(device), camera.to(device), background=background.to(device), backend=name
+        gaussians.to(torch.float32).to(device),
+        camera.to(torch.float32).to(device),
+        background=background.to(device, torch.float32),
+        backend=name,
     )
     wanted = golden_picture()
     pairs = ((drawn.color, wanted.color), (drawn.alpha, wanted.alpha), (drawn.depth, wanted.depth))

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 """Sort the visible Gaussians by depth and list them for each tile of 16 x 16 pixels."""
 
 from __future__ import annotations

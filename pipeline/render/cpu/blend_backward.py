@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 """Carry gradients of a picture back to the Gaussians of each tile.
 
 Front to back as in `blend`, whose steps are repeated to the bit. What lies behind a Gaussian is

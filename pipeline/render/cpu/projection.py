@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 """Where each Gaussian falls in a picture, and how its gradients come back from there.
 
 Letters: n Gaussians, padded to a multiple of 16. Planes are flat arrays of rows of n numbers.

@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportCallIssue=false, reportArgumentType=false
 """The CPU backend: kernels put together for a row of cameras, and joined to autograd.
 
 Letters: v cameras, n Gaussians (N padded to a multiple of 16), m visible ones, c channels.
@@ -6,8 +6,11 @@ Letters: v cameras, n Gaussians (N padded to a multiple of 16), m visible ones, 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,6 +37,7 @@ def render_cpu(
             f"The cpu backend draws tensors on the CPU; these are on {gaussians.means.device}.",
             "Move them with .cpu(), or choose --backend gsplat.",
         )
+    _announce_compilation()
     single = camera.K.ndim == 2
     E = camera.world_to_camera[None] if single else camera.world_to_camera
     K = camera.K[None] if single else camera.K
@@ -49,6 +53,18 @@ def render_cpu(
         _Settings(camera.width, camera.height, antialiased, single),
     )
     return Rendering(*drawn)
+
+
+log = logging.getLogger("fastgha")
+
+
+@cache
+def _announce_compilation() -> None:
+    """Say, once, that the first picture takes long if no process has drawn one before."""
+    kernel = blend_backward.blend_tiles_backward
+    # numba names the index after module, function and line
+    if not any(Path(kernel.stats.cache_path).glob("blend_backward.blend_tiles_backward-*.nbi")):
+        log.info("compiling the CPU renderer: about 15 s, once on this machine")
 
 
 @dataclass(frozen=True)
@@ -163,7 +179,8 @@ class _Rasterize(torch.autograd.Function):
             v_E[v, :3] = camera.astype(np.float64).sum(0)[:12].reshape(3, 4)
             few = min(channels, 3)
             at = projection.GRADIENT_COLOR
-            v_colors[v, :, :few] = moments.reshape(N, projection.GRADIENT)[: shapes.count, at : at + few]
+            sums = moments.reshape(N, projection.GRADIENT)[: shapes.count]
+            v_colors[v, :, :few] = sums[:, at : at + few]
             v_colors[v, :, few:] = v_extra[: shapes.count, : channels - few]
 
         _each_view(back, views, threads)

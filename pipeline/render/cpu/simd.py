@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportOptionalCall=false
 """Sixteen floats at a time inside numba: vector and mask types with the usual operators.
 
 LLVM's own vectoriser gives up on the loops of a rasteriser (reductions, early exits, arrays
@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.core.extending import intrinsic, models, register_model
 from numba.core.imputils import lower_builtin, lower_cast
-from numba.core.typeconv import Conversion
+from numba.core.typeconv.castgraph import Conversion
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 
 WIDTH = 16

@@ -22,7 +22,7 @@ def thread_count() -> int:
     return torch.get_num_threads()
 
 
-def run(work: Callable[[int], None], jobs: int, threads: int) -> None:
+def run(work: Callable[[int], object], jobs: int, threads: int) -> None:
     """Call work(0) ... work(jobs - 1), each once, in up to `threads` threads."""
     helpers = min(threads, jobs) - 1
     turn = count()
@@ -41,7 +41,7 @@ def run(work: Callable[[int], None], jobs: int, threads: int) -> None:
 
 
 def spread(
-    work: Callable[[int, int], None], size: int, threads: int, grain: int, each: int = 1
+    work: Callable[[int, int], object], size: int, threads: int, grain: int, each: int = 1
 ) -> None:
     """Call work(start, stop) for parts of range(size) that begin at multiples of `grain`.
 

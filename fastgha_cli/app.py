@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from typing import Annotated
 
 import typer
 
 from fastgha_cli import avatar, demo, doctor, evaluate, prep, render, train, weights
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says when a disk or a quota is full."""
 
 app = typer.Typer(
     name="fastgha",
@@ -57,9 +61,13 @@ def main() -> None:
         # Importing what the errors are made of must not make --help slow.
         from pipeline.errors import FastGHAError
 
-        if not isinstance(error, FastGHAError):
-            raise
         from fastgha_cli import console
 
-        console.fail(error.problem, error.remedy)
+        if isinstance(error, FastGHAError):
+            console.fail(error.problem, error.remedy)
+        elif isinstance(error, OSError) and error.errno in FULL:
+            place = error.filename or "a log or a cache of compiled code"
+            console.fail(f"Cannot write {place}: {error.strerror}.", "Free some space, run again.")
+        else:
+            raise
         sys.exit(1)

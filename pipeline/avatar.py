@@ -6,7 +6,6 @@ as JSON the layout of the codes and what made it. It never needs the encoder.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pipeline.config import from_dict, to_dict
 from pipeline.errors import ShapeError
 from pipeline.faces.layouts import require_layout
-from pipeline.io.tensors import read_header, restore
+from pipeline.io.tensors import read_header, restore, write_tensors
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.config import DeformConfig
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.fastgha import FastGHA, Precision, autocast
 from pipeline.render import Backend, Rendering, render
-from pipeline.stage import require_file, write_whole
+from pipeline.stage import require_file
 from pipeline.types import Camera, ExpressionCode, Gaussians, View
 
 FORMAT = "fastgha-avatar"
@@ -100,8 +99,8 @@ class Avatar:
     def save(self, path: Path) -> None:
         """Write the avatar file whole."""
         tensors = {
-            **{f"gaussians.{k}": v.contiguous() for k, v in vars(self.canonical).items()},
-            "features": self.head.features.contiguous(),
+            **{f"gaussians.{k}": v for k, v in vars(self.canonical).items()},
+            "features": self.head.features,
             **{f"deformation.{k}": v for k, v in self.deformation.state_dict().items()},
         }
         facts = {
@@ -111,8 +110,7 @@ class Avatar:
             "deformation": to_dict(self.deformation.config),
             "made": dict(self.made),
         }
-        metadata = {"json": json.dumps(facts, sort_keys=True)}
-        write_whole(path, lambda part: save_file(tensors, part, metadata))
+        write_tensors(path, tensors, facts)
 
     @staticmethod
     def load(path: Path | str, precision: Precision = "auto") -> Avatar:

@@ -216,6 +216,36 @@ def test_a_real_process_prints_two_lines_and_ends_with_1(tmp_path: Path):
     assert problem.startswith("error: There is no folder") and remedy.startswith("  try: ")
 
 
+FULL = {
+    "shards": ["prep", "synthetic", "{o}/x", "--identities", "1", "--expressions", "2", "--size",
+               "64", "--workers", "1"],
+    "a checkpoint": ["train", "{s}", "-o", "{o}/x", "--preset", "tiny", "--workers", "0", "--set",
+                     "sizes=[32]", "--set", "steps=[1]"],
+    "a video": ["render", "{a}", "--expr", "{b}/good.npz", "-o", "{o}/x.mp4", "--size", "256"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FULL)
+def test_a_full_disk_is_two_lines_and_leaves_nothing_half_written(
+    case: str, broken: Path, avatar: Path, shards: Path, tmp_path: Path
+):
+    # No file may grow beyond 8 kB: to the program, a disk that runs full.
+    limited = (
+        "import resource\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))\n"
+        "from fastgha_cli.app import main\n"
+        "main()"
+    )
+    words = [w.format(o=tmp_path, s=shards, a=avatar, b=broken) for w in FULL[case]]
+    command = [sys.executable, "-c", limited, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Cannot write" in done.stderr and "try:" in done.stderr
+    written = [p.name for p in tmp_path.rglob("*") if p.suffix in (".h5", ".safetensors", ".mp4")]
+    assert written == [] and not list(tmp_path.rglob("*.part"))
+
+
 def test_an_avatar_renders_arkit_weights_to_a_video(avatar: Path, broken: Path, tmp_path: Path):
     out = tmp_path / "x.mp4"
     done = fastgha("render", avatar, "--expr", broken / "good.npz", "-o", out, "--size", 64)

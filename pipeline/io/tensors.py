@@ -8,9 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.errors import FormatError
+from pipeline.stage import write_whole
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Write a safetensors file whole, with facts as JSON in its header.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+
+    def write(part: Path) -> None:
+        whole = {name: value.contiguous() for name, value in tensors.items()}
+        try:
+            save_file(whole, part, {"json": json.dumps(facts, sort_keys=True)})
+        except SafetensorError as error:  # what the library makes of a full disk
+            raise OSError(str(error)) from error
+
+    write_whole(path, write)
 
 
 def read_header(path: Path, kind: str, version: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.config import from_dict, to_dict
 from pipeline.errors import FormatError, InputError
-from pipeline.io.tensors import read_header, restore
+from pipeline.io.tensors import read_header, restore, write_tensors
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA, Precision
-from pipeline.stage import require_file, write_whole
+from pipeline.stage import require_file
 
 FORMAT = "fastgha-checkpoint"
 VERSION = 1
@@ -53,16 +51,15 @@ def save(
         dtype: Floating type of the weights in the file; as they are if not given.
     """
     tensors = {
-        f"model.{name}": (value.to(dtype) if dtype else value).contiguous()
+        f"model.{name}": value.to(dtype) if dtype else value
         for name, value in model.state_dict().items()
     }
     if optimizer is not None:
         for name, parameter in model.named_parameters():
             for key, value in optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value).contiguous()
+                tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
     facts = {"format": FORMAT, "version": VERSION, "model": to_dict(model.config), **header}
-    metadata = {"json": json.dumps(facts, sort_keys=True)}
-    write_whole(path, lambda part: save_file(tensors, part, metadata))
+    write_tensors(path, tensors, facts)
 
 
 def load(path: Path) -> Checkpoint:

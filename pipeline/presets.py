@@ -49,7 +49,7 @@ def train_small() -> TrainConfig:
         schedule="cosine",
         warmup=100,
         sizes=(64, 128, 256),
-        steps=(3400, 1900, 380),
+        steps=(3400, 1700, 240),
     )
 
 

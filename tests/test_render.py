@@ -208,3 +208,21 @@ def test_what_does_not_fit_is_refused():
         render(gaussians.to(torch.float64), camera)
     with pytest.raises(BackendError, match="no render backend 'vulkan'"):
         render(gaussians, camera, backend="vulkan")
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_what_lies_behind_a_finished_pixel_has_no_gradient(backend):
+    # The second finishes every pixel without being drawn; the third is faint enough to be
+    # drawn if that were forgotten.
+    gaussians = Gaussians(
+        torch.tensor([[0.0, 0, 0], [0, 0, 0.1], [0, 0, 0.2]]),
+        torch.tensor([[1.0, 0, 0, 0]]).repeat(3, 1),
+        torch.full((3, 3), 0.5),
+        torch.tensor([1.0, 1.0, 0.05]),
+        torch.rand(3, 3).requires_grad_(),
+    )
+    E = torch.eye(4)
+    E[2, 3] = 1.0
+    K = torch.tensor([[100.0, 0, 0.5], [0, 100, 0.5], [0, 0, 1]])
+    render(gaussians, Camera(E, K, 1, 1), backend=backend).color.sum().backward()
+    assert gaussians.colors.grad[:, 0].tolist() == pytest.approx([0.999, 0, 0], abs=1e-6)

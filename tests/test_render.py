@@ -212,17 +212,18 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_what_lies_behind_a_finished_pixel_has_no_gradient(backend):
-    # The second finishes every pixel without being drawn; the third is faint enough to be
-    # drawn if that were forgotten.
+    # The first two are in the left pixel alone: the second finishes it without being drawn. The
+    # third is drawn in the others, and faint enough to be drawn there too if that were forgotten.
     gaussians = Gaussians(
         torch.tensor([[0.0, 0, 0], [0, 0, 0.1], [0, 0, 0.2]]),
         torch.tensor([[1.0, 0, 0, 0]]).repeat(3, 1),
-        torch.full((3, 3), 0.5),
+        torch.tensor([1e-4, 1e-4, 9.0])[:, None].repeat(1, 3),
         torch.tensor([1.0, 1.0, 0.05]),
         torch.rand(3, 3).requires_grad_(),
     )
     E = torch.eye(4)
     E[2, 3] = 1.0
     K = torch.tensor([[100.0, 0, 0.5], [0, 100, 0.5], [0, 0, 1]])
-    render(gaussians, Camera(E, K, 1, 1), backend=backend).color.sum().backward()
+    color = render(gaussians, Camera(E, K, 4, 1), backend=backend).color
+    color[0, 0].sum().backward()
     assert gaussians.colors.grad[:, 0].tolist() == pytest.approx([0.999, 0, 0], abs=1e-6)

@@ -59,9 +59,8 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:
         # Importing what the errors are made of must not make --help slow.
-        from pipeline.errors import FastGHAError
-
         from fastgha_cli import console
+        from pipeline.errors import FastGHAError
 
         if isinstance(error, FastGHAError):
             console.fail(error.problem, error.remedy)

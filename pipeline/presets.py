@@ -44,12 +44,12 @@ def train_small() -> TrainConfig:
     return TrainConfig(
         model=small(),
         sampling=SamplingConfig(fewest_inputs=1),
-        lr=6e-4,
-        deform_lr=1e-3,
+        lr=4e-4,
+        deform_lr=2e-3,
         schedule="cosine",
         warmup=100,
         sizes=(64, 128, 256),
-        steps=(3400, 1700, 240),
+        steps=(3400, 3000, 400),
     )
 
 

@@ -105,7 +105,8 @@ def test_the_cached_first_layer_is_exact(model):
     fast = deformation(deformation.prepare(head), code)
 
     inputs = deformation._inputs(head)
-    joint = torch.cat([inputs, code.expand(len(inputs), 120)], dim=1)
+    gained = deformation.gain * code
+    joint = torch.cat([inputs, gained.expand(len(inputs), 120)], dim=1)
     weight = torch.cat([deformation.of_gaussian.weight, deformation.of_code.weight], dim=1)
     x = torch.nn.functional.leaky_relu(joint @ weight.T + deformation.of_gaussian.bias, 0.01)
     for layer in deformation.hidden:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.faces.layouts import EYELIDS, JAW, LEFT_EYE, RIGHT_EYE
 from pipeline.model.activate import HEAD_RADIUS, CanonicalHead
 from pipeline.model.blocks import zero_
 from pipeline.model.config import DeformConfig
@@ -18,6 +19,9 @@ from pipeline.types import CODE_SIZE, Gaussians
 OFFSET_UNIT = 0.05
 """Metres that an output of 1 moves a Gaussian."""
 SLOPE = 0.01
+ROTATION_GAIN, EYELID_GAIN = 6.0, 3.0
+"""Expressions are whitened, of size one. An open jaw changes its six numbers by 0.4 and a glance
+by 0.2: without a gain they would hardly be heard among the others."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class Deformation(nn.Module):
         of_gaussian = 3 + 6 * config.frequencies + 11 + features
         self.of_gaussian = nn.Linear(of_gaussian, config.width)
         self.of_code = nn.Linear(CODE_SIZE, config.width, bias=False)
+        gain = torch.ones(CODE_SIZE)
+        for part in (JAW, LEFT_EYE, RIGHT_EYE):
+            gain[part] = ROTATION_GAIN
+        gain[EYELIDS] = EYELID_GAIN
+        self.gain: Tensor
+        self.register_buffer("gain", gain, persistent=False)
         self.hidden = nn.ModuleList(
             nn.Linear(config.width, config.width) for _ in range(config.layers - 1)
         )
@@ -59,7 +69,7 @@ class Deformation(nn.Module):
         """Give the Gaussians under an expression."""
         # Positions in high octaves, and where things end up, do not survive bfloat16.
         with torch.autocast(code.device.type, enabled=False):
-            x = functional.leaky_relu(prepared.first + self.of_code(code), SLOPE)
+            x = functional.leaky_relu(prepared.first + self.of_code(self.gain * code), SLOPE)
         for layer in self.hidden:
             x = functional.leaky_relu(layer(x), SLOPE, inplace=True)
         with torch.autocast(code.device.type, enabled=False):

@@ -69,9 +69,9 @@ def render(
     )
 
 
-def available_backends() -> dict[str, str]:
+def available_backends() -> dict[Backend, str]:
     """Give each backend's name with "ready", or the reason why it cannot run here."""
-    states = {"reference": "ready"}
+    states: dict[Backend, str] = {"reference": "ready"}
     missing = importlib.util.find_spec("numba") is None
     states["cpu"] = "numba is not installed: pip install fastgha" if missing else "ready"
     if importlib.util.find_spec("gsplat") is None:

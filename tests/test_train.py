@@ -42,7 +42,7 @@ def test_twenty_steps_are_the_same_bits_as_ten_and_ten_more(shards: Path, tmp_pa
 
 
 def test_the_loss_falls(shards: Path, tmp_path: Path):
-    config = replace(CONFIG, sizes=(32,), steps=(60,))
+    config = replace(CONFIG, sizes=(32,), steps=(120,))
     train(shards, tmp_path / "run", config, RUN)
     rgb = [line["rgb"] for line in terms(tmp_path / "run")]
     assert sum(rgb[-10:]) < 0.7 * sum(rgb[:10])

@@ -53,8 +53,9 @@ def write_shard(path: Path, capture: Capture, provenance: Mapping[str, Any]) -> 
         "depth": [encode_png(_depth_steps(capture.depth[i])) for i in np.ndindex(t, v)],
     }
 
-    def write(part: Path) -> None:
-        with h5py.File(part, "w") as file:
+    def image() -> bytes:
+        # HDF5 that meets a full disk leaves open handles and crashes later: it gets memory.
+        with h5py.File(path.name, "w", driver="core", backing_store=False) as file:
             checksum = hashlib.sha256()
             for name, field in FIELDS.items():
                 if field.dtype == "picture":
@@ -79,8 +80,11 @@ def write_shard(path: Path, capture: Capture, provenance: Mapping[str, Any]) -> 
                     "checksum": checksum.hexdigest(),
                 }
             )
+            file.flush()
+            return file.id.get_file_image()
 
-    write_whole(path, write)
+    whole = image()
+    write_whole(path, lambda part: part.write_bytes(whole))
 
 
 def check(capture: Capture) -> None:

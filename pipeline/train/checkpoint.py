@@ -86,7 +86,10 @@ def restore_optimizer(
     for name, parameter in model.named_parameters():
         prefix = f"optimizer.{name}."
         state = {
-            key.removeprefix(prefix): value.clone()
+            # In the parameter's own memory order, which the fused optimizer takes for granted.
+            key.removeprefix(prefix): torch.empty_like(parameter).copy_(value)
+            if value.shape == parameter.shape
+            else value.clone()
             for key, value in checkpoint.tensors.items()
             if key.startswith(prefix) and "." not in key.removeprefix(prefix)
         }

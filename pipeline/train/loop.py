@@ -154,7 +154,7 @@ def _step(
     for name, term in terms.items():
         if not torch.isfinite(term):
             raise TrainingError(
-                f"Step {step + 1}: the {name} loss is {float(term)} (subject {sample.subject}).",
+                f"Step {step + 1}: the {name} loss is {float(term.detach())} (subject {sample.subject}).",
                 "Resume from the last checkpoint with a lower lr, and check this subject's shard.",
             )
     clock.lap("loss")

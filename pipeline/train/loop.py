@@ -153,8 +153,9 @@ def _step(
     terms = losses(drawn, truth, config.loss, perceptual)
     for name, term in terms.items():
         if not torch.isfinite(term):
+            value = float(term.detach())
             raise TrainingError(
-                f"Step {step + 1}: the {name} loss is {float(term.detach())} (subject {sample.subject}).",
+                f"Step {step + 1}: the {name} loss is {value} (subject {sample.subject}).",
                 "Resume from the last checkpoint with a lower lr, and check this subject's shard.",
             )
     clock.lap("loss")

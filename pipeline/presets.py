@@ -45,11 +45,11 @@ def train_small() -> TrainConfig:
         model=small(),
         sampling=SamplingConfig(fewest_inputs=1),
         lr=4e-4,
-        deform_lr=2e-3,
+        deform_lr=1e-3,
         schedule="cosine",
         warmup=100,
         sizes=(64, 128, 256),
-        steps=(4500, 5500, 600),
+        steps=(4000, 5000, 500),
     )
 
 

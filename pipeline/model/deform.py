@@ -16,8 +16,12 @@ from pipeline.model.blocks import zero_
 from pipeline.model.config import DeformConfig
 from pipeline.types import CODE_SIZE, Gaussians
 
-OFFSET_UNIT = 0.05
-"""Metres that an output of 1 moves a Gaussian."""
+OFFSET_UNIT = 0.01
+"""Metres that a small output of 1 moves a Gaussian."""
+OFFSET_REACH = 0.06
+"""Metres that a Gaussian can move at most along an axis: somewhat more than the chin does under a
+wide open jaw. Without a limit, early training throws Gaussians out of the picture to be rid of
+them, and from there no gradient brings them back."""
 SLOPE = 0.01
 ROTATION_GAIN, EYELID_GAIN = 6.0, 3.0
 """Expressions are whitened, of size one. An open jaw changes its six numbers by 0.4 and a glance
@@ -75,7 +79,8 @@ class Deformation(nn.Module):
         with torch.autocast(code.device.type, enabled=False):
             offsets = self.out(x.float())
         still = prepared.head.gaussians
-        moved = replace(still, means=still.means + OFFSET_UNIT * offsets[:, :3])
+        shift = OFFSET_REACH * torch.tanh(OFFSET_UNIT / OFFSET_REACH * offsets[:, :3])
+        moved = replace(still, means=still.means + shift)
         return (
             replace(moved, colors=still.colors + offsets[:, 3:]) if offsets.shape[1] > 3 else moved
         )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipeline.errors import FormatError, StaleOutputError, TrainingError
+from pipeline.losses import LossConfig
 from pipeline.presets import recipe
 from pipeline.shards.writer import write_shard
 from pipeline.train import checkpoint as checkpoints
@@ -47,6 +48,13 @@ def test_the_loss_falls(shards: Path, tmp_path: Path):
     parts = ("rgb", "ssim", "silhouette", "depth")
     loss = [sum(line[part] for part in parts) for line in terms(tmp_path / "run")]
     assert sum(loss[-10:]) < 0.8 * sum(loss[:10])
+
+
+def test_a_run_without_gradient_ends(shards: Path, tmp_path: Path):
+    blind = LossConfig(rgb=0, ssim=0, silhouette=0, depth=0)
+    config = replace(CONFIG, loss=blind, sizes=(32,), steps=(30,))
+    with pytest.raises(TrainingError, match="Steps 1 to 20 have no gradient"):
+        train(shards, tmp_path / "run", config, RUN)
 
 
 def test_a_checkpoint_is_whole_and_loads_without_the_run(shards: Path, tmp_path: Path):

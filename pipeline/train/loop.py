@@ -27,6 +27,8 @@ from pipeline.train.config import TrainConfig
 from pipeline.train.log import Log, picture
 
 RUN = "run.json"
+DEAD_STEPS = 20
+"""With no gradient at all for this many steps in a row, no later step would bring one back."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def train(
 
     Raises:
         StaleOutputError: If `out` holds a run with other settings or shards.
-        TrainingError: If a loss or gradient is not a finite number.
+        TrainingError: If a loss or gradient is not a finite number, or there is no gradient.
     """
     paths = find_shards(shards)
     layout = _layout(paths)
@@ -99,7 +101,7 @@ def train(
             old.unlink()
         return path
 
-    step = start
+    step, dead = start, 0
     with Log(out, start) as log, _signals() as stopped:
         batches = iter(load(samples, start, run.workers)) if start < end else iter(())
         while step < end and not stopped():
@@ -121,6 +123,14 @@ def train(
             if step % run.checkpoint_every == 0 and step < end:
                 save(step)
             progress(step, len(samples))
+            dead = 0 if terms["gradient"] > 0 else dead + 1
+            if dead == DEAD_STEPS:
+                raise TrainingError(
+                    f"Steps {step - dead + 1} to {step} have no gradient: nothing of the head is "
+                    "in the pictures drawn.",
+                    "Start again with a lower lr and deform_lr; the pictures in the run's folder "
+                    "show when it went wrong.",
+                )
     path = checkpoints.newest(out)
     if step > start or path is None:
         path = save(step)

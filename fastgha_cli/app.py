@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fastgha_cli import avatar, demo, doctor, evaluate, prep, render, train, weights
+from fastgha_cli import avatar, bench, demo, doctor, evaluate, prep, render, train, weights
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a disk or a quota is full."""
@@ -28,6 +28,7 @@ app.add_typer(prep.app, name="prep")
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.add_typer(weights.app, name="weights")
 
 

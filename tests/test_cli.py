@@ -15,7 +15,8 @@ from PIL import Image
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN
 
 COMMANDS = {
-    "avatar", "demo", "doctor", "eval", "prep synthetic", "render", "train", "weights fetch",
+    "avatar", "bench render", "demo", "doctor", "eval", "prep synthetic", "render", "train",
+    "weights fetch",
 }  # fmt: skip
 
 

@@ -137,7 +137,7 @@ def test_not_a_number_hides_only_its_own_gaussian():
 
 def _records(gaussians, camera, antialiased=False):
     """Project with the kernel: records and boxes by index, and the indices of the visible."""
-    shapes = rasterize._pack(
+    shapes = rasterize.pack(
         gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.colors, 1
     )
     view = projection.camera_numbers(

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import TypedDict
 
 import torch
 
+from pipeline.config import nearest
+from pipeline.errors import BackendError, ConfigError
 from pipeline.geometry import look_at
-from pipeline.render.render import render
+from pipeline.render.render import available_backends, render
 from pipeline.render.types import Backend, Rendering
+from pipeline.stage import Progress, silent, write_whole
 from pipeline.types import Camera, Gaussians
 
 
@@ -30,15 +36,60 @@ class Row(TypedDict):
     forward_spread_ms: float
     """Largest minus smallest."""
     backward_spread_ms: float
+    forward_best_ms: float
+    backward_best_ms: float
     peak_mb: float
     """Memory the process (or the CUDA device) took beyond what it held before."""
     threads: int
 
 
 SIZES = (
-    (16_384, 128), (65_536, 256), (65_536, 512), (262_144, 256), (262_144, 512),
+    (2_048, 128), (16_384, 128), (65_536, 256), (65_536, 512), (262_144, 256), (262_144, 512),
+    (262_144, 1024), (1_048_576, 512), (1_048_576, 1024),
 )  # fmt: skip
 """Gaussians and pixels along an edge."""
+MOST_FOR_REFERENCE = 2**25
+"""Gaussians times pixels: the plain backend holds some floats for each of these pairs."""
+
+
+def parse_scenes(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Read scenes written as GAUSSIANSxPIXELS.
+
+    Raises:
+        ConfigError: If one is written otherwise.
+    """
+    scenes: list[tuple[int, int]] = []
+    for text in texts:
+        count, _, size = text.partition("x")
+        if not (count.isdecimal() and size.isdecimal() and int(count) and int(size)):
+            raise ConfigError(
+                f"{text!r} is not a scene.", "Write GAUSSIANSxPIXELS, such as 65536x256."
+            )
+        scenes.append((int(count), int(size)))
+    return scenes
+
+
+def parse_backends(names: Sequence[str] | None) -> list[Backend]:
+    """Give the named backends; without names all that can run here.
+
+    Raises:
+        ConfigError: If there is no such backend.
+        BackendError: If it cannot run here; says why.
+    """
+    states = available_backends()
+    chosen: list[Backend] = []
+    for name in states if names is None else names:
+        known = [backend for backend in states if backend == name]
+        if not known:
+            raise ConfigError(f"There is no render backend {name!r}.", nearest(name, list(states)))
+        if states[known[0]] == "ready":
+            chosen.append(known[0])
+        elif names is not None:
+            raise BackendError(
+                f"The backend {name} cannot run here: {states[known[0]]}.",
+                "Choose another --backend; `fastgha doctor` shows all.",
+            )
+    return chosen
 
 
 def head_scene(count: int, size: int, seed: int = 0) -> tuple[Gaussians, Camera]:
@@ -68,22 +119,45 @@ def bench(
     sizes: Sequence[tuple[int, int]] = SIZES,
     *,
     repeats: int = 9,
+    threads: int | None = None,
     device: str | None = None,
+    progress: Progress = silent,
 ) -> list[Row]:
     """Measure each backend at each size: the median of `repeats` after one to warm up.
 
+    Each measurement has a process of its own, so that the memory of one is not counted for the
+    next. The plain backend is left out where it would not fit into memory.
+
     Args:
         sizes: Gaussians, and pixels along an edge.
+        threads: As `torch.set_num_threads`; by default as torch has here.
         device: Where the tensors are; by default "cuda" for gsplat, "cpu" for the others.
     """
-    return [
-        _measure(backend, count, size, repeats, device)
+    jobs: list[tuple[Backend, int, int]] = [
+        (backend, count, size)
         for count, size in sizes
         for backend in backends
+        if backend != "reference" or count * size * size <= MOST_FOR_REFERENCE
     ]
+    rows: list[Row] = []
+    context = multiprocessing.get_context("spawn")
+    for done, (backend, count, size) in enumerate(jobs, start=1):
+        with ProcessPoolExecutor(1, mp_context=context) as alone:
+            task = (backend, count, size, repeats, threads or torch.get_num_threads(), device)
+            rows.append(alone.submit(_measure, *task).result())
+        progress(done, len(jobs))
+    return rows
 
 
-def _measure(backend: Backend, count: int, size: int, repeats: int, device: str | None) -> Row:
+def _measure(
+    backend: Backend, count: int, size: int, repeats: int, threads: int, device: str | None
+) -> Row:
+    torch.set_num_threads(threads)
+    # What the backend's libraries and compiled code take is not the scene's.
+    small, camera = head_scene(64, 16)
+    small.means.requires_grad_()
+    warm = torch.device(device or ("cuda" if backend == "gsplat" else "cpu"))
+    render(small.to(warm), camera.to(warm), backend=backend).color.sum().backward()
     where = device or ("cuda" if backend == "gsplat" else "cpu")
     gaussians, camera = head_scene(count, size)
     gaussians, camera = gaussians.to(where), camera.to(where)
@@ -118,9 +192,38 @@ def _measure(backend: Backend, count: int, size: int, repeats: int, device: str 
         backward_ms=statistics.median(backward),
         forward_spread_ms=max(forward) - min(forward),
         backward_spread_ms=max(backward) - min(backward),
+        forward_best_ms=min(forward),
+        backward_best_ms=min(backward),
         peak_mb=max(0.0, _memory_mb(where) - before),
         threads=torch.get_num_threads(),
     )
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Draw how time grows with the number of Gaussians: a line for each backend and size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panes = figure.subplots(1, 2, sharey=True)
+    pictures = sorted({(row["backend"], row["width"]) for row in rows})
+    parts: tuple[tuple[str, Callable[[Row], float]], ...] = (
+        ("forward", lambda row: row["forward_ms"]),
+        ("backward", lambda row: row["backward_ms"]),
+    )
+    for pane, (title, time_of) in zip(panes, parts):
+        for backend, width in pictures:
+            line = [r for r in rows if (r["backend"], r["width"]) == (backend, width)]
+            pane.plot(
+                [r["gaussians"] for r in line],
+                [time_of(r) for r in line],
+                marker="o",
+                label=f"{backend}, {width} px",
+            )
+        pane.set(title=title, xlabel="Gaussians", xscale="log", yscale="log")
+        pane.grid(visible=True, which="both", alpha=0.3)
+    panes[0].set_ylabel(f"ms, median, {rows[0]['threads']} threads")
+    panes[1].legend()
+    write_whole(path, lambda part: figure.savefig(part, format="png", dpi=120))
 
 
 def _wait(device: str) -> None:

@@ -112,7 +112,7 @@ class _Rasterize(torch.autograd.Function):
     def forward(ctx, means, quats, scales, opacities, colors, E, background, K, settings):
         width, height, antialiased = settings.width, settings.height, settings.antialiased
         threads = thread_count()
-        shapes = _pack(means, quats, scales, opacities, colors, threads)
+        shapes = pack(means, quats, scales, opacities, colors, threads)
         views = len(E)
         channels = colors.shape[1]
         color = torch.empty(views, height, width, channels, dtype=torch.float32)
@@ -122,8 +122,8 @@ class _Rasterize(torch.autograd.Function):
         back = _flat(background)
         pictures: list[_Picture | None] = [None] * views
 
-        def draw(v: int, threads: int) -> None:
-            pictures[v] = _draw(
+        def each(v: int, threads: int) -> None:
+            pictures[v] = draw(
                 shapes,
                 projection.camera_numbers(E_np[v], K_np[v], width, height),
                 (width, height),
@@ -133,7 +133,7 @@ class _Rasterize(torch.autograd.Function):
                 threads,
             )
 
-        _each_view(draw, views, threads)
+        _each_view(each, views, threads)
         ctx.shapes, ctx.pictures, ctx.settings = shapes, pictures, settings
         drawn = [part.to(means.dtype) for part in (color, cover, depth)]
         if settings.single:
@@ -228,7 +228,8 @@ def _flat(tensor: Tensor, size: int | None = None) -> np.ndarray:
     return padded
 
 
-def _pack(means, quats, scales, opacities, colors, threads: int) -> _Set:
+def pack(means, quats, scales, opacities, colors, threads: int) -> _Set:
+    """Lay a set of Gaussians out for the kernels."""
     N = -(-len(means) // WIDTH) * WIDTH
     parts = [_flat(t, k * N) for t, k in ((means, 3), (quats, 4), (scales, 3), (opacities, 1))]
     planes = np.empty(projection.SHAPE_PLANES * N, np.float32)
@@ -244,7 +245,14 @@ def _pack(means, quats, scales, opacities, colors, threads: int) -> _Set:
     return _Set(len(means), parts[1], parts[2], _flat(colors, channels * N), extra, planes)
 
 
-def _draw(shapes: _Set, view, size, antialiased, background, out, threads: int) -> _Picture:
+def draw(shapes: _Set, view, size, antialiased, background, out, threads: int) -> _Picture:
+    """Draw one camera's picture.
+
+    Args:
+        view: From `projection.camera_numbers`.
+        size: Width and height.
+        out: Colour, alpha and depth, flat, written.
+    """
     width, height = size
     N, channels = shapes.size, len(background)
     across, down = -(-width // projection.TILE), -(-height // projection.TILE)

@@ -1,0 +1,76 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.errors import BackendError, ConfigError
+from pipeline.render import render
+from pipeline.render.bench import head_scene, parse_backends, parse_scenes
+from pipeline.render.cpu import limits
+from pipeline.types import Gaussians
+from tests.test_cli import fastgha
+
+
+def test_every_pixel_that_one_gaussian_covers_is_counted_once():
+    _, camera = head_scene(1, 40)
+    one = Gaussians(
+        torch.tensor([[0.02, -0.01, 0.0]]),
+        torch.tensor([[0.9, 0.1, 0.3, 0.2]]),
+        torch.tensor([[0.04, 0.02, 0.01]]),
+        torch.tensor([0.6]),
+        torch.rand(1, 3),
+    )
+    counts = limits.count(one, camera)
+    assert counts["pixel_pairs"] == int((render(one, camera).alpha > 0).sum()) > 50
+    assert counts["pixel_pairs"] <= counts["lane_pairs"]
+    assert counts["drawn_tile_pairs"] <= counts["tile_pairs"]
+
+
+def test_pixels_that_are_finished_count_no_more():
+    _, camera = head_scene(1, 1)
+    wall = Gaussians(
+        torch.zeros(50, 3) + torch.linspace(0.1, 0.0, 50)[:, None] * torch.tensor([0, 0, 1.0]),
+        torch.tensor([[1.0, 0, 0, 0]]).expand(50, 4),
+        torch.full((50, 3), 0.5),
+        torch.full((50,), 0.92),
+        torch.rand(50, 3),
+    )
+    # 0.08^4 is less than the transmittance that finishes a pixel, before the fourth is drawn
+    assert limits.count(wall, camera)["pixel_pairs"] == 3
+
+
+def test_the_phases_are_those_of_a_picture_and_leave_the_kernels_alone():
+    scene, camera = head_scene(500, 32)
+    before = render(scene, camera).color
+    found = limits.phases(scene, camera, repeats=2)
+    assert set(found) == {*limits.KERNELS, "the rest"}
+    assert found["blend"] > 0 and found["project backward"] > 0
+    assert torch.equal(render(scene, camera).color, before)
+
+
+def test_scenes_and_backends_are_read():
+    assert parse_scenes(["64x16", "2048x128"]) == [(64, 16), (2048, 128)]
+    for wrong in ("64", "64x", "0x16", "ax16", "64x-1"):
+        with pytest.raises(ConfigError, match="is not a scene"):
+            parse_scenes([wrong])
+    assert {"cpu", "reference"} <= set(parse_backends(None))
+    with pytest.raises(ConfigError, match="no render backend 'cpus'"):
+        parse_backends(["cpus"])
+    if not torch.cuda.is_available():
+        with pytest.raises(BackendError, match="cannot run here"):
+            parse_backends(["gsplat"])
+
+
+def test_the_command_writes_rows_and_a_plot(tmp_path: Path):
+    done = fastgha(
+        "bench", "render", "--scene", "64x16", "--repeats", "1", "--threads", "1",
+        "--json", str(tmp_path / "b.json"), "--plot", str(tmp_path / "b.png"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert {row["backend"] for row in found["rows"]} >= {"cpu", "reference"}
+    keys = {"backend", "gaussians", "width", "height", "forward_ms", "backward_ms", "peak_mb"}
+    assert all(keys <= set(row) for row in found["rows"])
+    assert found["cpu"][0]["limit"]["forward_ms"] > 0
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")

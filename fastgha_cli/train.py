@@ -24,6 +24,19 @@ def train(
             metavar="FILE", help="MobileNetV2 weights for the perceptual term; off if left out."
         ),
     ] = None,
+    origin: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Begin with the weights of this run or checkpoint."
+        ),
+    ] = None,
+    anew: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --from: part that begins with random weights (features, transformer, "
+            "decoder or deformation). Repeatable."
+        ),
+    ] = None,
     device: options.Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
     workers: options.Workers = 1,
@@ -40,8 +53,9 @@ def train(
     from fastgha_cli import console
     from pipeline.config import from_dict, override
     from pipeline.presets import recipe
+    from pipeline.train.checkpoint import resolve
     from pipeline.train.device import choose
-    from pipeline.train.loop import RunConfig
+    from pipeline.train.loop import Origin, RunConfig
     from pipeline.train.loop import train as run
     from pipeline.train.perceptual import load_perceptual
 
@@ -56,11 +70,15 @@ def train(
             "precision": precision,
         },
     )
+    begin = Origin(resolve(origin), tuple(anew or ())) if origin else None
     net = load_perceptual(perceptual, how.device) if perceptual else None
     if net is None and config.loss.perceptual > 0:
         console.say("The perceptual term is off: no net was given (--perceptual FILE).")
     with console.progress("Training") as tick:
-        report = run(shards, out, config, how, perceptual=net, stop_after=steps, progress=tick)
+        report = run(
+            shards, out, config, how,
+            perceptual=net, origin=begin, stop_after=steps, progress=tick,
+        )  # fmt: skip
     if report.stopped_by:
         console.say(
             f"Stopped by {report.stopped_by} at step {report.step}; the same command goes on."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Perceptual = Callable[[Tensor, Tensor], Tensor]
@@ -18,6 +18,7 @@ Perceptual = Callable[[Tensor, Tensor], Tensor]
 
 DEPTH_UNIT_M = 0.1
 """The depth loss is in units of 0.1 m, about a head's radius; the paper does not state its own."""
+MOTION_UNIT_M, MOTION_REACH_M, MOTION_SAMPLES = 0.01, 0.03, 4096
 WINDOW, SIGMA = 11, 1.5
 
 
@@ -30,6 +31,8 @@ class LossConfig:
     perceptual: float = 0.5
     silhouette: float = 1.0
     depth: float = 0.5
+    motion: float = 0.0
+    """Of `motion`, which the paper does not have: for captures whose mesh is known."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,48 @@ def losses(
     if perceptual is not None and config.perceptual > 0:
         terms["perceptual"] = config.perceptual * perceptual(drawn.image, truth.image)
     return terms
+
+
+def motion(
+    offsets: Float[Tensor, "n 3"],
+    means: Float[Tensor, "n 3"],
+    view_of: Int[Tensor, "n"],
+    input_meshes: Float[Tensor, "v m 3"],
+    target_mesh: Float[Tensor, "m 3"],
+) -> Float[Tensor, ""]:
+    """Compare how far the deformation moves the Gaussians with how far the mesh moved.
+
+    A Gaussian goes with the mesh's nearest vertex in the picture that it came from; those
+    farther than 3 cm from any are left out. Some thousand of the Gaussians are looked at.
+
+    Args:
+        offsets: What the deformation adds to the means, metres.
+        means: Canonical means, head frame, metres.
+        view_of: Which input each Gaussian came from.
+        input_meshes: Vertices at the time of each input.
+        target_mesh: The same vertices at the time of the targets.
+
+    Returns:
+        Smooth L1 in units of 1 cm (square below, linear above).
+    """
+    from scipy.spatial import cKDTree
+
+    some = slice(None, None, -(-len(means) // MOTION_SAMPLES) or 1)
+    offsets, places, views = offsets[some], means[some].detach(), view_of[some]
+    truth = torch.zeros_like(offsets)
+    known = torch.zeros_like(views, dtype=torch.bool)
+    for v, mesh in enumerate(input_meshes):
+        here = views == v
+        distance, index = cKDTree(mesh.cpu().numpy()).query(places[here].cpu().numpy())
+        nearest = torch.from_numpy(index).to(views.device)
+        truth[here] = target_mesh[nearest] - mesh[nearest]
+        known[here] = torch.from_numpy(distance < MOTION_REACH_M).to(views.device)
+    if not known.any():
+        return offsets.sum() * 0.0
+    error = torch.nn.functional.smooth_l1_loss(
+        offsets[known] / MOTION_UNIT_M, truth[known] / MOTION_UNIT_M, reduction="sum"
+    )
+    return error / known.sum()
 
 
 def ssim(a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]) -> Float[Tensor, ""]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pipeline.config import nearest
 from pipeline.errors import ConfigError
+from pipeline.losses import LossConfig
 from pipeline.model.config import (
     DecoderConfig,
     DeformConfig,
@@ -44,6 +45,7 @@ def train_small() -> TrainConfig:
     return TrainConfig(
         model=small(),
         sampling=SamplingConfig(fewest_inputs=1),
+        loss=LossConfig(motion=5.0),
         lr=4e-4,
         deform_lr=1e-3,
         schedule="cosine",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +124,10 @@ def held_out(shard: Shard, config: EvalConfig, index: int) -> Sample:
     sample = draw(shard, sampling, config.size, np.random.default_rng(seed))
     unseen = [v for v in range(shard.views) if v not in sample.input_views]
     where = [sample.target_views.index(v) for v in unseen]
-    return Sample(
-        inputs=sample.inputs,
+    return replace(
+        sample,
         targets=sample.targets[where],
         depth=sample.depth[where],
-        code=sample.code,
-        subject=sample.subject,
-        input_views=sample.input_views,
         target_views=tuple(unseen),
     )
 

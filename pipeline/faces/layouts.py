@@ -57,6 +57,10 @@ JAW_SIDE = 10.0
 GAZE_UP, GAZE_DOWN, GAZE_SIDE = 9.0, 10.2, 13.0
 """Degrees of the eyes at weight 1 of their units."""
 
+ROTATION_GAIN, EYELID_GAIN = 6.0, 3.0
+LOUD = 8
+"""Numbers of the MakeHuman expression that have about size one after `code_gain`."""
+
 _ROTATING = ("jawOpen", "jawLeft", "jawRight", "eyeBlinkLeft", "eyeBlinkRight")
 EXPRESSION_UNITS = tuple(
     n for n in ARKIT_NAMES if n not in _ROTATING and not n.startswith("eyeLook")
@@ -101,6 +105,26 @@ def neutral_code(layout: str) -> ExpressionCode:
     for part in (JAW, LEFT_EYE, RIGHT_EYE):
         values[part] = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0])
     return ExpressionCode(values, layout)
+
+
+def code_gain(layout: str) -> Float[Tensor, "120"]:
+    """Give a factor for each number of a code that brings it to how far it moves the face.
+
+    An open jaw changes its six numbers by 0.4 only, a glance by 0.2. The MakeHuman expression is
+    whitened: its first number moves the face two hundred times as far as its last, at equal size.
+
+    Raises:
+        LayoutError: If the layout is not known.
+    """
+    gain = torch.ones_like(neutral_code(layout).values)
+    for part in (JAW, LEFT_EYE, RIGHT_EYE):
+        gain[part] = ROTATION_GAIN
+    gain[EYELIDS] = EYELID_GAIN
+    if layout == MAKEHUMAN:
+        with np.load(BASIS_FILE) as basis:
+            reach = np.sqrt(basis["variance"])
+        gain[: len(reach)] = torch.from_numpy(reach / reach[:LOUD].mean()).float()
+    return gain
 
 
 def require_layout(code: ExpressionCode, wanted: str) -> None:

@@ -62,7 +62,7 @@ def activate(raw: Float[Tensor, "v c h w"], views: View, config: ModelConfig) ->
     start_quat = torch.tensor([1.0, 0.0, 0.0, 0.0]).to(quat)[:, None, None]
     quats = _multiply(turn, functional.normalize(quat + start_quat, dim=1))
 
-    keep = _kept(views, config)
+    keep = kept(views, config)
     gaussians = Gaussians(
         means=_rows(means, keep),
         quats=_rows(quats, keep),
@@ -82,7 +82,8 @@ def _positions(
     return origins + (distance + HEAD_RADIUS * torch.tanh(raw)) * directions
 
 
-def _kept(views: View, config: ModelConfig) -> Bool[Tensor, "v h w"]:
+def kept(views: View, config: ModelConfig) -> Bool[Tensor, "v h w"]:
+    """Tell which blocks of pixels make a Gaussian; the Gaussians are in this order."""
     coverage = functional.avg_pool2d(views.alpha, config.stride)[:, 0]
     return coverage >= FOREGROUND if config.foreground_only else torch.ones_like(coverage).bool()
 

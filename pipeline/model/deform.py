@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.faces.layouts import EYELIDS, JAW, LEFT_EYE, RIGHT_EYE
+from pipeline.faces.layouts import code_gain, neutral_code
 from pipeline.model.activate import HEAD_RADIUS, CanonicalHead
 from pipeline.model.blocks import zero_
 from pipeline.model.config import DeformConfig
@@ -23,9 +23,6 @@ OFFSET_REACH = 0.06
 wide open jaw. Without a limit, early training throws Gaussians out of the picture to be rid of
 them, and from there no gradient brings them back."""
 SLOPE = 0.01
-ROTATION_GAIN, EYELID_GAIN = 6.0, 3.0
-"""Expressions are whitened, of size one. An open jaw changes its six numbers by 0.4 and a glance
-by 0.2: without a gain they would hardly be heard among the others."""
 
 
 @dataclass(frozen=True)
@@ -53,17 +50,27 @@ class Deformation(nn.Module):
         of_gaussian = 3 + 6 * config.frequencies + 11 + features
         self.of_gaussian = nn.Linear(of_gaussian, config.width)
         self.of_code = nn.Linear(CODE_SIZE, config.width, bias=False)
-        gain = torch.ones(CODE_SIZE)
-        for part in (JAW, LEFT_EYE, RIGHT_EYE):
-            gain[part] = ROTATION_GAIN
-        gain[EYELIDS] = EYELID_GAIN
         self.gain: Tensor
-        self.register_buffer("gain", gain, persistent=False)
+        self.register_buffer("gain", torch.ones(CODE_SIZE))
+        self.rest: Tensor
+        self.register_buffer("rest", torch.zeros(CODE_SIZE))
         self.hidden = nn.ModuleList(
             nn.Linear(config.width, config.width) for _ in range(config.layers - 1)
         )
         self.out = nn.Linear(config.width, 6 if config.color_offsets else 3)
+        # torch's own start shrinks the signal in each layer: after six of them, hardly anything
+        # of the code would be left.
+        for layer in (self.of_gaussian, self.of_code, *self.hidden):
+            assert isinstance(layer, nn.Linear)
+            nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         zero_(self.out)
+
+    def set_layout(self, layout: str) -> None:
+        """Weight each number of the codes by how far it moves the face; kept with the weights."""
+        self.gain.copy_(code_gain(layout))
+        self.rest.copy_(neutral_code(layout).values)
 
     def prepare(self, head: CanonicalHead) -> PreparedHead:
         """Compute what does not depend on the expression."""
@@ -73,7 +80,9 @@ class Deformation(nn.Module):
         """Give the Gaussians under an expression."""
         # Positions in high octaves, and where things end up, do not survive bfloat16.
         with torch.autocast(code.device.type, enabled=False):
-            x = functional.leaky_relu(prepared.first + self.of_code(self.gain * code), SLOPE)
+            x = functional.leaky_relu(
+                prepared.first + self.of_code(self.gain * (code - self.rest)), SLOPE
+            )
         for layer in self.hidden:
             x = functional.leaky_relu(layer(x), SLOPE, inplace=True)
         with torch.autocast(code.device.type, enabled=False):

@@ -41,6 +41,9 @@ class Sample:
     """Of the targets, metres; 0 where unknown."""
     code: ExpressionCode
     """Of the targets."""
+    input_meshes: Float[Tensor, "i n 3"]
+    """Face mesh in each input, head frame, metres; n is 0 where there is none."""
+    target_mesh: Float[Tensor, "n 3"]
     subject: str
     input_views: tuple[int, ...]
     """Camera numbers of the inputs."""
@@ -127,6 +130,8 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
         targets=shard.read(at_target, size),
         depth=shard.depth(at_target, size),
         code=shard.code(target),
+        input_meshes=shard.vertices(others),
+        target_mesh=shard.vertices(target),
         subject=shard.subject,
         input_views=chosen,
         target_views=tuple(cameras),

@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import to_dict
+from pipeline.config import nearest, to_dict
 from pipeline.errors import ConfigError, StaleOutputError, TrainingError
-from pipeline.losses import Perceptual, Prediction, losses
+from pipeline.io.tensors import restore
+from pipeline.losses import Perceptual, Prediction, losses, motion
+from pipeline.model.activate import kept
 from pipeline.model.fastgha import FastGHA, Precision
 from pipeline.render import render
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.sampling import Sample, Samples, load
-from pipeline.stage import Progress, silent, write_whole
+from pipeline.stage import Progress, digest, silent, write_whole
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train.config import TrainConfig
 from pipeline.train.log import Log, picture
@@ -43,6 +45,31 @@ class RunConfig:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Another run's weights, to begin with."""
+
+    checkpoint: Path
+    anew: tuple[str, ...] = ()
+    """Parts of the model that begin with random weights all the same."""
+
+    def take_over(self, model: FastGHA) -> None:
+        """Put the weights into a model.
+
+        Raises:
+            ConfigError: If the model has no such part.
+            FormatError: If a weight does not fit.
+        """
+        parts = dict(model.named_children())
+        for name in self.anew:
+            if name not in parts:
+                raise ConfigError(f"The model has no part {name!r}.", nearest(name, list(parts)))
+        tensors = checkpoints.load(self.checkpoint).tensors
+        for name, part in parts.items():
+            if name not in self.anew:
+                restore(part, tensors, f"model.{name}.", self.checkpoint)
+
+
+@dataclass(frozen=True)
 class TrainReport:
     """How a run ended."""
 
@@ -60,6 +87,7 @@ def train(
     run: RunConfig = RunConfig(),
     *,
     perceptual: Perceptual | None = None,
+    origin: Origin | None = None,
     stop_after: int | None = None,
     progress: Progress = silent,
 ) -> TrainReport:
@@ -74,6 +102,7 @@ def train(
         config: Settings.
         run: How to carry it out.
         perceptual: Net of the perceptual term; without one the term is off.
+        origin: Weights to begin with; random ones without.
         stop_after: End after this many more steps, with a checkpoint, as a signal would.
         progress: Called after each step.
 
@@ -83,11 +112,14 @@ def train(
     """
     paths = find_shards(shards)
     layout = _layout(paths)
-    _claim(out, config, paths)
+    _claim(out, config, paths, origin)
     torch.manual_seed(config.seed)
     device = torch.device(run.device)
     model = FastGHA(config.model, run.precision).to(device=device)
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model.deformation.set_layout(layout)
+    if origin is not None:
+        origin.take_over(model)
     optimizer = _optimizer(model, config)
     start = _resume(out, model, optimizer)
     header: dict[str, Any] = {"layout": layout, "train": to_dict(config)}
@@ -161,6 +193,14 @@ def _step(
     clock.lap("render")
     truth = Prediction(targets.image, targets.alpha, sample.depth.to(device))
     terms = losses(drawn, truth, config.loss, perceptual)
+    if config.loss.motion > 0 and len(sample.target_mesh):
+        terms["motion"] = config.loss.motion * motion(
+            gaussians.means - prepared.head.gaussians.means,
+            prepared.head.gaussians.means,
+            torch.nonzero(kept(inputs, config.model))[:, 0],
+            sample.input_meshes.to(device),
+            sample.target_mesh.to(device),
+        )
     for name, term in terms.items():
         if not torch.isfinite(term):
             value = float(term.detach())
@@ -222,11 +262,12 @@ def _resume(out: Path, model: FastGHA, optimizer: torch.optim.Optimizer) -> int:
     return int(checkpoint.header["step"])
 
 
-def _claim(out: Path, config: TrainConfig, paths: list[Path]) -> None:
+def _claim(out: Path, config: TrainConfig, paths: list[Path], origin: Origin | None) -> None:
     """Stamp the run's folder with its settings and shards, or refuse another run's folder."""
-    wanted = json.dumps(
-        {"settings": to_dict(config), "shards": [p.name for p in paths]}, indent=1, sort_keys=True
-    )
+    made_of: dict[str, Any] = {"settings": to_dict(config), "shards": [p.name for p in paths]}
+    if origin is not None:
+        made_of["origin"] = {"sha256": digest(origin.checkpoint), "anew": list(origin.anew)}
+    wanted = json.dumps(made_of, indent=1, sort_keys=True)
     stamp = out / RUN
     if stamp.exists() and stamp.read_text() != wanted:
         raise StaleOutputError(

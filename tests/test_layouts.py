@@ -19,6 +19,7 @@ from pipeline.faces.layouts import (
     MAKEHUMAN,
     RIGHT_EYE,
     arkit_to_code,
+    code_gain,
     code_to_arkit,
     matrix_from_rot6d,
     neutral_code,
@@ -96,6 +97,16 @@ def test_the_six_numbers_are_the_first_two_rows():
     R = R * torch.linalg.det(R)
     assert torch.equal(rot6d_from_matrix(R), torch.cat([R[0], R[1]]))
     assert torch.allclose(matrix_from_rot6d(rot6d_from_matrix(R)), R, atol=1e-6)
+
+
+def test_the_gain_follows_how_far_each_number_moves_the_face():
+    gain = code_gain(MAKEHUMAN)
+    assert gain[0] > gain[1] > gain[7] > gain[20] > gain[38] > 0
+    assert gain[:8].mean() == pytest.approx(1.0)
+    assert gain[100:118].unique().item() == 6.0 and gain[118:].unique().item() == 3.0
+    assert (code_gain(FLAME2020)[:100] == 1).all()
+    with pytest.raises(LayoutError, match="Unknown"):
+        code_gain("something")
 
 
 def test_a_blended_code_is_made_orthonormal_again():

@@ -4,7 +4,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from pipeline.evaluate import metrics
-from pipeline.losses import LossConfig, Prediction, losses, ssim
+from pipeline.losses import LossConfig, Prediction, losses, motion, ssim
 
 
 @pytest.fixture
@@ -70,3 +70,26 @@ def test_without_a_net_there_is_no_perceptual_term():
 def test_no_known_depth_is_no_loss():
     terms = losses(flat(0.7, 1.0), flat(0.5, 0.0), LossConfig(), None)
     assert float(terms["depth"]) == 0.0
+
+
+def test_motion_compares_with_the_nearest_vertex_of_the_picture_a_gaussian_came_from():
+    closed = torch.tensor([[0.0, 0.0, 0.1], [0.0, 0.05, 0.1]])
+    lower = closed + torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.02, 0.0]])
+    means = torch.tensor([[0.0, 0.001, 0.1], [0.0, 0.071, 0.1], [0.0, 0.5, 0.0]])
+    # The first is still in both; the second was seen 2 cm low and must rise; the third is far.
+    args = (means, torch.tensor([0, 1, 1]), torch.stack([closed, lower]), closed)
+    right = torch.tensor([[0.0, 0.0, 0.0], [0.0, -0.02, 0.0], [0.3, 0.3, 0.3]])
+    assert motion(right, *args) == 0
+    # Off by 5 mm: half of 0.25, over two Gaussians; off by 2 cm: 2 - 0.5.
+    almost = right + torch.tensor([[0.005, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert motion(almost, *args) == pytest.approx(0.125 / 2, rel=1e-4)
+    still = torch.zeros(3, 3)
+    assert motion(still, *args) == pytest.approx(1.5 / 2, rel=1e-4)
+
+
+def test_without_a_vertex_near_motion_is_nothing():
+    offsets = torch.ones(3, 3, requires_grad=True)
+    far = torch.full((1, 4, 3), 5.0)
+    loss = motion(offsets, torch.zeros(3, 3), torch.zeros(3, dtype=torch.long), far, far[0])
+    loss.backward()
+    assert loss == 0 and not offsets.grad.any()

@@ -1,15 +1,18 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.config import override
 from pipeline.errors import ShapeError
+from pipeline.faces.layouts import ARKIT, MAKEHUMAN, arkit_to_code, neutral_code
 from pipeline.geometry import project
-from pipeline.model.activate import HEAD_RADIUS, activate
+from pipeline.model.activate import HEAD_RADIUS, CanonicalHead, activate
 from pipeline.model.deform import Deformation
 from pipeline.model.fastgha import FastGHA
 from pipeline.presets import small, tiny
+from pipeline.types import Gaussians
 from tests.conftest import blob_views
 
 
@@ -99,13 +102,14 @@ def test_a_gaussian_turns_with_its_camera():
 def test_the_cached_first_layer_is_exact(model):
     torch.manual_seed(1)
     deformation = Deformation(32, small().deform)
+    deformation.set_layout(MAKEHUMAN)
     torch.nn.init.normal_(deformation.out.weight, std=0.1)
     head = model.reconstruct(blob_views(2, 64))
     code = torch.randn(120)
     fast = deformation(deformation.prepare(head), code)
 
     inputs = deformation._inputs(head)
-    gained = deformation.gain * code
+    gained = deformation.gain * (code - neutral_code(MAKEHUMAN).values)
     joint = torch.cat([inputs, gained.expand(len(inputs), 120)], dim=1)
     weight = torch.cat([deformation.of_gaussian.weight, deformation.of_code.weight], dim=1)
     x = torch.nn.functional.leaky_relu(joint @ weight.T + deformation.of_gaussian.bias, 0.01)
@@ -113,11 +117,48 @@ def test_the_cached_first_layer_is_exact(model):
         x = torch.nn.functional.leaky_relu(layer(x), 0.01)
     offsets = deformation.out(x)
     torch.testing.assert_close(
-        fast.means, head.gaussians.means + 0.05 * offsets[:, :3], atol=1e-5, rtol=0
+        fast.means,
+        head.gaussians.means + 0.06 * torch.tanh(offsets[:, :3] / 6),
+        atol=1e-5,
+        rtol=0,
     )
     torch.testing.assert_close(
         fast.colors, head.gaussians.colors + offsets[:, 3:], atol=1e-5, rtol=0
     )
+
+
+def test_no_code_throws_a_gaussian_away(model):
+    torch.manual_seed(2)
+    deformation = Deformation(32, small().deform)
+    torch.nn.init.normal_(deformation.out.weight, std=100.0)
+    head = model.reconstruct(blob_views(1, 64))
+    moved = deformation(deformation.prepare(head), torch.randn(120))
+    assert (moved.means - head.gaussians.means).abs().max() <= 0.06 + 1e-6
+
+
+def test_a_fresh_deformation_hears_every_part_of_the_code():
+    torch.manual_seed(3)
+    deformation = Deformation(32, small().deform)
+    deformation.set_layout(MAKEHUMAN)
+    torch.nn.init.normal_(deformation.out.weight, std=1.0)
+    features = torch.randn(50, 32)
+    head = CanonicalHead(
+        Gaussians(
+            0.1 * torch.randn(50, 3),
+            torch.nn.functional.normalize(torch.randn(50, 4), dim=1),
+            torch.full((50, 3), 0.002),
+            torch.full((50,), 0.5),
+            torch.rand(50, 3),
+        ),
+        features,
+    )
+    prepared = deformation.prepare(head)
+    still = deformation(prepared, neutral_code(MAKEHUMAN).values).means
+    for weights, least in (("jawOpen", 0.001), ("eyeBlinkLeft", 0.001), ("browInnerUp", 0.0003)):
+        w = np.zeros(52)
+        w[ARKIT[weights]] = 1.0
+        moved = deformation(prepared, arkit_to_code(w).values).means
+        assert (moved - still).norm(dim=1).mean() > least, weights
 
 
 def test_before_training_no_expression_moves_anything(model):

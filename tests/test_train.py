@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import FormatError, StaleOutputError, TrainingError
+from pipeline.errors import ConfigError, FormatError, StaleOutputError, TrainingError
 from pipeline.losses import LossConfig
 from pipeline.presets import recipe
 from pipeline.shards.writer import write_shard
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train.config import TrainConfig
-from pipeline.train.loop import RunConfig, train
+from pipeline.train.loop import Origin, RunConfig, train
 from tests.conftest import toy_capture
 
 CONFIG = replace(recipe("tiny"), sizes=(32, 64), steps=(12, 8))
@@ -55,6 +55,21 @@ def test_a_run_without_gradient_ends(shards: Path, tmp_path: Path):
     config = replace(CONFIG, loss=blind, sizes=(32,), steps=(30,))
     with pytest.raises(TrainingError, match="Steps 1 to 20 have no gradient"):
         train(shards, tmp_path / "run", config, RUN)
+
+
+def test_a_run_begins_with_the_weights_of_another(shards: Path, tmp_path: Path):
+    first = train(shards, tmp_path / "first", CONFIG, RUN, stop_after=3).checkpoint
+    config = replace(CONFIG, lr=1e-9, deform_lr=1e-9)
+    origin = Origin(first, ("deformation",))
+    second = train(shards, tmp_path / "second", config, RUN, origin=origin, stop_after=1)
+    a, b = weights(first), weights(second.checkpoint)
+    close = {k for k in a if k.startswith("model.") and torch.allclose(a[k], b[k], atol=1e-6)}
+    assert "model.decoder.conv_out.weight" in close
+    assert "model.deformation.of_code.weight" not in close
+    with pytest.raises(StaleOutputError, match="other settings"):
+        train(shards, tmp_path / "second", config, RUN, origin=Origin(first))
+    with pytest.raises(ConfigError, match="no part 'decode'"):
+        train(shards, tmp_path / "third", config, RUN, origin=Origin(first, ("decode",)))
 
 
 def test_a_checkpoint_is_whole_and_loads_without_the_run(shards: Path, tmp_path: Path):

@@ -91,7 +91,7 @@ def motion(
     Returns:
         Smooth L1 in units of 1 cm (square below, linear above).
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     some = slice(None, None, -(-len(means) // MOTION_SAMPLES) or 1)
     offsets, places, views = offsets[some], means[some].detach(), view_of[some]
@@ -99,7 +99,7 @@ def motion(
     known = torch.zeros_like(views, dtype=torch.bool)
     for v, mesh in enumerate(input_meshes):
         here = views == v
-        distance, index = cKDTree(mesh.cpu().numpy()).query(places[here].cpu().numpy())
+        distance, index = KDTree(mesh.cpu().numpy()).query(places[here].cpu().numpy())
         nearest = torch.from_numpy(index).to(views.device)
         truth[here] = target_mesh[nearest] - mesh[nearest]
         known[here] = torch.from_numpy(distance < MOTION_REACH_M).to(views.device)

@@ -63,8 +63,6 @@ class Deformation(nn.Module):
         for layer in (self.of_gaussian, self.of_code, *self.hidden):
             assert isinstance(layer, nn.Linear)
             nn.init.kaiming_normal_(layer.weight, a=SLOPE)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
         zero_(self.out)
 
     def set_layout(self, layout: str) -> None:

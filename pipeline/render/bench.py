@@ -77,16 +77,16 @@ def parse_backends(names: Sequence[str] | None) -> list[Backend]:
         BackendError: If it cannot run here; says why.
     """
     states = available_backends()
-    chosen: list[Backend] = []
-    for name in states if names is None else names:
-        known = [backend for backend in states if backend == name]
-        if not known:
+    if names is None:
+        return [backend for backend, state in states.items() if state == "ready"]
+    for name in names:
+        if name not in states:
             raise ConfigError(f"There is no render backend {name!r}.", nearest(name, list(states)))
-        if states[known[0]] == "ready":
-            chosen.append(known[0])
-        elif names is not None:
+    chosen = [backend for backend in states if backend in names]
+    for backend in chosen:
+        if states[backend] != "ready":
             raise BackendError(
-                f"The backend {name} cannot run here: {states[known[0]]}.",
+                f"The backend {backend} cannot run here: {states[backend]}.",
                 "Choose another --backend; `fastgha doctor` shows all.",
             )
     return chosen

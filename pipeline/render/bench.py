@@ -82,7 +82,7 @@ def parse_backends(names: Sequence[str] | None) -> list[Backend]:
     for name in names:
         if name not in states:
             raise ConfigError(f"There is no render backend {name!r}.", nearest(name, list(states)))
-    chosen = [backend for backend in states if backend in names]
+    chosen = [backend for backend in states if names.count(backend)]
     for backend in chosen:
         if states[backend] != "ready":
             raise BackendError(

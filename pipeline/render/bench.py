@@ -79,10 +79,11 @@ def parse_backends(names: Sequence[str] | None) -> list[Backend]:
     states = available_backends()
     if names is None:
         return [backend for backend, state in states.items() if state == "ready"]
-    for name in names:
-        if name not in states:
-            raise ConfigError(f"There is no render backend {name!r}.", nearest(name, list(states)))
-    chosen = [backend for backend in states if names.count(backend)]
+    unknown = set(names).difference(states)
+    if unknown:
+        name = min(unknown)
+        raise ConfigError(f"There is no render backend {name!r}.", nearest(name, [*states]))
+    chosen: list[Backend] = [backend for backend in states if names.count(backend)]
     for backend in chosen:
         if states[backend] != "ready":
             raise BackendError(

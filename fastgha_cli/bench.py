@@ -1,11 +1,14 @@
 """`fastgha bench`: how fast things are on this machine."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fastgha_cli import options
+
+if TYPE_CHECKING:
+    from pipeline.render.cpu.limits import Details
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
@@ -24,7 +27,7 @@ def render(
         list[str] | None,
         typer.Option(
             metavar="GAUSSIANSxPIXELS",
-            help="Scene to draw, such as 65536x256, repeatable; 16k to 1M if left out.",
+            help="Scene to draw, such as 65536x256, repeatable; 2k to 1M if left out.",
         ),
     ] = None,
     repeats: Annotated[int, typer.Option(help="Times each is drawn.", min=1)] = 9,
@@ -43,7 +46,6 @@ def render(
     """
     from fastgha_cli import console
     from pipeline.render import bench
-    from pipeline.render.cpu import limits
 
     sizes = bench.parse_scenes(scene) if scene else bench.SIZES
     backends = bench.parse_backends(backend)
@@ -64,11 +66,16 @@ def render(
             for row in rows
         ],
     )
-    details: list[dict[str, object]] = []
+    details: list[tuple[int, int, Details]] = []
     if "cpu" in backends:
-        for count, size in sizes:
-            found = limits.examine(*bench.head_scene(count, size), threads=rows[0]["threads"])
-            details.append({"gaussians": count, "width": size, "height": size, **found})
+        from pipeline.render.cpu import limits
+
+        with console.progress("Counting") as tick:
+            for done, (count, size) in enumerate(sizes, start=1):
+                found = limits.examine(*bench.head_scene(count, size), threads=rows[0]["threads"])
+                details.append((count, size, found))
+                tick(done, len(sizes))
+        for count, size, found in details:
             parts = ", ".join(f"{k} {v:.1f}" for k, v in found["phases_ms"].items())
             least = found["limit"]
             console.say(
@@ -79,4 +86,5 @@ def render(
     if plot is not None:
         bench.plot(rows, plot)
         console.say(f"wrote {plot}")
-    console.write_json(json, {"rows": rows, "cpu": details})
+    cpu = [{"gaussians": n, "width": size, "height": size, **found} for n, size, found in details]
+    console.write_json(json, {"rows": rows, "cpu": cpu})

@@ -52,10 +52,11 @@ def train(
 
     from fastgha_cli import console
     from pipeline.config import from_dict, override
+    from pipeline.errors import ConfigError
     from pipeline.presets import recipe
-    from pipeline.train.checkpoint import resolve
+    from pipeline.train.checkpoint import Origin, resolve
     from pipeline.train.device import choose
-    from pipeline.train.loop import Origin, RunConfig
+    from pipeline.train.loop import RunConfig
     from pipeline.train.loop import train as run
     from pipeline.train.perceptual import load_perceptual
 
@@ -70,6 +71,8 @@ def train(
             "precision": precision,
         },
     )
+    if anew and origin is None:
+        raise ConfigError("--anew leaves out parts of --from, which is not given.", "Add --from.")
     begin = Origin(resolve(origin), tuple(anew or ())) if origin else None
     net = load_perceptual(perceptual, how.device) if perceptual else None
     if net is None and config.loss.perceptual > 0:

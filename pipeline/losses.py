@@ -95,6 +95,8 @@ def motion(
 
     some = slice(None, None, -(-len(means) // MOTION_SAMPLES) or 1)
     offsets, places, views = offsets[some], means[some].detach(), view_of[some]
+    if not torch.isfinite(places).all():
+        return places.sum()  # not finite either: the training loop names the term and the step
     truth = torch.zeros_like(offsets)
     known = torch.zeros_like(views, dtype=torch.bool)
     for v, mesh in enumerate(input_meshes):

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.errors import BackendError, ConfigError
 from pipeline.render import render
-from pipeline.render.bench import head_scene, parse_backends, parse_scenes
+from pipeline.render.bench import bench, head_scene, parse_backends, parse_scenes
 from pipeline.render.cpu import limits
 from pipeline.types import Gaussians
 from tests.test_cli import fastgha
@@ -74,3 +74,8 @@ def test_the_command_writes_rows_and_a_plot(tmp_path: Path):
     assert all(keys <= set(row) for row in found["rows"])
     assert found["cpu"][0]["limit"]["forward_ms"] > 0
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_scene_that_no_backend_can_hold_is_refused():
+    with pytest.raises(ConfigError, match="no memory for these scenes"):
+        bench(("reference",), ((262_144, 1024),))

@@ -93,3 +93,9 @@ def test_without_a_vertex_near_motion_is_nothing():
     loss = motion(offsets, torch.zeros(3, 3), torch.zeros(3, dtype=torch.long), far, far[0])
     loss.backward()
     assert loss == 0 and not offsets.grad.any()
+
+
+def test_motion_of_what_is_not_a_number_is_not_a_number():
+    means = torch.tensor([[0.0, float("nan"), 0.0]])
+    mesh = torch.zeros(1, 4, 3)
+    assert not motion(torch.zeros(1, 3), means, torch.zeros(1).long(), mesh, mesh[0]).isfinite()

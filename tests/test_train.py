@@ -9,13 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, FormatError, StaleOutputError, TrainingError
+from pipeline.errors import ConfigError, FormatError, LayoutError, StaleOutputError, TrainingError
+from pipeline.faces.layouts import FLAME2020
 from pipeline.losses import LossConfig
 from pipeline.presets import recipe
 from pipeline.shards.writer import write_shard
 from pipeline.train import checkpoint as checkpoints
+from pipeline.train.checkpoint import Origin
 from pipeline.train.config import TrainConfig
-from pipeline.train.loop import Origin, RunConfig, train
+from pipeline.train.loop import RunConfig, train
 from tests.conftest import toy_capture
 
 CONFIG = replace(recipe("tiny"), sizes=(32, 64), steps=(12, 8))
@@ -47,7 +49,7 @@ def test_the_loss_falls(shards: Path, tmp_path: Path):
     train(shards, tmp_path / "run", config, RUN)
     parts = ("rgb", "ssim", "silhouette", "depth")
     loss = [sum(line[part] for part in parts) for line in terms(tmp_path / "run")]
-    assert sum(loss[-10:]) < 0.8 * sum(loss[:10])
+    assert sum(loss[-10:]) < 0.7 * sum(loss[:10])
 
 
 def test_a_run_without_gradient_ends(shards: Path, tmp_path: Path):
@@ -70,6 +72,14 @@ def test_a_run_begins_with_the_weights_of_another(shards: Path, tmp_path: Path):
         train(shards, tmp_path / "second", config, RUN, origin=Origin(first))
     with pytest.raises(ConfigError, match="no part 'decode'"):
         train(shards, tmp_path / "third", config, RUN, origin=Origin(first, ("decode",)))
+
+
+def test_a_deformation_is_not_taken_over_to_codes_of_another_layout(shards: Path, tmp_path: Path):
+    first = train(shards, tmp_path / "first", CONFIG, RUN, stop_after=1).checkpoint
+    model, _ = checkpoints.load_model(first)
+    with pytest.raises(LayoutError, match="flame2020"):
+        Origin(first).take_over(model, FLAME2020)
+    Origin(first, ("deformation",)).take_over(model, FLAME2020)
 
 
 def test_a_checkpoint_is_whole_and_loads_without_the_run(shards: Path, tmp_path: Path):

@@ -133,6 +133,9 @@ def bench(
         sizes: Gaussians, and pixels along an edge.
         threads: As `torch.set_num_threads`; by default as torch has here.
         device: Where the tensors are; by default "cuda" for gsplat, "cpu" for the others.
+
+    Raises:
+        ConfigError: If nothing is left to measure.
     """
     jobs: list[tuple[Backend, int, int]] = [
         (backend, count, size)
@@ -140,6 +143,11 @@ def bench(
         for backend in backends
         if backend != "reference" or count * size * size <= MOST_FOR_REFERENCE
     ]
+    if not jobs:
+        raise ConfigError(
+            "The reference backend has no memory for these scenes, and no other was asked for.",
+            "Name smaller scenes, such as --scene 2048x128, or another --backend.",
+        )
     rows: list[Row] = []
     context = multiprocessing.get_context("spawn")
     for done, (backend, count, size) in enumerate(jobs, start=1):

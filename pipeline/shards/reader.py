@@ -66,9 +66,9 @@ class Shard:
         """Give the landmarks in the head frame, metres."""
         return torch.from_numpy(self._file["landmarks"][timestep])
 
-    def vertices(self, timestep: int | Sequence[int]) -> Float[Tensor, "*t n 3"]:
-        """Give the face mesh of a timestep or several, head frame, metres; n is 0 if unknown."""
-        return torch.from_numpy(self._file["vertices"][:][timestep])
+    def vertices(self, timestep: int) -> Float[Tensor, "n 3"]:
+        """Give the face mesh in the head frame, metres; n is 0 if unknown."""
+        return torch.from_numpy(self._file["vertices"][timestep])
 
     def read(self, pairs: Sequence[tuple[int, int]], size: int) -> View:
         """Give views by (timestep, view), in that order.

@@ -130,7 +130,7 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
         targets=shard.read(at_target, size),
         depth=shard.depth(at_target, size),
         code=shard.code(target),
-        input_meshes=shard.vertices(others),
+        input_meshes=torch.stack([shard.vertices(t) for t in others]),
         target_mesh=shard.vertices(target),
         subject=shard.subject,
         input_views=chosen,

@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.config import from_dict, to_dict
-from pipeline.errors import FormatError, InputError
+from pipeline.config import from_dict, nearest, to_dict
+from pipeline.errors import ConfigError, FormatError, InputError, LayoutError
 from pipeline.io.tensors import read_header, restore, write_tensors
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA, Precision
@@ -107,6 +107,38 @@ def load_model(path: Path, precision: Precision = "auto") -> tuple[FastGHA, Chec
     model = FastGHA(from_dict(ModelConfig, checkpoint.header["model"]), precision)
     restore(model, checkpoint.tensors, "model.", path)
     return model.eval().requires_grad_(False), checkpoint
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Another run's weights, to begin with."""
+
+    checkpoint: Path
+    anew: tuple[str, ...] = ()
+    """Parts of the model that begin with random weights all the same."""
+
+    def take_over(self, model: FastGHA, layout: str) -> None:
+        """Put the weights into a model that will be trained on codes of a layout.
+
+        Raises:
+            ConfigError: If the model has no such part.
+            LayoutError: If the deformation to take over knows codes of another layout.
+            FormatError: If a weight does not fit.
+        """
+        parts = dict(model.named_children())
+        for name in self.anew:
+            if name not in parts:
+                raise ConfigError(f"The model has no part {name!r}.", nearest(name, list(parts)))
+        checkpoint = load(self.checkpoint)
+        if "deformation" not in self.anew and checkpoint.header["layout"] != layout:
+            raise LayoutError(
+                f"{self.checkpoint} was trained on {checkpoint.header['layout']!r}, the shards "
+                f"have {layout!r}.",
+                "Start the deformation anew: --anew deformation.",
+            )
+        for name, part in parts.items():
+            if name not in self.anew:
+                restore(part, checkpoint.tensors, f"model.{name}.", self.checkpoint)
 
 
 def newest(folder: Path) -> Path | None:

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.config import nearest, to_dict
+from pipeline.config import to_dict
 from pipeline.errors import ConfigError, StaleOutputError, TrainingError
-from pipeline.io.tensors import restore
 from pipeline.losses import Perceptual, Prediction, losses, motion
 from pipeline.model.activate import kept
 from pipeline.model.fastgha import FastGHA, Precision
@@ -25,6 +24,7 @@ from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.sampling import Sample, Samples, load
 from pipeline.stage import Progress, digest, silent, write_whole
 from pipeline.train import checkpoint as checkpoints
+from pipeline.train.checkpoint import Origin
 from pipeline.train.config import TrainConfig
 from pipeline.train.log import Log, picture
 
@@ -42,31 +42,6 @@ class RunConfig:
     workers: int = 1
     device: str = "cpu"
     precision: Precision = "auto"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Another run's weights, to begin with."""
-
-    checkpoint: Path
-    anew: tuple[str, ...] = ()
-    """Parts of the model that begin with random weights all the same."""
-
-    def take_over(self, model: FastGHA) -> None:
-        """Put the weights into a model.
-
-        Raises:
-            ConfigError: If the model has no such part.
-            FormatError: If a weight does not fit.
-        """
-        parts = dict(model.named_children())
-        for name in self.anew:
-            if name not in parts:
-                raise ConfigError(f"The model has no part {name!r}.", nearest(name, list(parts)))
-        tensors = checkpoints.load(self.checkpoint).tensors
-        for name, part in parts.items():
-            if name not in self.anew:
-                restore(part, tensors, f"model.{name}.", self.checkpoint)
 
 
 @dataclass(frozen=True)
@@ -118,10 +93,10 @@ def train(
     model = FastGHA(config.model, run.precision).to(device=device)
     model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model.deformation.set_layout(layout)
-    if origin is not None:
-        origin.take_over(model)
     optimizer = _optimizer(model, config)
     start = _resume(out, model, optimizer)
+    if origin is not None and start == 0:
+        origin.take_over(model, layout)
     header: dict[str, Any] = {"layout": layout, "train": to_dict(config)}
     samples = Samples(paths, config.sampling, config.climb, config.seed)
     end = min(len(samples), start + stop_after) if stop_after is not None else len(samples)

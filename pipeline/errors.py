@@ -17,6 +17,13 @@ class InputError(FastGHAError):
     """A file or folder that was given is missing, empty, or not what it should be."""
 
 
+class MissingItemError(InputError):
+    """One picture, mesh or pose of a capture that is missing or damaged.
+
+    The rest of the capture is of use: a stage leaves the item out and reports it.
+    """
+
+
 class ShapeError(FastGHAError):
     """An array has the wrong shape, type or range."""
 

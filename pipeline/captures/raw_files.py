@@ -1,0 +1,212 @@
+"""Small foreign files, read with care: JSON, matrices, pictures, arrays without pickles."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.errors import InputError, MissingItemError
+
+Rgb = UInt8[np.ndarray, "h w 3"]
+Matte = UInt8[np.ndarray, "h w"]
+
+BROKEN = (
+    OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError,
+    RuntimeError, NotImplementedError, OverflowError, MemoryError, struct.error, zlib.error,
+    zipfile.BadZipFile, UnidentifiedImageError, Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What the readers of pictures and archives raise at damaged bytes."""
+
+DRIFTED = "This layout differs from the one that is read; check the download or the export."
+
+MOST_BYTES = 256 * 2**20
+"""A larger member of an archive, or array, is not one of these data sets'."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: If the file is missing, damaged or not an object.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        kind = "is damaged" if path.is_file() else "is missing"
+        raise InputError(f"{path} {kind}.", "Download or export it again.") from error
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{path} holds a {type(values).__name__}, where an object is expected.",
+            "Check that it is of the data set that you named.",
+        )
+    return {str(key): value for key, value in values.items()}
+
+
+def need(values: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: object) -> Any:
+    """Give an entry of a JSON object.
+
+    Raises:
+        InputError: If it is missing or of another type; names what is there instead.
+    """
+    if key not in values:
+        there = ", ".join(sorted(map(str, values))[:12])
+        raise InputError(
+            f"{where} has no {key!r}; it has {there or 'nothing'}.",
+            DRIFTED,
+        )
+    value = values[key]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InputError(
+            f"{where}: {key!r} is a {type(value).__name__}.",
+            DRIFTED,
+        )
+    return value
+
+
+def number(values: Mapping[str, Any], key: str, where: object) -> float:
+    """Give a finite number of a JSON object.
+
+    Raises:
+        InputError: If it is missing or not one.
+    """
+    value = float(need(values, key, (int, float), where))
+    if not np.isfinite(value):
+        raise InputError(f"{where}: {key!r} is {value}.", "Export or calibrate it again.")
+    return value
+
+
+def matrix(values: Any, shape: tuple[int, ...], where: object) -> Float64[np.ndarray, "..."]:
+    """Give an array of finite numbers from nested lists.
+
+    Raises:
+        InputError: If it has another shape, or holds something else.
+    """
+    try:
+        array = np.array(values, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        array = np.zeros(0)
+    if array.shape != shape or not np.isfinite(array).all():
+        raise InputError(
+            f"{where} is not {'x'.join(map(str, shape))} finite numbers.",
+            "Download or export it again; a drifted layout cannot be read.",
+        )
+    return array
+
+
+def decode_picture(data: bytes, where: object) -> Image.Image:
+    """Open an encoded picture, whole.
+
+    Raises:
+        MissingItemError: If it is truncated, not a picture, or absurdly large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            # Others (odd metadata of a picture that can be read) concern nobody here.
+            warnings.simplefilter("ignore", UserWarning)
+            image = Image.open(io.BytesIO(data))
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except BROKEN as error:
+        raise MissingItemError(f"{where} is not a whole picture.", "Download it again.") from error
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Open a picture file upright, whole.
+
+    Raises:
+        MissingItemError: If it is missing or damaged.
+    """
+    return decode_picture(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file that may be missing.
+
+    Raises:
+        MissingItemError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise MissingItemError(
+            f"{path} cannot be read ({error.strerror}).", "Download or export it again."
+        ) from error
+
+
+def rgb_of(image: Image.Image, where: object) -> Rgb:
+    """Give a picture as 8-bit RGB.
+
+    Raises:
+        MissingItemError: If it is not an 8-bit picture with colours or greys.
+    """
+    if image.mode not in ("RGB", "RGBA", "RGBX", "L", "LA", "P", "CMYK", "YCbCr"):
+        raise MissingItemError(
+            f"{where} is a picture of the kind {image.mode}.", "An 8-bit colour picture is needed."
+        )
+    return np.asarray(image.convert("RGB"))
+
+
+def grey_of(image: Image.Image, where: object) -> Matte:
+    """Give the first channel of an 8-bit picture, as labels and mattes are written.
+
+    Raises:
+        MissingItemError: If it is not an 8-bit picture.
+    """
+    if image.mode in ("P", "1"):
+        image = image.convert("L") if image.mode == "1" else image
+    values = np.asarray(image)
+    if values.ndim == 3:
+        values = values[..., 0]
+    if values.ndim != 2 or values.dtype != np.uint8:
+        raise MissingItemError(
+            f"{where} is a picture of the kind {image.mode}.", "An 8-bit grey picture is needed."
+        )
+    return np.ascontiguousarray(values)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an npz file; a pickled one is refused, not executed.
+
+    Raises:
+        MissingItemError: If the file is missing, damaged, or holds objects.
+    """
+    try:
+        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
+            if isinstance(file, np.ndarray):
+                raise MissingItemError(f"{path} is not an npz file.", "Export it again.")
+            small = {i.filename for i in file.zip.infolist() if i.file_size <= MOST_BYTES}
+            return {k: file[k] for k in file.files if f"{k}.npy" in small}
+    except BROKEN as error:
+        raise MissingItemError(
+            f"{path} is not a whole npz file of plain arrays.", "Export it again."
+        ) from error
+
+
+def load_array(data: bytes, where: object) -> np.ndarray:
+    """Read an npy file's bytes; pickled objects are refused.
+
+    Raises:
+        MissingItemError: If it is damaged or holds objects.
+    """
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except BROKEN as error:
+        raise MissingItemError(
+            f"{where} is not a whole npy file of plain numbers.", "Download it again."
+        ) from error
+    if not isinstance(array, np.ndarray):
+        raise MissingItemError(f"{where} is not an npy file.", "Download it again.")
+    return array

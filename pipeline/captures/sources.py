@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.captures.ava256 import Ava256Capture
 from pipeline.captures.capture import Capture
 from pipeline.captures.folder import FolderCapture
 from pipeline.errors import InputError
@@ -27,7 +28,14 @@ def _folders(root: Path) -> dict[str, Path]:
     return _with(root, lambda path: any(path.glob("transforms*.json")))
 
 
+def _ava256(root: Path) -> dict[str, Path]:
+    return _with(root, lambda path: (path / "decoder" / "camera_calibration.json").is_file())
+
+
 SOURCES = {
+    "ava256": Source(
+        _ava256, Ava256Capture, "folders such as 20230308--1352--BDF920 with decoder/ in them"
+    ),
     "folder": Source(_folders, FolderCapture, "transforms.json (VHAP, GaussianAvatars)"),
 }
 

@@ -14,6 +14,8 @@ from pipeline.faces.layouts import ARKIT
 from pipeline.geometry import look_at
 from pipeline.types import Camera
 
+WALL = (90, 120, 100)
+
 
 @dataclass(frozen=True)
 class Studio:
@@ -33,7 +35,12 @@ class Studio:
 
 @functools.cache
 def shoot(
-    width: int = 96, height: int = 140, views: int = 3, timesteps: int = 4, span: float = 0.42
+    width: int = 96,
+    height: int = 140,
+    views: int = 3,
+    timesteps: int = 4,
+    span: float = 0.42,
+    supersample: int = 1,
 ) -> Studio:
     """Shoot one person; the first camera is frontal."""
     rng = np.random.default_rng(5)
@@ -57,11 +64,11 @@ def shoot(
         weights = np.zeros(52, np.float32)
         weights[ARKIT["jawOpen"]] = t / 4
         seen = Camera(E @ torch.from_numpy(poses[t]), K, width, height).to(torch.float32)
-        frames.append(tuple(subject.render_views(weights, seen, supersample=1)))
+        frames.append(tuple(subject.render_views(weights, seen, supersample=supersample)))
     return Studio(rig, poses, tuple(frames))
 
 
-def over(frame: Frame, background: tuple[int, int, int] = (90, 120, 100)) -> np.ndarray:
+def over(frame: Frame, background: tuple[int, int, int] = WALL) -> np.ndarray:
     """The picture before a coloured wall instead of white."""
     gap = 1 - frame.alpha[..., None] / 255
     return np.clip(frame.rgb - gap * (255 - np.array(background)), 0, 255).astype(np.uint8)

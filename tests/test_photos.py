@@ -8,6 +8,7 @@ from PIL import Image
 from pipeline.errors import InputError, MissingPackageError, MissingWeightsError, ShapeError
 from pipeline.geometry import look_at, project
 from pipeline.prep import photos
+from pipeline.prep.crop import Box, cropped, square_at_head
 from pipeline.prep.landmarks import Face
 from pipeline.types import Camera
 from tests.heads import HEAD
@@ -72,7 +73,7 @@ def test_a_point_is_seen_at_the_same_place_before_and_after_the_crop(seed: int):
     rng = np.random.default_rng(seed)
     whole = camera(rng.uniform(-0.8, 0.8), *rng.integers(300, 2000, 2).tolist()).to(torch.float64)
     corner, side = rng.uniform(-200, 200, 2), rng.uniform(100, 900)
-    part = photos.cropped(whole, corner, side, 256)
+    part = cropped(whole, Box(*corner.tolist(), side), 256)
     points = torch.tensor(rng.uniform(-0.1, 0.1, (20, 3)))
     before, after = project(whole, points)[0].numpy(), project(part, points)[0].numpy()
     np.testing.assert_allclose((before - corner) * 256 / side, after, atol=1e-3)
@@ -172,7 +173,8 @@ def test_people_in_the_background_are_left_out(tmp_path: Path):
 
     narrow = camera(width=300, height=700)
     view = run([save(tmp_path, grey(narrow))], [face(seen_by(truth) - [170, 0])], matter=two).view
-    corner, side = photos.square(narrow)
+    box = square_at_head(narrow, 0.40)
+    corner, side = np.array([box.left, box.top]), box.side
     column = int((20 - corner[0]) * 128 / side)
     assert view.alpha[0, 0, 40, 64] == 1
     assert view.alpha[0, 0, :, column].max() == 0
@@ -212,7 +214,8 @@ def test_the_largest_face_near_the_middle_is_taken(tmp_path: Path):
     small = face(seen_by(truth) * 0.3)
     corner = face(seen_by(truth) * 1.1 + [200, 250])
     found = run([save(tmp_path, grey(truth))], [small, corner, here])
-    assert np.ptp(found.landmarks[0], axis=0)[1] * photos.square(truth)[1] / 128 == pytest.approx(
+    scale = square_at_head(truth, 0.40).side / 128
+    assert np.ptp(found.landmarks[0], axis=0)[1] * scale == pytest.approx(
         np.ptp(here.landmarks, axis=0)[1], rel=0.05
     )
 

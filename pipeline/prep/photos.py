@@ -17,7 +17,7 @@ from pipeline.captures.synthetic.cameras import TARGET
 from pipeline.errors import InputError, ShapeError
 from pipeline.geometry import project, rays
 from pipeline.io.images import read_rgb
-from pipeline.prep import cameras
+from pipeline.prep import cameras, crop
 from pipeline.prep.landmarks import MESH_HEAD, Detector, Face
 from pipeline.prep.matte import Matter
 from pipeline.stage import Progress, silent
@@ -138,9 +138,10 @@ def look_at_photos(
     crops: list[View] = []
     landmarks: list[np.ndarray] = []
     for i, (rgb, face, camera) in enumerate(zip(pictures, faces, fit.cameras, strict=True)):
-        corner, side = square(camera, config)
+        box = crop.square_at_head(camera, config.size, config.center)
+        corner, side = np.array([box.left, box.top]), box.side
         alpha = _matte(rgb, face, corner, side, matter, config)
-        crops.append(_crop(rgb, alpha, camera, corner, side, size, chin - np.array(config.neck)))
+        crops.append(_crop(rgb, alpha, camera, box, size, chin - np.array(config.neck)))
         landmarks.append((face.landmarks - corner) * (size / side))
         progress(len(paths) + i + 1, 2 * len(paths))
     view = View(
@@ -155,23 +156,6 @@ def look_at_photos(
     )
     relative = fit.errors / np.array([face.size for face in faces])
     return Photos(view, tuple(p.name for p in paths), np.stack(landmarks), fit.head, relative)
-
-
-def square(
-    camera: Camera, config: CropConfig = CropConfig()
-) -> tuple[Float64[np.ndarray, "2"], float]:
-    """Give the top left corner and the side, in pixels, of the crop around the head."""
-    middle, depth = project(camera, torch.tensor([config.center]).to(camera.K))
-    side = float(camera.K[0, 0]) * config.size / float(depth)
-    return middle[0].double().numpy() - side / 2, side
-
-
-def cropped(camera: Camera, corner: np.ndarray, side: float, size: int) -> Camera:
-    """Give the camera of a square cut from a picture and resampled to `size` pixels."""
-    K = camera.K.double().clone()
-    K[:2, 2] -= torch.from_numpy(corner)
-    K[:2] *= size / side
-    return Camera(camera.world_to_camera, K.to(camera.K), size, size)
 
 
 def sheet(photos: Photos) -> Image.Image:
@@ -297,27 +281,16 @@ def _crop(
     rgb: Rgb,
     alpha: Float32[np.ndarray, "h w"],
     camera: Camera,
-    corner: Float64[np.ndarray, "2"],
-    side: float,
+    box: crop.Box,
     size: int,
     neck: Float64[np.ndarray, "2"],
 ) -> View:
     """Cut the square, composite on white and cut off what is below the neck."""
     head = np.concatenate([rgb / np.float32(255) * alpha[..., None], alpha[..., None]], axis=-1)
     # Premultiplied: resampling then mixes no background into the edge.
-    low = np.floor(np.minimum(corner, 0)).astype(int)
-    high = np.ceil(np.maximum(corner + side - [rgb.shape[1], rgb.shape[0]], 0)).astype(int)
-    padded = np.pad(head, ((-low[1], high[1]), (-low[0], high[0]), (0, 0)))
-    left, top = (corner - low).tolist()
-    box = (left, top, left + side, top + side)
-    planes = [
-        Image.fromarray(np.ascontiguousarray(padded[..., c])).resize(
-            (size, size), Image.Resampling.BICUBIC, box=box
-        )
-        for c in range(4)
-    ]
-    pixels = torch.from_numpy(np.stack([np.asarray(plane) for plane in planes])).float()
-    view_camera = cropped(camera, corner, side, size)
+    planes = crop.resample(head, box, size)
+    pixels = torch.from_numpy(planes).permute(2, 0, 1)
+    view_camera = crop.cropped(camera, box, size)
     pixels = pixels * _above_neck(view_camera, *neck.tolist())
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)

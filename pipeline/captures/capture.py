@@ -119,10 +119,13 @@ class Capture(ABC):
     def head_to_world(self, timestep: Timestep) -> Float64[np.ndarray, "4 4"] | None:
         """Give the rigid motion from the head frame to the world, metres; None if not shipped.
 
+        A FLAME tracking gives it only together with the model's joints: see `FlameFit`.
+
         Raises:
             MissingItemError: If the data set has poses, but this one is missing or damaged.
         """
-        return None
+        fit = self.flame(timestep)
+        return None if fit is None else fit.head_to_world()
 
     def mesh(self, timestep: Timestep) -> Float32[np.ndarray, "n 3"] | None:
         """Give the tracked vertices in the world, metres; None if not shipped.

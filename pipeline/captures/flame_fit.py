@@ -72,16 +72,25 @@ class FlameFit:
         values[EYELIDS] = torch.from_numpy(self.eyelids)
         return ExpressionCode(values.float(), LAYOUT_OF[self.version])
 
-    def head_to_world(self, joints: Float64[np.ndarray, "5 3"]) -> Float64[np.ndarray, "4 4"]:
+    def head_to_world(
+        self, joints: Float64[np.ndarray, "5 3"] | None = None
+    ) -> Float64[np.ndarray, "4 4"] | None:
         """Give the motion of the skull: root and neck, as the code has neither.
 
         Args:
-            joints: Rest positions of this person's five joints, FLAME frame, metres.
+            joints: Rest positions of this person's five joints, FLAME frame, metres. They come
+                of the FLAME model and the shape.
 
         Returns:
-            From the head frame to the world. The head frame is FLAME's rest frame in the size of
-            this person (`scale` times FLAME's metres).
+            From the head frame to the world; None if that depends on joints that are not given.
+            The head frame is FLAME's rest frame in the size of this person (`scale` times
+            FLAME's metres).
         """
+        still = [np.allclose(self.rotations[i], np.eye(3), atol=1e-7) for i in (ROOT, NECK)]
+        if joints is None:
+            if not still[1] or not (still[0] or self.root_about == "origin"):
+                return None
+            joints = np.zeros((5, 3))
         neck = _about(self.rotations[NECK], joints[NECK] * self.scale)
         at = joints[ROOT] * self.scale if self.root_about == "joint" else np.zeros(3)
         root = _about(self.rotations[ROOT], at)

@@ -73,17 +73,9 @@ class FolderCapture(Capture):
     source = "folder"
     color = "as-exported"
 
-    def __init__(self, path: Path, joints: Float64[np.ndarray, "5 3"] | None = None) -> None:
-        """Read the list of frames.
-
-        Args:
-            path: The folder.
-            joints: Rest positions of the FLAME joints (see `FlameFit.head_to_world`); without
-                them there is no head pose.
-        """
+    def __init__(self, path: Path) -> None:
         self.path = path
         self.name = path.resolve().name
-        self.joints = joints
         found = re.match(r"(?:UNION\d*_)?(\d{3})(?:_|$)", self.name)
         self.subject = found[1] if found else self.name
         files = [path / "transforms.json"]
@@ -106,7 +98,7 @@ class FolderCapture(Capture):
         self.facts = {
             "files": ", ".join(file.name for file in files),
             "cy": "measured from the bottom (VHAP)" if vhap else "measured from the top",
-            "head pose": "needs the FLAME model's joints" if joints is None else "FLAME's",
+            "head pose": "FLAME's, needs the model's joints" if self._flame else "none shipped",
         }
 
     @property
@@ -192,11 +184,6 @@ class FolderCapture(Capture):
             )
         except (ShapeError, TypeError, ValueError) as error:
             raise MissingItemError(f"{path}: {error}", "Export the tracking again.") from error
-
-    def head_to_world(self, timestep: Timestep) -> Float64[np.ndarray, "4 4"] | None:
-        """Give FLAME's pose of root and neck, if the joints are known."""
-        fit = self.flame(timestep) if self.joints is not None else None
-        return None if fit is None or self.joints is None else fit.head_to_world(self.joints)
 
     def _frame(self, timestep: Timestep, camera: str) -> _Frame:
         if (timestep, camera) not in self._frames:

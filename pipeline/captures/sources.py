@@ -9,6 +9,9 @@ from pathlib import Path
 from pipeline.captures.ava256 import Ava256Capture
 from pipeline.captures.capture import Capture
 from pipeline.captures.folder import FolderCapture
+from pipeline.captures.nersemble import NersembleCapture, calibration_file
+from pipeline.captures.photos import PhotosCapture, is_photo
+from pipeline.captures.video import ENDINGS, VideoCapture
 from pipeline.errors import InputError
 
 
@@ -32,11 +35,32 @@ def _ava256(root: Path) -> dict[str, Path]:
     return _with(root, lambda path: (path / "decoder" / "camera_calibration.json").is_file())
 
 
+def _nersemble(root: Path) -> dict[str, Path]:
+    def fits(path: Path) -> bool:
+        return path.resolve().name.isdigit() and calibration_file(path) is not None
+
+    return _with(root, fits)
+
+
+def _photos(root: Path) -> dict[str, Path]:
+    return _with(root, lambda path: path.is_dir() and any(is_photo(p) for p in path.iterdir()))
+
+
+def _videos(root: Path) -> dict[str, Path]:
+    files = root.iterdir() if root.is_dir() else [root]
+    return {p.stem: p for p in files if p.suffix.lower() in ENDINGS and p.is_file()}
+
+
 SOURCES = {
     "ava256": Source(
         _ava256, Ava256Capture, "folders such as 20230308--1352--BDF920 with decoder/ in them"
     ),
+    "nersemble": Source(
+        _nersemble, NersembleCapture, "participants such as 074 with a camera_params.json"
+    ),
     "folder": Source(_folders, FolderCapture, "transforms.json (VHAP, GaussianAvatars)"),
+    "photos": Source(_photos, PhotosCapture, "photographs, or a folder of them for each person"),
+    "video": Source(_videos, VideoCapture, f"a video ({', '.join(ENDINGS)}), or a folder of them"),
 }
 
 

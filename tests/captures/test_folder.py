@@ -11,7 +11,6 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from pipeline.captures.capture import Timestep, factor_head_pose
-from pipeline.captures.folder import FolderCapture
 from pipeline.captures.sources import find_captures, open_capture
 from pipeline.errors import InputError, MissingItemError
 from pipeline.faces.layouts import FLAME2023, JAW, matrix_from_rot6d
@@ -96,14 +95,15 @@ def test_codes_are_the_trackers_and_teeth_are_cut_off(export):
 
 def test_the_head_pose_is_that_of_a_skinned_skull(export):
     joints = np.array([[0, -0.15, -0.02], [0, -0.009, -0.054], *[[0, 0, 0]] * 3])
-    fit = FolderCapture(export).flame(T0)
-    H = FolderCapture(export, joints).head_to_world(T0)
+    capture = open_capture("folder", export)
+    fit = capture.flame(T0)
+    H = fit.head_to_world(joints)
     point = np.array([0.03, 0.02, 0.08])
     neck, root = fit.rotations[1], fit.rotations[0]
     turned = neck @ (point - joints[1]) + joints[1]
     turned = root @ (turned - joints[0]) + joints[0] + fit.translation
     np.testing.assert_allclose(H[:3, :3] @ point + H[:3, 3], turned)
-    assert FolderCapture(export).head_to_world(T0) is None
+    assert capture.head_to_world(T0) is None  # without the joints, it cannot be known
 
 
 def test_factoring_the_head_pose_leaves_every_pixel_where_it_was():

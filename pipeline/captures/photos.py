@@ -1,0 +1,78 @@
+"""Reader of a plain folder of photographs of one person: each is a moment of its own.
+
+Cameras are not known; `pipeline.prep.photos` estimates them, of all photographs together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.captures.capture import Capture, Matte, RawView, Timestep, backdrop, natural
+from pipeline.captures.raw_files import read_picture, rgb_of
+from pipeline.errors import InputError, MissingItemError
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
+UNREAD = (".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng")
+"""Photographs too, but in formats that are not read."""
+CAMERA = "photo"
+
+
+class PhotosCapture(Capture):
+    """The photographs of one folder, by name.
+
+    Raises:
+        InputError: If there is none that can be read.
+    """
+
+    source = "photos"
+    color = "as-photographed"
+    cameras = (CAMERA,)
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.name = self.subject = path.resolve().name
+        names = natural(p.name for p in path.iterdir() if p.is_file()) if path.is_dir() else []
+        self.files = tuple(path / n for n in names if is_photo(Path(n)))
+        """The photographs; the index of a timestep counts them from 0."""
+        self._unread = [n for n in names if Path(n).suffix.lower() in UNREAD]
+        if not self.files:
+            raise InputError(
+                f"There is no photograph in {path}"
+                + (f", but {len(self._unread)} raw or HEIC files." if self._unread else "."),
+                f"Give pictures of the kinds {', '.join(ENDINGS)}.",
+            )
+        self.timesteps = tuple(Timestep("photos", i) for i in range(len(self.files)))
+        self.facts = {"cameras": "not known, to be estimated"}
+
+    def missing(self) -> Mapping[str, str]:
+        """Photographs in formats that are not read."""
+        return {name: "not read; export it as JPEG" for name in self._unread}
+
+    def has(self, timestep: Timestep, camera: str) -> bool:
+        """Say whether there is such a photograph."""
+        return camera == CAMERA and timestep in self.timesteps
+
+    def view(self, timestep: Timestep, camera: str) -> RawView:
+        """Read one photograph upright; a transparent one has its matte with it."""
+        if not self.has(timestep, camera):
+            raise MissingItemError(
+                f"{self.path} has no photograph {timestep.index}.", f"It has {len(self.files)}."
+            )
+        file = self.files[timestep.index]
+        picture = read_picture(file)
+        matte: Matte | None = None
+        if "A" in picture.getbands():
+            matte = np.asarray(picture.getchannel("A"))
+            white = Image.new("RGBA", picture.size, "white")
+            picture = Image.alpha_composite(white, picture.convert("RGBA"))
+        image = rgb_of(picture, file)
+        return RawView(image, None, matte, backdrop(image, matte))
+
+
+def is_photo(path: Path) -> bool:
+    """Say whether a file is named as a photograph that can be read."""
+    return path.suffix.lower() in ENDINGS and not path.name.startswith(".")

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from pipeline.errors import BackendError, ShapeError
-from pipeline.render import available_backends, render
+from pipeline.render import available_backends, render, render_sets
 from pipeline.render.golden import check_backend, golden_scene
 from pipeline.types import Camera, Gaussians
 from tests.render_scenes import SCENES, cameras, cloud, draw, ordinary
+
+ONE = cameras(8, 8)[0]
 
 FLIP = 2.1 / 255
 """What one Gaussian too much or too little at its edge can change, with values below 1."""
@@ -231,3 +233,28 @@ def test_what_lies_behind_a_finished_pixel_has_no_gradient(backend):
     color[0, 0].sum().backward()
     assert (gaussians.colors.grad[: n - 1] > 0).all()
     assert (gaussians.colors.grad[n - 1 :] == 0).all()
+
+
+def test_sets_are_drawn_each_with_its_cameras_and_pass_their_gradients_on():
+    sets = [cloud(50, seed=1), cloud(80, seed=2)]
+    row = cameras(24, 16)
+    rows = Camera(row.world_to_camera.expand(2, 2, 4, 4), row.K.expand(2, 2, 3, 3), 24, 16)
+    for camera in (row, rows):
+        leaves = [one.means.clone().requires_grad_() for one in sets]
+        drawn = render_sets(
+            [replace(one, means=leaf) for one, leaf in zip(sets, leaves)],
+            camera, background=torch.ones(3),
+        )  # fmt: skip
+        assert drawn.depth.shape == (*camera.K.shape[:-2], 16, 24, 1)
+        drawn.color.sum().backward()
+        for i, (one, leaf) in enumerate(zip(sets, leaves)):
+            means = one.means.clone().requires_grad_()
+            alone = render(replace(one, means=means), camera[i], background=torch.ones(3))
+            alone.color.sum().backward()
+            assert torch.equal(drawn.color[i], alone.color) and torch.equal(leaf.grad, means.grad)
+
+
+def test_sets_without_their_cameras_are_refused():
+    for sets, camera in (([], cameras(8, 8)), ([cloud(3)], cameras(8, 8)), ([cloud(3)], ONE)):
+        with pytest.raises(ShapeError, match="each; got"):
+            render_sets(sets, camera)

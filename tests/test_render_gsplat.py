@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from pipeline.errors import BackendError
-from pipeline.render import render
+from pipeline.render import gsplat_backend, render, render_sets
 from pipeline.render.gsplat_backend import rasterize
+from pipeline.types import Camera, Gaussians
 from tests.render_scenes import cameras, cloud, needles, ordinary
 from tests.test_render_cpu import _records, conics
 
@@ -30,27 +31,33 @@ class StandIn:
 
     def __init__(self):
         self.asked: dict = {}
+        self.calls = 0
 
     def rasterization(self, means, quats, scales, opacities, colors, viewmats, Ks, width, height,
                       near_plane=0.01, far_plane=1e10, radius_clip=0.0, eps2d=0.3, sh_degree=None,
                       packed=True, tile_size=16, backgrounds=None, render_mode="RGB",
                       sparse_grad=False, absgrad=False, rasterize_mode="classic"):  # fmt: skip
-        from pipeline.types import Camera, Gaussians
-
+        self.calls += 1
         self.asked = {k: v for k, v in locals().items() if k != "self"}
-        n, count = len(means), len(viewmats)
-        assert means.shape == (n, 3) and quats.shape == (n, 4) and scales.shape == (n, 3)
-        assert opacities.shape == (n,) and colors.shape[0] == n and Ks.shape == (count, 3, 3)
-        assert viewmats.shape == (count, 4, 4) and backgrounds.shape == (count, colors.shape[1])
-        assert render_mode == "RGB+ED" and eps2d == 0.3
-        drawn = render(
-            Gaussians(means, quats, scales, opacities, colors),
-            Camera(viewmats, Ks, width, height),
-            background=backgrounds[0],
-            backend="reference",
-            antialiased=rasterize_mode == "antialiased",
-        )
-        return torch.cat([drawn.color, drawn.depth], -1), drawn.alpha, {}
+        *batch, n, _ = means.shape
+        lead = (*batch, viewmats.shape[-3])
+        assert means.shape == (*batch, n, 3) and quats.shape == (*batch, n, 4)
+        assert scales.shape == (*batch, n, 3) and opacities.shape == (*batch, n)
+        assert colors.shape[:-1] == (*batch, n) and Ks.shape == (*lead, 3, 3)
+        assert viewmats.shape == (*lead, 4, 4) and backgrounds.shape == (*lead, colors.shape[-1])
+        assert render_mode == "RGB+ED" and eps2d == 0.3 and len(batch) == 1
+        drawn = [
+            render(
+                Gaussians(means[b], quats[b], scales[b], opacities[b], colors[b]),
+                Camera(viewmats[b], Ks[b], width, height),
+                background=backgrounds[b, 0],
+                backend="reference",
+                antialiased=rasterize_mode == "antialiased",
+            )
+            for b in range(batch[0])
+        ]
+        color = torch.stack([torch.cat([d.color, d.depth], -1) for d in drawn])
+        return color, torch.stack([d.alpha for d in drawn]), {}
 
 
 @pytest.fixture
@@ -65,21 +72,42 @@ def stand_in(monkeypatch):
 @pytest.mark.parametrize("channels", [1, 3, 7])
 @pytest.mark.parametrize("antialiased", [False, True])
 def test_what_gsplat_documents_becomes_our_rendering(stand_in, channels, antialiased):
-    gaussians, camera = cloud(60, channels), cameras(20, 12)
+    sets, camera = [cloud(60, channels), cloud(60, channels, seed=1)], cameras(20, 12)
     background = torch.rand(channels)
-    for chosen in (camera, camera[0]):
-        got = rasterize(gaussians, chosen, background, antialiased=antialiased)
-        want = render(gaussians, chosen, background=background, backend="reference",
-                      antialiased=antialiased)  # fmt: skip
+    rows = Camera(camera.world_to_camera.expand(2, 2, 4, 4), camera.K.expand(2, 2, 3, 3), 20, 12)
+    for chosen in (camera, rows):
+        got = rasterize(sets, chosen, background, antialiased=antialiased)
+        want = render_sets(sets, chosen, background=background, backend="reference",
+                           antialiased=antialiased)  # fmt: skip
         for part in ("color", "alpha", "depth"):
             assert torch.equal(getattr(got, part), getattr(want, part)), part
     assert stand_in.asked["packed"] is False
 
 
+@pytest.mark.parametrize("single", [False, True])
+def test_one_set_keeps_the_cameras_dimensions(stand_in, monkeypatch, single):
+    monkeypatch.setattr(gsplat_backend, "_require_cuda", lambda gaussians: None)
+    gaussians, camera = cloud(40), cameras(20, 12)
+    chosen = camera[0] if single else camera
+    got = render(gaussians, chosen, backend="gsplat")
+    want = render(gaussians, chosen, backend="reference")
+    assert torch.equal(got.color, want.color) and torch.equal(got.depth, want.depth)
+
+
+def test_sets_of_one_size_are_one_call_and_others_are_drawn_one_by_one(stand_in, monkeypatch):
+    monkeypatch.setattr(gsplat_backend, "_require_cuda", lambda gaussians: None)
+    for sizes, calls in (((30, 30), 1), ((30, 20), 2)):
+        stand_in.calls = 0
+        sets = [cloud(n, seed=n) for n in sizes]
+        got = render_sets(sets, cameras(20, 12), backend="gsplat")
+        want = render_sets(sets, cameras(20, 12), backend="reference")
+        assert torch.equal(got.color, want.color) and stand_in.calls == calls
+
+
 @needs_gsplat
 @quiet
 def test_the_installed_gsplat_knows_every_argument_we_pass(stand_in):
-    rasterize(cloud(5), cameras(8, 8), torch.ones(3), antialiased=False)
+    rasterize([cloud(5)] * 2, cameras(8, 8), torch.ones(3), antialiased=False)
     sys.modules.pop("gsplat")
     from gsplat import rasterization
 
@@ -98,7 +126,7 @@ def test_gsplat_refuses_tensors_that_are_not_on_cuda():
 def test_a_missing_gsplat_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gsplat", None)
     with pytest.raises(BackendError, match=r"pip install 'fastgha\[cuda\]'"):
-        rasterize(cloud(5), cameras(8, 8), torch.ones(3), antialiased=False)
+        rasterize([cloud(5)] * 2, cameras(8, 8), torch.ones(3), antialiased=False)
 
 
 @needs_gsplat

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,47 +25,74 @@ def render_gsplat(
     Raises:
         BackendError: If the tensors are not on a CUDA device or gsplat is not installed.
     """
-    # Importing gsplat works without CUDA, and its functions then fail late or start a compiler.
-    if not gaussians.means.is_cuda:
-        raise BackendError(
-            f"The gsplat backend draws CUDA tensors; these are on {gaussians.means.device}.",
-            "Move them with .to('cuda'), or choose --backend cpu.",
-        )
-    return rasterize(gaussians, camera, background, antialiased=antialiased)
+    _require_cuda(gaussians)
+    alone = Camera(camera.world_to_camera[None], camera.K[None], camera.width, camera.height)
+    drawn = rasterize([gaussians], alone, background, antialiased=antialiased)
+    return Rendering(drawn.color[0], drawn.alpha[0], drawn.depth[0])
+
+
+def render_sets_gsplat(
+    sets: Sequence[Gaussians],
+    camera: Camera,
+    background: Float[Tensor, "c"],
+    *,
+    antialiased: bool = False,
+) -> Rendering:
+    """Draw sets of equally many Gaussians in one call.
+
+    Args:
+        camera: [s] or [s, v]: one camera, or one row of cameras, for each set.
+
+    Raises:
+        BackendError: As `render_gsplat`.
+    """
+    _require_cuda(sets[0])
+    return rasterize(sets, camera, background, antialiased=antialiased)
 
 
 def rasterize(
-    gaussians: Gaussians, camera: Camera, background: Tensor, *, antialiased: bool
+    sets: Sequence[Gaussians], camera: Camera, background: Tensor, *, antialiased: bool
 ) -> Rendering:
-    """Call gsplat and give its answer in our terms, on whatever device it accepts."""
+    """Call gsplat and give its answer in our terms, on whatever device it accepts.
+
+    Args:
+        sets: Of one size.
+        camera: [s] or [s, v]: one camera, or one row of cameras, for each set.
+    """
     try:
         from gsplat import rasterization
     except ImportError as error:
         raise BackendError(
             f"gsplat cannot be imported ({error}).", "Run: pip install 'fastgha[cuda]'"
         ) from error
-    single = camera.K.ndim == 2
-    E = camera.world_to_camera[None] if single else camera.world_to_camera
-    K = camera.K[None] if single else camera.K
+    lead = camera.K.shape[:-2]
+    rows = (len(sets), lead[1] if len(lead) == 2 else 1)
     drawn, alpha, _ = rasterization(
-        means=gaussians.means,
-        quats=gaussians.quats,
-        scales=gaussians.scales,
-        opacities=gaussians.opacities,
-        colors=gaussians.colors,
-        viewmats=E,
-        Ks=K,
+        means=torch.stack([one.means for one in sets]),
+        quats=torch.stack([one.quats for one in sets]),
+        scales=torch.stack([one.scales for one in sets]),
+        opacities=torch.stack([one.opacities for one in sets]),
+        colors=torch.stack([one.colors for one in sets]),
+        viewmats=camera.world_to_camera.reshape(*rows, 4, 4),
+        Ks=camera.K.reshape(*rows, 3, 3),
         width=camera.width,
         height=camera.height,
         near_plane=NEAR,
         far_plane=FAR,
         eps2d=BLUR,
         packed=False,
-        backgrounds=background.expand(len(E), -1),
+        backgrounds=background.expand(*rows, -1),
         render_mode="RGB+ED",
         rasterize_mode="antialiased" if antialiased else "classic",
     )
-    color, depth = drawn[..., :-1], drawn[..., -1:]
-    if single:
-        return Rendering(color[0], alpha[0], depth[0])
-    return Rendering(color, alpha, depth)
+    parts = (drawn[..., :-1], alpha, drawn[..., -1:])
+    return Rendering(*(part.reshape(*lead, *part.shape[2:]) for part in parts))
+
+
+def _require_cuda(gaussians: Gaussians) -> None:
+    """Refuse tensors elsewhere: gsplat itself would fail late, or start a compiler."""
+    if not gaussians.means.is_cuda:
+        raise BackendError(
+            f"The gsplat backend draws CUDA tensors; these are on {gaussians.means.device}.",
+            "Move them with .to('cuda'), or choose --backend cpu.",
+        )

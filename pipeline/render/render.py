@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -47,11 +48,7 @@ def render(
     if background is None:
         background = gaussians.colors.new_zeros(channels)
     _check(gaussians, camera, background)
-    if backend == "auto":
-        backend = "gsplat" if gaussians.means.is_cuda else "cpu"
-        if backend not in _announced:
-            _announced.add(backend)
-            log.info("rendering with the %s backend", backend)
+    backend = _choose(backend, gaussians)
     if backend == "reference":
         from pipeline.render.reference import render_reference
 
@@ -67,6 +64,67 @@ def render(
     raise BackendError(
         f"There is no render backend {backend!r}.", "Choose auto, reference, cpu or gsplat."
     )
+
+
+def render_sets(
+    sets: Sequence[Gaussians],
+    camera: Camera,
+    *,
+    background: Tensor | None = None,
+    backend: Backend = "auto",
+    antialiased: bool = False,
+) -> Rendering:
+    """Draw several sets of Gaussians, each with its own camera or row of cameras.
+
+    Args:
+        sets: One or more; they may differ in size.
+        camera: Leading dimensions [s], or [s, v] for v pictures of each set.
+        background: As in `render`; the same for all.
+        backend: As in `render`. gsplat draws sets of one size in one call.
+        antialiased: As in `render`.
+
+    Returns:
+        Pictures with the camera's leading dimensions.
+
+    Raises:
+        BackendError: If the backend cannot run here.
+        ShapeError: If there is no set, the cameras are not one (row) for each, or as `render`.
+    """
+    lead = camera.K.shape[:-2]
+    if not sets or len(lead) not in (1, 2) or lead[0] != len(sets):
+        raise ShapeError(
+            f"{len(sets)} sets of Gaussians need one camera, or one row of cameras, each; got "
+            f"cameras {list(lead)}.",
+            "Give cameras with leading dimensions [s] or [s, v], for at least one set.",
+        )
+    backend = _choose(backend, sets[0])
+    if backend == "gsplat" and len({len(one) for one in sets}) == 1:
+        from pipeline.render.gsplat_backend import render_sets_gsplat
+
+        if background is None:
+            background = sets[0].colors.new_zeros(sets[0].colors.shape[1])
+        for i, one in enumerate(sets):
+            _check(one, camera[i], background)
+        return render_sets_gsplat(sets, camera, background, antialiased=antialiased)
+    pictures = [
+        render(one, camera[i], background=background, backend=backend, antialiased=antialiased)
+        for i, one in enumerate(sets)
+    ]
+    return Rendering(
+        torch.stack([picture.color for picture in pictures]),
+        torch.stack([picture.alpha for picture in pictures]),
+        torch.stack([picture.depth for picture in pictures]),
+    )
+
+
+def _choose(backend: Backend, gaussians: Gaussians) -> Backend:
+    if backend != "auto":
+        return backend
+    backend = "gsplat" if gaussians.means.is_cuda else "cpu"
+    if backend not in _announced:
+        _announced.add(backend)
+        log.info("rendering with the %s backend", backend)
+    return backend
 
 
 def available_backends() -> dict[Backend, str]:

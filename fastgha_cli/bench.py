@@ -23,6 +23,14 @@ def render(
         list[str] | None,
         typer.Option(help="Backend to measure, repeatable; all that run here if left out."),
     ] = None,
+    peer: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py:FUNCTION",
+            help="Another renderer to measure beside ours, such as "
+            "tools/peer_gsplat_torch.py:render; repeatable.",
+        ),
+    ] = None,
     scene: Annotated[
         list[str] | None,
         typer.Option(
@@ -50,7 +58,9 @@ def render(
     sizes = bench.parse_scenes(scene) if scene else bench.SIZES
     backends = bench.parse_backends(backend)
     with console.progress("Measuring") as tick:
-        rows = bench.bench(backends, sizes, repeats=repeats, threads=threads, progress=tick)
+        rows = bench.bench(
+            backends, sizes, peers=peer or (), repeats=repeats, threads=threads, progress=tick
+        )
     console.table(
         f"Milliseconds, median of {repeats} (spread), {rows[0]['threads']} threads",
         ["backend", "Gaussians", "pixels", "forward", "backward", "peak MB"],

@@ -1,4 +1,5 @@
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -6,9 +7,10 @@ import torch
 
 from pipeline.errors import BackendError, ConfigError
 from pipeline.render import render
-from pipeline.render.bench import bench, head_scene, parse_backends, parse_scenes
+from pipeline.render.bench import bench, head_scene, load_peer, parse_backends, parse_scenes
 from pipeline.render.cpu import limits
 from pipeline.types import Gaussians
+from tests.render_scenes import ordinary
 from tests.test_cli import fastgha
 
 
@@ -79,3 +81,27 @@ def test_the_command_writes_rows_and_a_plot(tmp_path: Path):
 def test_a_scene_that_no_backend_can_hold_is_refused():
     with pytest.raises(ConfigError, match="no memory for these scenes"):
         bench(("reference",), ((262_144, 1024),))
+
+
+PEER = Path(__file__).parents[1] / "tools" / "peer_gsplat_torch.py"
+
+
+@pytest.mark.skipif(find_spec("gsplat") is None, reason="gsplat is not installed")
+def test_the_peer_draws_the_same_pictures(tmp_path: Path):
+    peer = load_peer(f"{PEER}:render")
+    gaussians, camera = ordinary()
+    got = peer(gaussians, camera[0], torch.ones(3))
+    want = render(gaussians, camera[0], background=torch.ones(3), backend="reference")
+    for part in ("color", "alpha"):
+        difference = (getattr(got, part) - getattr(want, part)).abs()
+        assert difference.max() <= 2.1 / 255
+        assert (difference > 1e-4).sum() <= 6
+    rows = bench(("cpu",), ((64, 16),), peers=[f"{PEER}:render"], repeats=1)
+    assert [row["backend"] for row in rows] == ["cpu", "peer_gsplat_torch"]
+    assert all(row["backward_ms"] > 0 for row in rows)
+
+
+def test_a_peer_that_is_not_there_is_named(tmp_path: Path):
+    for name in ("nowhere.py:render", f"{PEER}:nothing", "render"):
+        with pytest.raises(ConfigError, match="names no Python file|Cannot load"):
+            load_peer(name)

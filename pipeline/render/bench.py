@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import multiprocessing
 import resource
@@ -11,9 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
+from torch import Tensor
 
 from pipeline.config import nearest
 from pipeline.errors import BackendError, ConfigError
@@ -44,8 +46,10 @@ class Row(TypedDict):
 
 
 SIZES = (
-    (2_048, 128), (16_384, 128), (65_536, 256), (65_536, 512), (262_144, 256), (262_144, 512),
-    (262_144, 1024), (1_048_576, 512), (1_048_576, 1024),
+    (2_048, 128), (16_384, 128), (65_536, 128), (262_144, 128),
+    (16_384, 256), (65_536, 256), (262_144, 256), (1_048_576, 256),
+    (16_384, 512), (65_536, 512), (262_144, 512), (1_048_576, 512),
+    (65_536, 1024), (262_144, 1024), (1_048_576, 1024),
 )  # fmt: skip
 """Gaussians and pixels along an edge."""
 MOST_FOR_REFERENCE = 2**25
@@ -119,6 +123,7 @@ def bench(
     backends: Sequence[Backend] = ("cpu",),
     sizes: Sequence[tuple[int, int]] = SIZES,
     *,
+    peers: Sequence[str] = (),
     repeats: int = 9,
     threads: int | None = None,
     device: str | None = None,
@@ -131,16 +136,19 @@ def bench(
 
     Args:
         sizes: Gaussians, and pixels along an edge.
+        peers: Other renderers to measure beside ours; see `load_peer`.
         threads: As `torch.set_num_threads`; by default as torch has here.
         device: Where the tensors are; by default "cuda" for gsplat, "cpu" for the others.
 
     Raises:
         ConfigError: If nothing is left to measure.
     """
-    jobs: list[tuple[Backend, int, int]] = [
+    for peer in peers:
+        load_peer(peer)
+    jobs: list[tuple[str, int, int]] = [
         (backend, count, size)
         for count, size in sizes
-        for backend in backends
+        for backend in (*backends, *peers)
         if backend != "reference" or count * size * size <= MOST_FOR_REFERENCE
     ]
     if not jobs:
@@ -158,15 +166,46 @@ def bench(
     return rows
 
 
+def load_peer(name: str) -> Callable[[Gaussians, Camera, Tensor], Rendering]:
+    """Give a renderer of somebody else's, named as FILE.py:FUNCTION.
+
+    The function takes Gaussians, one camera and a background [c], and gives a `Rendering`.
+
+    Raises:
+        ConfigError: If there is no such file or function, or what it needs is not installed.
+    """
+    file, _, function = name.rpartition(":")
+    spec = importlib.util.spec_from_file_location(f"peer_{Path(file).stem}", file)
+    if spec is None or spec.loader is None or not Path(file).is_file():
+        raise ConfigError(f"{name!r} names no Python file.", "Write FILE.py:FUNCTION.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return getattr(module, function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"Cannot load {name}: {error}.", "Install what it needs.") from error
+
+
+def _renderer(name: str) -> Callable[[Gaussians, Camera], Rendering]:
+    if ":" in name:
+        peer = load_peer(name)
+        return lambda gaussians, camera: peer(
+            gaussians, camera, gaussians.colors.new_zeros(gaussians.colors.shape[1])
+        )
+    backend = cast("Backend", name)
+    return lambda gaussians, camera: render(gaussians, camera, backend=backend)
+
+
 def _measure(
-    backend: Backend, count: int, size: int, repeats: int, threads: int, device: str | None
+    backend: str, count: int, size: int, repeats: int, threads: int, device: str | None
 ) -> Row:
     torch.set_num_threads(threads)
     # What the backend's libraries and compiled code take is not the scene's.
     small, camera = head_scene(64, 16)
     small.means.requires_grad_()
     warm = torch.device(device or ("cuda" if backend == "gsplat" else "cpu"))
-    render(small.to(warm), camera.to(warm), backend=backend).color.sum().backward()
+    draw = _renderer(backend)
+    draw(small.to(warm), camera.to(warm)).color.sum().backward()
     where = device or ("cuda" if backend == "gsplat" else "cpu")
     gaussians, camera = head_scene(count, size)
     gaussians, camera = gaussians.to(where), camera.to(where)
@@ -184,7 +223,7 @@ def _measure(
     for _ in range(repeats + 1):
         _wait(where)
         start = time.perf_counter()
-        drawn: Rendering = render(gaussians, camera, backend=backend)
+        drawn = draw(gaussians, camera)
         _wait(where)
         middle = time.perf_counter()
         torch.autograd.grad([drawn.color, drawn.alpha], leaves, grads)
@@ -193,7 +232,7 @@ def _measure(
         backward.append(1e3 * (time.perf_counter() - middle))
     forward, backward = forward[1:], backward[1:]
     return Row(
-        backend=backend,
+        backend=Path(backend.split(":")[0]).stem,
         gaussians=count,
         width=size,
         height=size,

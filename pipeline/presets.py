@@ -49,9 +49,10 @@ def train_small() -> TrainConfig:
         lr=4e-4,
         deform_lr=1e-3,
         schedule="cosine",
+        peaks=(1.0, 0.75, 0.5),
         warmup=100,
         sizes=(64, 128, 256),
-        steps=(4000, 5000, 500),
+        steps=(4000, 4500, 800),
     )
 
 

@@ -65,11 +65,19 @@ class Climb:
 
     def size_at(self, step: int) -> int:
         """Give the picture size of a step, counted from 0."""
-        for size, steps in zip(self.sizes, self.steps):
-            if step < steps:
-                return size
+        return self.sizes[self.place(step)[0]]
+
+    def place(self, step: int) -> tuple[int, int, int]:
+        """Give which size a step has, its number among that size's steps, and how many these are.
+
+        Steps after the last are counted on in the last size.
+        """
+        last = len(self.sizes) - 1
+        for i, steps in enumerate(self.steps):
+            if step < steps or i == last:
+                return i, step, steps
             step -= steps
-        return self.sizes[-1]
+        raise AssertionError("a climb has at least one size")
 
 
 class Samples(Dataset[Sample]):

@@ -1,6 +1,7 @@
 """Settings of a training run."""
 
 from dataclasses import dataclass, field
+from math import cos, pi
 from typing import Literal
 
 from pipeline.errors import ConfigError
@@ -20,7 +21,9 @@ class TrainConfig:
     """Adam's step size for all but the deformation."""
     deform_lr: float = 5e-4
     schedule: Literal["constant", "cosine"] = "constant"
-    """cosine: falls to a hundredth at the last step."""
+    """cosine: within each picture size, falls from that size's peak to a hundredth of it."""
+    peaks: tuple[float, ...] = ()
+    """Share of the step size that each picture size begins with; 1 for all if empty."""
     warmup: int = 0
     """Steps in which the step size rises from zero."""
     clip: float = 1.0
@@ -36,6 +39,11 @@ class TrainConfig:
                 f"sizes {list(self.sizes)} and steps {list(self.steps)} do not go together.",
                 "Give a number of steps for each picture size.",
             )
+        if self.peaks and len(self.peaks) != len(self.sizes):
+            raise ConfigError(
+                f"peaks {list(self.peaks)} do not fit sizes {list(self.sizes)}.",
+                "Give one for each picture size, or none.",
+            )
         if any(size % 16 for size in self.sizes):
             raise ConfigError(
                 f"sizes {list(self.sizes)} do not fit the model's grid.", "Use multiples of 16."
@@ -48,9 +56,9 @@ class TrainConfig:
 
     def lr_factor(self, step: int) -> float:
         """Give the share of the full step size at a step, counted from 0."""
-        from math import cos, pi
-
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        place, gone, here = self.climb.place(step)
+        peak = self.peaks[place] if self.peaks else 1.0
         if self.schedule == "constant":
-            return rise
-        return rise * (0.01 + 0.99 * 0.5 * (1 + cos(pi * step / max(self.climb.total, 1))))
+            return rise * peak
+        return rise * peak * (0.01 + 0.99 * 0.5 * (1 + cos(pi * gone / max(here, 1))))

@@ -62,3 +62,7 @@ class BackendError(FastGHAError):
 
 class TrainingError(FastGHAError):
     """Training cannot go on: not-a-number, or a run that does not fit its checkpoint."""
+
+
+class WorkerError(FastGHAError):
+    """A worker process or machine of a run was lost."""

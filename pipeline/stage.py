@@ -6,20 +6,25 @@ import contextlib
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.config import to_dict
-from pipeline.errors import InputError, StaleOutputError
+from pipeline.errors import InputError, StaleOutputError, WorkerError
 
 Progress = Callable[[int, int], None]
 """Called with how many items are done and how many there are."""
 
 STAMP = "stage.json"
+LOCK = ".lock"
 
 Item = TypeVar("Item")
 
@@ -85,7 +90,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         InputError: If the disk is full or the folder cannot be written to.
     """
-    part = path.with_name(f".{path.name}.part")
+    # The process's number: a worker that outlives a killed run for a moment writes its own.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(part)
@@ -101,6 +107,40 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         raise
 
 
+@contextlib.contextmanager
+def locked(out: Path) -> Generator[None]:
+    """Keep a folder for this process; sweep what killed runs left half-written in it.
+
+    The system drops the lock with the process, so that of a dead one holds nobody up.
+
+    Raises:
+        StaleOutputError: If another process works there, naming it.
+        InputError: If the folder cannot be written to.
+    """
+    import fcntl  # noqa: PLC0415  only on systems that have it is anything locked
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        file = (out / LOCK).open("a+")
+    except OSError as error:
+        raise InputError(f"Cannot write to {out}: {error.strerror}.", _remedy(out)) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise StaleOutputError(
+                f"Process {file.read().strip() or 'of somebody'} is working in {out}.",
+                "Wait for it or stop it, or choose another folder.",
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        for part in out.rglob(".*.part"):
+            part.unlink(missing_ok=True)
+        yield
+
+
 def digest(path: Path) -> str:
     """Give the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
@@ -112,26 +152,56 @@ def run_items(
 ) -> None:
     """Call `work` for each item, in this process or in several spawned ones.
 
-    Spawned, not forked: a fork inherits the threads' locks of numba and torch, and hangs.
+    Spawned, not forked: a fork inherits the threads' locks of numba and torch, and hangs. Each
+    process gets `work` once, so what it loads when first called is loaded once.
 
     Raises:
         FastGHAError: The first error of any item; items not yet started are left out.
     """
-    if workers <= 1:
+    if workers <= 1 or len(items) <= 1:
         for i, item in enumerate(items):
             work(item)
             progress(i + 1, len(items))
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, max(len(items), 1)), mp_context=context) as pool:
-        futures = [pool.submit(work, item) for item in items]
+    count = min(workers, len(items))
+    with ProcessPoolExecutor(
+        count, mp_context=context, initializer=_begin_worker, initargs=(work,)
+    ) as pool:
+        futures = [pool.submit(_call_work, item) for item in items]
         try:
             for i, future in enumerate(as_completed(futures)):
                 future.result()
                 progress(i + 1, len(items))
+        except BrokenProcessPool as error:
+            raise WorkerError(
+                "A worker process was killed, probably for want of memory.",
+                "Run the same command again with fewer --workers; it goes on where it was.",
+            ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+_worker: list[Callable[[Any], Any]] = []
+"""The work of this worker process: a pool hands items only."""
+
+
+def _begin_worker(work: Callable[[Any], Any]) -> None:
+    _worker[:] = [work]
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_die_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _die_with(sentinel: int) -> None:
+    """End this process when its parent is gone: killed, it could not tell its workers."""
+    wait([sentinel])
+    os._exit(1)
+
+
+def _call_work(item: Any) -> None:
+    _worker[0](item)
 
 
 def require_file(path: Path, what: str) -> Path:

@@ -1,3 +1,6 @@
+import hashlib
+import tracemalloc
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +12,8 @@ import torch
 from pipeline.errors import FormatError, InputError, ShapeError
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, load
-from pipeline.shards.writer import write_shard
+from pipeline.shards.schema import FIELDS, PICTURES
+from pipeline.shards.writer import Moment, placeholder_K, write_moments, write_shard
 from tests.conftest import toy_capture
 
 SAMPLING = SamplingConfig(inputs=2, fewest_inputs=2, targets=3)
@@ -92,9 +96,8 @@ def test_a_flipped_byte_in_a_picture_is_found(shards: Path, tmp_path: Path):
     path = tmp_path / "anna.h5"
     path.write_bytes((shards / "anna.h5").read_bytes())
     with h5py.File(path, "r+") as file:
-        data = file["rgb"][1, 1]
-        data[len(data) // 2] ^= 0xFF
-        file["rgb"][1, 1] = data
+        start, length = file["rgb"][1, 1].tolist()
+        file["bytes"][start + length // 2] ^= 0xFF
     with Shard(path) as shard, pytest.raises(FormatError, match="does not have the content"):
         shard.verify()
 
@@ -147,3 +150,110 @@ def test_the_number_of_inputs_varies_and_is_mostly_the_largest(shards: Path):
         ]
     found = np.bincount(counts, minlength=4)[1:]
     assert (found > 0).all() and found[2] > found[1] > found[0]
+
+
+def moments(shard: Shard, missing: set[tuple[int, int]]) -> Iterator[Moment]:
+    """The timesteps of a shard, without some of their views."""
+    for t in range(shard.timesteps):
+        moment = shard.moment(t)
+        for v in (v for at, v in missing if at == t):
+            moment.world_to_camera[v], moment.K[v] = np.eye(4), placeholder_K(64, 64)
+            moment.depth_error[v] = np.nan
+            some = {
+                name: tuple(b"" if i == v else data for i, data in enumerate(getattr(moment, name)))
+                for name in PICTURES
+            }
+            moment = replace(moment, **some)
+        yield moment
+
+
+def test_missing_views_are_marked_and_cannot_be_read(shards: Path, tmp_path: Path):
+    path = tmp_path / "gaps.h5"
+    with Shard(shards / "anna.h5") as whole:
+        write_moments(path, whole.header(), moments(whole, {(1, 2), (3, 0)}))
+        with Shard(path) as shard:
+            shard.verify()
+            assert (~shard.valid).nonzero()[0].tolist() == [1, 3]
+            assert not shard.valid[1, 2] and not shard.valid[3, 0]
+            assert len(shard.cameras(1)) == 4  # placeholders are cameras too
+            assert torch.equal(shard.read([(1, 1)], 64).image, whole.read([(1, 1)], 64).image)
+            for read in (shard.read, shard.depth):
+                with pytest.raises(InputError, match="no view 2 at timestep 1"):
+                    read([(1, 2)], 64)
+
+
+def test_a_view_without_depth_has_none_anywhere(shards: Path, tmp_path: Path):
+    path = tmp_path / "flat.h5"
+    with Shard(shards / "anna.h5") as whole:
+        flat = (replace(whole.moment(t), depth=(b"",) * 4) for t in range(whole.timesteps))
+        write_moments(path, whole.header(), flat)
+    with Shard(path) as shard:
+        assert shard.valid.all() and not shard.depth([(0, 0), (2, 1)], 32).any()
+
+
+def test_writing_again_gives_the_same_bytes(shards: Path, tmp_path: Path):
+    for name in ("a.h5", "b.h5"):
+        with Shard(shards / "bert.h5") as shard:
+            write_moments(tmp_path / name, shard.header(), moments(shard, set()))
+    assert (tmp_path / "a.h5").read_bytes() == (shards / "bert.h5").read_bytes()
+    assert (tmp_path / "b.h5").read_bytes() == (shards / "bert.h5").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: replace(m, K=m.K.astype(np.float64)), "K of timestep 0 is float64"),
+        (lambda m: replace(m, code=m.code[:119]), "code of timestep 0"),
+        (lambda m: replace(m, code=m.code * np.nan), "code of timestep 0 has values outside"),
+        (lambda m: replace(m, rgb=m.rgb[:3]), "timestep 0 has 3 rgb pictures"),
+        (lambda m: replace(m, rgb=(b"", *m.rgb[1:])), "alpha without rgb"),
+    ],
+)
+def test_a_timestep_against_the_schema_is_not_written(shards: Path, tmp_path: Path, change, words):
+    with Shard(shards / "anna.h5") as shard:
+        bad = (change(shard.moment(t)) for t in range(shard.timesteps))
+        with pytest.raises(ShapeError, match=words):
+            write_moments(tmp_path / "x.h5", shard.header(), bad)
+        few = (shard.moment(t) for t in range(shard.timesteps - 1))
+        with pytest.raises(ShapeError, match="3 timesteps, 4 expected"):
+            write_moments(tmp_path / "x.h5", shard.header(), few)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_capture_is_written_without_being_in_memory(shards: Path, tmp_path: Path):
+    with Shard(shards / "anna.h5") as shard:
+        one = replace(shard.moment(0), rgb=(bytes(100_000),) * 4)
+        header = replace(shard.header(), timesteps=200)
+        tracemalloc.start()
+        write_moments(tmp_path / "long.h5", header, (one for _ in range(200)))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert (tmp_path / "long.h5").stat().st_size > 80e6
+    assert peak < 8e6
+
+
+def test_the_first_version_is_still_read(shards: Path, tmp_path: Path):
+    path = tmp_path / "old.h5"
+    with Shard(shards / "anna.h5") as shard, h5py.File(path, "w") as file:
+        made = [shard.moment(t) for t in range(4)]
+        sums = hashlib.sha256()
+        for name, field in FIELDS.items():
+            if name in PICTURES:
+                data = file.create_dataset(name, (4, 4), h5py.vlen_dtype(np.uint8))
+                for t, v in np.ndindex(4, 4):
+                    data[t, v] = np.frombuffer(getattr(made[t], name)[v], np.uint8)
+                    sums.update(getattr(made[t], name)[v])
+            elif field.since == 1:
+                values = np.stack([np.asarray(getattr(m, name)) for m in made])
+                values = values.astype(field.dtype)
+                file[name] = values
+                sums.update(values.tobytes())
+        facts = {"format": "fastgha-shard", "version": 1, "subject": "anna", "width": 64}
+        facts |= {"layout": shard.layout, "height": 64, "provenance": "{}"}
+        file.attrs.update({**facts, "checksum": sums.hexdigest()})
+        with Shard(shards / "anna.h5") as new:
+            wanted = new.read([(2, 1)], 32).image
+    with Shard(path) as old:
+        old.verify()
+        assert old.valid.all()
+        assert torch.equal(old.read([(2, 1)], 32).image, wanted)

@@ -1,11 +1,14 @@
 import errno
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError, StaleOutputError
-from pipeline.stage import claim, run_items, write_whole
+from pipeline.errors import InputError, StaleOutputError, WorkerError
+from pipeline.stage import claim, locked, run_items, write_whole
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,41 @@ def test_progress_counts_every_item():
     seen: list[tuple[int, int]] = []
     run_items([1, 2], fail_on_three, 1, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
+
+
+def take_lock(folder: str) -> str:
+    """What another process says that wants the same folder."""
+    code = (
+        "import sys; from pathlib import Path; from pipeline.stage import locked\n"
+        "from pipeline.errors import StaleOutputError\n"
+        "try:\n    with locked(Path(sys.argv[1])): print('mine')\n"
+        "except StaleOutputError as error: print(error.problem)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True
+    ).stdout
+
+
+def test_a_second_run_in_one_folder_refuses_and_a_dead_ones_lock_is_taken_over(tmp_path: Path):
+    with locked(tmp_path):
+        assert f"Process {os.getpid()} is working in" in take_lock(str(tmp_path))
+    code = (
+        "import os, sys; from pathlib import Path; from pipeline.stage import locked\n"
+        "with locked(Path(sys.argv[1])):\n"
+        "    (Path(sys.argv[1]) / '.x.7.part').touch()\n"
+        "    os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
+    assert (tmp_path / ".x.7.part").exists()
+    assert take_lock(str(tmp_path)) == "mine\n"
+    assert not (tmp_path / ".x.7.part").exists()
+
+
+def die_on_two(item: int) -> None:
+    if item == 2:
+        os.kill(os.getpid(), 9)
+
+
+def test_a_killed_worker_is_an_error_with_a_remedy():
+    with pytest.raises(WorkerError, match="fewer --workers"):
+        run_items(range(4), die_on_two, 2)

@@ -12,13 +12,14 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float32
 from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import FormatError, InputError, ShapeError
 from pipeline.io.images import decode
-from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, VERSION
+from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, READABLE
+from pipeline.shards.writer import Header, Moment
 from pipeline.types import Camera, ExpressionCode, View
 
 
@@ -38,18 +39,31 @@ class Shard:
                 f"{path} is not a whole HDF5 file.", "Make this shard again."
             ) from error
         attrs = self._file.attrs
-        if attrs.get("format") != FORMAT or any(name not in self._file for name in FIELDS):
+        self._version = int(attrs.get("version", 0))
+        fields = [name for name, field in FIELDS.items() if field.since <= self._version]
+        if attrs.get("format") != FORMAT or any(name not in self._file for name in fields):
             raise FormatError(f"{path} is not a shard of ours.", "Make it with `fastgha prep`.")
-        if attrs["version"] != VERSION:
+        if self._version not in READABLE:
             raise FormatError(
-                f"{path} has version {attrs['version']}; this program reads {VERSION}.",
+                f"{path} has version {self._version}; this program reads "
+                f"{' and '.join(map(str, READABLE))}.",
                 "Make the shards again with this version.",
             )
         self.subject = str(attrs["subject"])
         self.layout = str(attrs["layout"])
         self.width, self.height = int(attrs["width"]), int(attrs["height"])
         self.provenance: dict[str, Any] = json.loads(str(attrs["provenance"]))
-        self.timesteps, self.views = self._file["rgb"].shape
+        self.timesteps, self.views = self._file["rgb"].shape[:2]
+        self._where: dict[str, np.ndarray] = (
+            {name: self._file[name][:] for name in PICTURES} if self._version > 1 else {}
+        )
+        self.valid: Bool[np.ndarray, "t v"] = (
+            self._where["rgb"][..., 1] > 0
+            if self._version > 1
+            else np.ones((self.timesteps, self.views), bool)
+        )
+        """Whether the view is there. Of a missing one, nothing may be read and the camera is a
+        placeholder."""
         self.sentences: np.ndarray = self._file["sentence"][:]
         self._world_to_camera = self._file["world_to_camera"][:]
         self._K = self._file["K"][:]
@@ -62,8 +76,14 @@ class Shard:
         """Give the expression of one timestep or several."""
         return ExpressionCode(torch.from_numpy(self._file["code"][:][timestep]), self.layout)
 
+    def depth_error(self, timestep: int) -> Float32[np.ndarray, "v"]:
+        """Give how well each view's depth was aligned, mm rms; nan where there is no depth."""
+        if self._version == 1:
+            return np.zeros(self.views, np.float32)
+        return self._file["depth_error"][timestep]
+
     def landmarks(self, timestep: int) -> Float[Tensor, "68 3"]:
-        """Give the landmarks in the head frame, metres."""
+        """Give the landmarks in the head frame, metres; nan where unknown."""
         return torch.from_numpy(self._file["landmarks"][timestep])
 
     def vertices(self, timestep: int) -> Float[Tensor, "n 3"]:
@@ -79,6 +99,7 @@ class Shard:
 
         Raises:
             ShapeError: If `size` does not divide the stored width.
+            InputError: If a view is missing; see `valid`.
             FormatError: If a picture is damaged.
         """
         factor = self._factor(size)
@@ -97,6 +118,9 @@ class Shard:
         factor = self._factor(size)
         pictures: list[np.ndarray] = []
         for pair in pairs:
+            if self.valid[pair] and not self._encoded("depth", pair):
+                pictures.append(np.zeros((self.height // factor, self.width // factor)))
+                continue
             steps = np.asarray(self._picture("depth", pair, 1)).astype(np.float32)
             h, w = self.height // factor, self.width // factor
             blocks = steps[: h * factor, : w * factor].reshape(h, factor, w, factor)
@@ -104,28 +128,73 @@ class Shard:
             pictures.append(np.where(known, blocks.mean(axis=(1, 3)), 0) * DEPTH_UNIT)
         return torch.from_numpy(np.stack(pictures)[:, None].astype(np.float32))
 
+    def header(self) -> Header:
+        """Give what was said about all timesteps when the shard was written."""
+        return Header(
+            self.subject,
+            self.layout,
+            self.width,
+            self.height,
+            self.timesteps,
+            self.views,
+            int(self._file["vertices"].shape[1]),
+            self.provenance,
+        )
+
+    def moment(self, timestep: int) -> Moment:
+        """Give a timestep as it is stored, for writing it again."""
+        pairs = [(timestep, v) for v in range(self.views)]
+        return Moment(
+            rgb=tuple(self._encoded("rgb", pair) for pair in pairs),
+            alpha=tuple(self._encoded("alpha", pair) for pair in pairs),
+            depth=tuple(self._encoded("depth", pair) for pair in pairs),
+            world_to_camera=self._world_to_camera[timestep],
+            K=self._K[timestep],
+            code=self._file["code"][timestep],
+            sentence=int(self.sentences[timestep]),
+            landmarks=self._file["landmarks"][timestep],
+            vertices=self._file["vertices"][timestep],
+            depth_error=self.depth_error(timestep),
+        )
+
     def verify(self) -> None:
         """Compare the whole content with the checksum.
 
         Raises:
             FormatError: If any byte differs from what was written.
         """
-        checksum = hashlib.sha256()
         try:
-            for name, field in FIELDS.items():
-                data = self._file[name]
-                if field.dtype == "picture":
-                    for index in np.ndindex(data.shape):
-                        checksum.update(data[index].tobytes())
-                else:
-                    checksum.update(np.ascontiguousarray(data[:]).tobytes())
+            found = self._checksum() if self._version > 1 else self._checksum_of_version_1()
         except OSError as error:
             raise FormatError(f"{self.path} is damaged.", "Make this shard again.") from error
-        if checksum.hexdigest() != self._file.attrs["checksum"]:
+        if found != self._file.attrs["checksum"]:
             raise FormatError(
                 f"{self.path} does not have the content it was written with.",
                 "Make this shard again.",
             )
+
+    def _checksum(self) -> str:
+        total = hashlib.sha256()
+        for name, field in FIELDS.items():
+            one = hashlib.sha256()
+            for t in range(self.timesteps):
+                if field.dtype == "picture":
+                    for v in range(self.views):
+                        one.update(self._encoded(name, (t, v)))
+                else:
+                    one.update(np.ascontiguousarray(self._file[name][t]).tobytes())
+            total.update(one.digest())
+        return total.hexdigest()
+
+    def _checksum_of_version_1(self) -> str:
+        checksum = hashlib.sha256()
+        for name, field in FIELDS.items():
+            if field.dtype == "picture":
+                for pair in np.ndindex(self.timesteps, self.views):
+                    checksum.update(self._encoded(name, pair))
+            elif field.since == 1:
+                checksum.update(np.ascontiguousarray(self._file[name][:]).tobytes())
+        return checksum.hexdigest()
 
     def close(self) -> None:
         """Close the file."""
@@ -146,9 +215,20 @@ class Shard:
             )
         return self.width // size
 
+    def _encoded(self, name: str, pair: tuple[int, ...]) -> bytes:
+        if self._version == 1:
+            return self._file[name][pair].tobytes()
+        start, length = self._where[name][pair].tolist()
+        return self._file["bytes"][start : start + length].tobytes()
+
     def _picture(self, name: str, pair: tuple[int, int], factor: int) -> Image.Image:
+        if not self.valid[pair]:
+            raise InputError(
+                f"{self.path} has no view {pair[1]} at timestep {pair[0]}.",
+                "Choose among the valid views.",
+            )
         try:
-            image = decode(self._file[name][pair].tobytes())
+            image = decode(self._encoded(name, pair))
         except (OSError, ValueError) as error:
             raise FormatError(
                 f"{self.path}: {name} of timestep {pair[0]}, view {pair[1]} is damaged.",

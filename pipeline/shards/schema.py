@@ -1,17 +1,25 @@
 """The shard format: one HDF5 file a subject, described by one table.
 
-Letters: t timesteps, v views, n mesh vertices.
+Letters: t timesteps, v views, n mesh vertices, b bytes.
+
+A picture is encoded, and lies in the dataset `bytes` [b]; the dataset of its name, uint64 [t v 2],
+says where it starts and how long it is. Length 0: there is none. The pictures of one view of one
+timestep lie side by side. A view without an `rgb` picture is missing: its camera is a placeholder.
 
 Attributes of the file: `format`, `version`, `subject`, `layout` (of the codes), `width`,
-`height`, `provenance` (JSON: settings and upstream digest), `checksum` (SHA-256 over all
-fields in the order of the table).
+`height`, `provenance` (JSON: settings and upstream digest), `checksum` (SHA-256 over the SHA-256
+of each field in the order of the table, pictures in the order of their place in the table).
+
+Version 1 had no missing views, pictures as variable-length bytes, and a checksum over all at once;
+it is still read.
 """
 
 from dataclasses import dataclass
 
 FORMAT = "fastgha-shard"
-VERSION = 1
-"""Raised by one when a field changes meaning; a reader refuses every other version."""
+VERSION = 2
+"""Raised by one when a field changes meaning; a reader refuses versions it does not know."""
+READABLE = (1, 2)
 
 DEPTH_UNIT = 1e-4
 """Metres of one step of a stored depth picture."""
@@ -30,6 +38,10 @@ class Field:
     high: float = float("inf")
     channels: int = 0
     """Of pictures."""
+    unknown: bool = False
+    """Whether nan stands for a number that nobody knows."""
+    since: int = 1
+    """First version that has it."""
 
 
 FIELDS = {
@@ -40,6 +52,10 @@ FIELDS = {
     "K": Field("float32", "t v 3 3", "pixels of the stored picture", -1e5, 1e5),
     "code": Field("float32", "t 120", "expression code of the file's layout", -50, 50),
     "sentence": Field("int32", "t", "timesteps with one number belong together", 0, 2**31 - 1),
-    "landmarks": Field("float32", "t 68 3", "iBUG order, head frame, metres", -2, 2),
+    "landmarks": Field("float32", "t 68 3", "iBUG order, head frame, metres", -2, 2, unknown=True),
     "vertices": Field("float32", "t n 3", "face mesh, head frame, metres; n may be 0", -2, 2),
+    "depth_error": Field(
+        "float32", "t v", "mm, rms of the depth's alignment", 0, 1e4, unknown=True, since=2
+    ),
 }
+PICTURES = tuple(name for name, field in FIELDS.items() if field.dtype == "picture")

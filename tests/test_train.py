@@ -201,4 +201,4 @@ def test_the_step_size_rises_then_falls_to_a_hundredth():
 
 def test_peaks_must_fit_the_sizes():
     with pytest.raises(ConfigError, match="one for each picture size"):
-        TrainConfig(peaks=(1.0, 0.5))
+        TrainConfig(peaks=(1.0,), sizes=(64, 128), steps=(1, 1))

@@ -23,7 +23,8 @@ class TrainConfig:
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: within each picture size, falls from that size's peak to a hundredth of it."""
     peaks: tuple[float, ...] = ()
-    """Share of the step size that each picture size begins with; 1 for all if empty."""
+    """Share of the step size that each picture size begins with, more than there are sizes if
+    some were taken out; 1 for all if empty."""
     warmup: int = 0
     """Steps in which the step size rises from zero."""
     clip: float = 1.0
@@ -39,7 +40,7 @@ class TrainConfig:
                 f"sizes {list(self.sizes)} and steps {list(self.steps)} do not go together.",
                 "Give a number of steps for each picture size.",
             )
-        if self.peaks and len(self.peaks) != len(self.sizes):
+        if self.peaks and len(self.peaks) < len(self.sizes):
             raise ConfigError(
                 f"peaks {list(self.peaks)} do not fit sizes {list(self.sizes)}.",
                 "Give one for each picture size, or none.",

@@ -147,29 +147,39 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run_items(
-    items: Sequence[Item], work: Callable[[Item], Any], workers: int, progress: Progress = silent
-) -> None:
-    """Call `work` for each item, in this process or in several spawned ones.
+class Workers:
+    """One process (this) or several spawned ones that call `work` for items; kept between calls.
 
     Spawned, not forked: a fork inherits the threads' locks of numba and torch, and hangs. Each
     process gets `work` once, so what it loads when first called is loaded once.
-
-    Raises:
-        FastGHAError: The first error of any item; items not yet started are left out.
     """
-    if workers <= 1 or len(items) <= 1:
-        for i, item in enumerate(items):
-            work(item)
-            progress(i + 1, len(items))
-        return
-    context = multiprocessing.get_context("spawn")
-    count = min(workers, len(items))
-    with ProcessPoolExecutor(
-        count, mp_context=context, initializer=_begin_worker, initargs=(work,)
-    ) as pool:
-        futures = [pool.submit(_call_work, item) for item in items]
+
+    def __init__(self, work: Callable[[Any], Any], count: int) -> None:
+        self._work = work
+        self._pool = (
+            ProcessPoolExecutor(
+                count,
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_begin_worker,
+                initargs=(work,),
+            )
+            if count > 1
+            else None
+        )
+
+    def run(self, items: Sequence[Any], progress: Progress = silent) -> None:
+        """Call `work` for each item.
+
+        Raises:
+            FastGHAError: The first error of any item; items not yet started are left out.
+        """
+        if self._pool is None or len(items) <= 1:
+            for i, item in enumerate(items):
+                self._work(item)
+                progress(i + 1, len(items))
+            return
         try:
+            futures = [self._pool.submit(_call_work, item) for item in items]
             for i, future in enumerate(as_completed(futures)):
                 future.result()
                 progress(i + 1, len(items))
@@ -179,8 +189,27 @@ def run_items(
                 "Run the same command again with fewer --workers; it goes on where it was.",
             ) from error
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            self._pool.shutdown(cancel_futures=True)
             raise
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+def run_items(
+    items: Sequence[Item], work: Callable[[Item], Any], workers: int, progress: Progress = silent
+) -> None:
+    """Call `work` for each item, as `Workers` does.
+
+    Raises:
+        FastGHAError: The first error of any item.
+    """
+    with Workers(work, min(workers, len(items))) as pool:
+        pool.run(items, progress)
 
 
 _worker: list[Callable[[Any], Any]] = []

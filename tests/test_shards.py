@@ -204,7 +204,7 @@ def test_writing_again_gives_the_same_bytes(shards: Path, tmp_path: Path):
     [
         (lambda m: replace(m, K=m.K.astype(np.float64)), "K of timestep 0 is float64"),
         (lambda m: replace(m, code=m.code[:119]), "code of timestep 0"),
-        (lambda m: replace(m, code=m.code * np.nan), "code of timestep 0 has values outside"),
+        (lambda m: replace(m, code=m.code + 99), "code of timestep 0 has values outside"),
         (lambda m: replace(m, rgb=m.rgb[:3]), "timestep 0 has 3 rgb pictures"),
         (lambda m: replace(m, rgb=(b"", *m.rgb[1:])), "alpha without rgb"),
     ],

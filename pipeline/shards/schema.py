@@ -50,7 +50,9 @@ FIELDS = {
     "depth": Field("picture", "t v", "0.1 mm along z, 0 unknown, 16 bit, PNG", 0, 65535, 1),
     "world_to_camera": Field("float32", "t v 4 4", "OpenCV, head frame, metres", -100, 100),
     "K": Field("float32", "t v 3 3", "pixels of the stored picture", -1e5, 1e5),
-    "code": Field("float32", "t 120", "expression code of the file's layout", -50, 50),
+    "code": Field(
+        "float32", "t 120", "expression code of the file's layout", -50, 50, unknown=True
+    ),
     "sentence": Field("int32", "t", "timesteps with one number belong together", 0, 2**31 - 1),
     "landmarks": Field("float32", "t 68 3", "iBUG order, head frame, metres", -2, 2, unknown=True),
     "vertices": Field("float32", "t n 3", "face mesh, head frame, metres; n may be 0", -2, 2),

@@ -1,0 +1,167 @@
+"""A run of prep: which captures, which cameras and timesteps of each, and where items go.
+
+Out   <out>/work/<capture>/plan.json   what is to be made of a capture
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.captures.capture import Capture, Timestep
+from pipeline.captures.selection import frontal_cameras
+from pipeline.captures.sources import find_captures, open_capture
+from pipeline.errors import FormatError, InputError
+from pipeline.prep.work import WORK, item_path
+from pipeline.stage import write_whole
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class PrepConfig:
+    """What is made of raw captures."""
+
+    source: Literal["ava256", "nersemble", "folder", "photos", "video"]
+    size: int = 512
+    """Width and height of the crops, pixels."""
+    metres: float = 0.40
+    """Side of the crops at the head."""
+    cameras: int = 40
+    """At most so many, the most frontal ones; 0 takes all."""
+    segments: str = "*"
+    """Pattern of the sentences to take, as of file names."""
+    every: int = 1
+    """Take one timestep of so many, in each sentence."""
+    most: int = 0
+    """Take at most so many timesteps of a capture; 0 takes all."""
+    matting: Literal["modnet", "u2netp"] = "modnet"
+    """Network for pictures whose data set ships no matte."""
+    detector: Literal["mesh", "fan", "none"] = "mesh"
+    """2D landmarks: the face mesh, face-alignment, or none."""
+    least_cover: float = 0.02
+    """A view whose head covers less of the crop, in [0, 1], is dropped."""
+    need_codes: bool = True
+    """Drop timesteps without an expression code: training needs them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be made of one capture."""
+
+    capture: str
+    raw: str
+    subject: str
+    color: str
+    cameras: tuple[str, ...]
+    timesteps: tuple[Timestep, ...]
+    missing: Mapping[str, str]
+    facts: Mapping[str, str]
+
+
+@dataclass
+class Job:
+    """A folder of results with its settings; goes to workers, who open their own captures."""
+
+    out: Path
+    config: PrepConfig
+    plans: dict[str, Plan]
+    _open: dict[str, Capture] = field(default_factory=lambda: dict[str, Capture]())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave open files behind."""
+        return {**self.__dict__, "_open": {}}
+
+    def capture(self, name: str) -> Capture:
+        """Give an open capture."""
+        if name not in self._open:
+            for other in self._open.values():
+                other.close()
+            self._open = {name: open_capture(self.config.source, Path(self.plans[name].raw))}
+        return self._open[name]
+
+    def path(self, stage: str, capture: str, index: int) -> Path:
+        """Give where the item of a timestep (by its number in the plan) belongs."""
+        return item_path(self.out, capture, stage, self.plans[capture].timesteps[index].name)
+
+    def todo(self, stage: str) -> tuple[list[tuple[str, int]], int]:
+        """Give capture and number of each timestep that is to be made, and how many there are."""
+        every = [(name, i) for name, plan in self.plans.items() for i in range(len(plan.timesteps))]
+        left = [key for key in every if not self.path(stage, *key).exists()]
+        return left, len(every) - len(left)
+
+
+def make_plan(capture: Capture, raw: Path, config: PrepConfig) -> Plan:
+    """Choose cameras and timesteps of a capture.
+
+    Raises:
+        InputError: If no sentence fits the pattern.
+    """
+    chosen: list[Timestep] = []
+    for sentence in capture.sentences():
+        if fnmatch.fnmatchcase(sentence, config.segments):
+            steps = [t for t in capture.timesteps if t.sentence == sentence]
+            chosen += steps[:: config.every]
+    if not chosen:
+        raise InputError(
+            f"No sentence of {capture.name} fits {config.segments!r}.",
+            f"There are: {', '.join(capture.sentences()[:12])}.",
+        )
+    cameras = capture.cameras
+    if 0 < config.cameras < len(cameras):
+        front = frontal_cameras(capture, config.cameras)
+        cameras = tuple(name for name in capture.cameras if name in front)
+    return Plan(
+        capture.name,
+        str(raw.resolve()),
+        capture.subject,
+        capture.color,
+        cameras,
+        tuple(chosen[: config.most] if config.most else chosen),
+        dict(capture.missing()),
+        dict(capture.facts),
+    )
+
+
+def plan_all(root: Path, config: PrepConfig) -> dict[str, Plan]:
+    """Give the plans of all captures under a folder, without writing anything."""
+    plans: dict[str, Plan] = {}
+    for path in find_captures(config.source, root).values():
+        capture = open_capture(config.source, path)
+        plans[capture.name] = make_plan(capture, path, config)
+        capture.close()
+    return plans
+
+
+def save_plan(out: Path, plan: Plan) -> None:
+    """Write a plan, so that later stages find it."""
+    plain = {**plan.__dict__, "timesteps": [[t.sentence, t.index] for t in plan.timesteps]}
+    text = json.dumps(plain, indent=1, sort_keys=True)
+    write_whole(out / WORK / plan.capture / PLAN, lambda part: part.write_text(text))
+
+
+def load_plans(out: Path) -> dict[str, Plan]:
+    """Read the plans of a folder.
+
+    Raises:
+        InputError: If there is none.
+        FormatError: If one is damaged.
+    """
+    plans: dict[str, Plan] = {}
+    for path in sorted((out / WORK).glob(f"*/{PLAN}")):
+        try:
+            plain = json.loads(path.read_text())
+            steps = tuple(Timestep(str(s), int(i)) for s, i in plain.pop("timesteps"))
+            cameras = tuple(plain.pop("cameras"))
+            plans[path.parent.name] = Plan(**plain, cameras=cameras, timesteps=steps)
+        except (ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{path} is damaged.", "Run the recipe again.") from error
+    if not plans:
+        raise InputError(
+            f"{out} has no work in it.", "Begin with a recipe, such as `fastgha prep ava256`."
+        )
+    return plans

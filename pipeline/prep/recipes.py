@@ -1,0 +1,208 @@
+"""Recipes: raw captures to shards, the stages one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from shutil import disk_usage
+from typing import Any
+
+from pipeline.cluster import run_on_ray
+from pipeline.config import from_dict
+from pipeline.errors import FormatError, InputError
+from pipeline.prep.job import Job, Plan, PrepConfig, load_plans, plan_all, save_plan
+from pipeline.prep.stages.crop import Crop
+from pipeline.prep.stages.landmarks import Landmarks
+from pipeline.prep.stages.matte import Matte
+from pipeline.prep.stages.pack import Pack
+from pipeline.prep.stages.track import Track
+from pipeline.stage import STAMP, StageReport, Workers, claim, locked
+
+STAGES = ("landmarks", "track", "crop", "matte", "pack")
+"""In order: landmarks and tracking see the raw pictures, so that crops know the head's pose."""
+BYTES_PER_PIXEL = {"work": 1.7, "shard": 0.35}
+"""Of one view, as measured on crops of 512 pixels; without shipped mattes."""
+SECONDS = 1.5
+"""Of one core for one view with landmarks and matting; decoding and packing take a tenth."""
+
+Tick = Callable[[str, int, int], None]
+"""Called with the stage, how many items are done, and how many there are."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would do."""
+
+    captures: int
+    timesteps: int
+    pictures: int
+    seconds: float
+    """Of one worker."""
+    bytes_needed: int
+    bytes_free: int
+
+
+def untold(stage: str, done: int, total: int) -> None:
+    """Report progress to nobody."""
+
+
+def estimate(root: Path, out: Path, config: PrepConfig) -> Estimate:
+    """Count what a run would make, without writing anything."""
+    plans = plan_all(root, config)
+    timesteps = sum(len(plan.timesteps) for plan in plans.values())
+    pictures = sum(len(plan.timesteps) * len(plan.cameras) for plan in plans.values())
+    there = next(p for p in [out, *out.resolve().parents] if p.exists())
+    need = int(pictures * config.size**2 * sum(BYTES_PER_PIXEL.values()))
+    seconds = pictures * SECONDS
+    return Estimate(len(plans), timesteps, pictures, seconds, need, disk_usage(there).free)
+
+
+def run(
+    root: Path,
+    out: Path,
+    config: PrepConfig,
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    until: str = "pack",
+    overwrite: bool = False,
+    tick: Tick = untold,
+) -> StageReport:
+    """Take raw captures to shards; go on where an earlier run stopped.
+
+    Raises:
+        InputError: If there is no capture, or nothing of one can be packed.
+        StaleOutputError: If `out` holds results of other settings, or another run works there.
+    """
+    _known(until)
+    _refuse_inside(root, out)
+    plans = plan_all(root, config)
+    with locked(out):
+        claim(out, config, made="*.h5", overwrite=overwrite)
+        known = load_plans(out) if (out / "work").exists() and any(plans) else {}
+        for name, plan in plans.items():
+            if overwrite or known.get(name) != plan:
+                _forget(out, name)
+                save_plan(out, plan)
+        return _stages(Job(out, config, plans), STAGES[: STAGES.index(until) + 1],
+                       workers, ray, tick)  # fmt: skip
+
+
+def run_stage(
+    out: Path,
+    stage: str,
+    *,
+    workers: int = 1,
+    ray: str | None = None,
+    tick: Tick = untold,
+) -> StageReport:
+    """Run one stage on a folder that a recipe began.
+
+    Raises:
+        InputError: If the folder has no work in it, or an earlier stage is not done.
+    """
+    _known(stage)
+    with locked(out):
+        job = Job(out, _settings(out), load_plans(out))
+        for before in STAGES[: STAGES.index(stage)]:
+            left, _ = job.todo(before)
+            if left:
+                raise InputError(
+                    f"{before} is not done for {len(left)} timesteps of {out}.",
+                    f"Run `fastgha prep {before} {out}` first.",
+                )
+        return _stages(job, (stage,), workers, ray, tick)
+
+
+def _stages(
+    job: Job, stages: tuple[str, ...], workers: int, ray: str | None, tick: Tick
+) -> StageReport:
+    report = StageReport(job.out)
+    call = Call(job)
+    with Workers(call, 1 if ray else workers) as pool:
+        for stage in stages:
+            items, done = call.items(stage)
+            report.done += len(items)
+            report.skipped += done
+            progress = partial(tick, stage)
+            if ray is None:
+                pool.run(items, progress)
+            else:
+                run_on_ray(items, call, ray, workers, progress=progress)
+    if stages[-1] == "pack":
+        pack = Pack(job)
+        for name in job.plans:
+            if not pack.path(name).exists():
+                report.dropped[name] = pack.reason(name)
+        if len(report.dropped) == len(job.plans):
+            name, reason = next(iter(report.dropped.items()))
+            raise InputError(
+                f"Nothing of {name} can be packed: {reason}.",
+                f"See {pack.report(name)} for the reason of each timestep.",
+            )
+    return report
+
+
+class Call:
+    """Calls any stage for an item (stage, key): one set of workers serves all stages."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._track = Track(job)
+        self._works: dict[str, Callable[[Any], None]] = {
+            "landmarks": Landmarks(job),
+            "track": self._track,
+            "crop": Crop(job),
+            "matte": Matte(job),
+            "pack": Pack(job),
+        }
+
+    def __call__(self, item: tuple[str, Any]) -> None:
+        """Make one item."""
+        self._works[item[0]](item[1])
+
+    def items(self, stage: str) -> tuple[list[tuple[str, Any]], int]:
+        """Give what a stage has to make, and how much of it is there."""
+        if stage == "pack":
+            pack = Pack(self._job)
+            left = [name for name in self._job.plans if not pack.path(name).exists()]
+            return [(stage, name) for name in left], len(self._job.plans) - len(left)
+        todo, done = self._job.todo(stage)
+        keys = self._track.groups(todo) if stage == "track" else todo
+        return [(stage, key) for key in keys], done
+
+
+def _settings(out: Path) -> PrepConfig:
+    import json  # noqa: PLC0415
+
+    try:
+        return from_dict(PrepConfig, json.loads((out / STAMP).read_text())["config"])
+    except (OSError, ValueError, KeyError) as error:
+        raise FormatError(
+            f"{out} has no readable {STAMP}.", "Begin with a recipe, such as `fastgha prep ava256`."
+        ) from error
+
+
+def _forget(out: Path, name: str) -> None:
+    """Remove the work of a capture whose plan changed."""
+    import shutil  # noqa: PLC0415
+
+    shutil.rmtree(out / "work" / name, ignore_errors=True)
+    (out / f"{name}.h5").unlink(missing_ok=True)
+
+
+def _known(stage: str) -> None:
+    if stage not in STAGES:
+        raise InputError(f"There is no stage {stage!r}.", f"Known: {', '.join(STAGES)}.")
+
+
+def _refuse_inside(root: Path, out: Path) -> None:
+    """Keep results out of the raw data."""
+    inner, outer = out.resolve(), root.resolve()
+    if inner == outer or (outer.is_dir() and outer in inner.parents):
+        raise InputError(f"{out} is inside the raw data.", "Choose a folder outside of it.")
+
+
+__all__ = ["STAGES", "Estimate", "Plan", "PrepConfig", "estimate", "run", "run_stage"]

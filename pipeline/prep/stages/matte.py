@@ -1,0 +1,57 @@
+"""Stage: cut the head from its background where the data set ships no matte.
+
+Out   work/<capture>/matte/<timestep>.npz   rgb: JPEG on white; alpha: PNG; empty where the crop
+      has its matte already
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.io.images import decode, encode_jpeg, encode_png
+from pipeline.prep.job import Job
+from pipeline.prep.matte import Matter, OnnxMatter
+from pipeline.prep.work import Item, load_item, save_item
+
+
+@dataclass
+class Matte:
+    """Mattes all views of a timestep; the network is loaded when the first picture needs it."""
+
+    job: Job
+    _matter: Matter | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the network behind: a worker loads its own."""
+        return {**self.__dict__, "_matter": None}
+
+    def __call__(self, key: tuple[str, int]) -> None:
+        """Make the item of one timestep."""
+        crops = load_item(self.job.path("crop", *key))
+        plan, config = self.job.plans[key[0]], self.job.config
+        rgb, alpha = ([b""] * len(plan.cameras) for _ in range(2))
+        dropped: dict[str, str] = {}
+        for v, camera in enumerate(plan.cameras):
+            data, shipped = crops.pictures["rgb"][v], crops.pictures["alpha"][v]
+            if not data:
+                continue
+            if shipped:
+                cover = np.asarray(decode(shipped))
+            else:
+                if self._matter is None:
+                    self._matter = OnnxMatter(config.matting)
+                image = np.asarray(decode(data).convert("RGB"))
+                inside = np.asarray(decode(crops.pictures["inside"][v])) / np.float32(255)
+                matte = self._matter(image) * inside
+                cover = np.round(matte * 255).astype(np.uint8)
+                share = cover[..., None] / np.float32(255)
+                on_white = np.round(image * share + 255 * (1 - share)).astype(np.uint8)
+                rgb[v], alpha[v] = encode_jpeg(on_white), encode_png(cover)
+            if cover.mean() < 255 * config.least_cover:
+                rgb[v] = alpha[v] = b""
+                dropped[camera] = f"the head covers {cover.mean() / 255:.1%} of the crop"
+        pictures = {"rgb": tuple(rgb), "alpha": tuple(alpha)}
+        save_item(self.job.path("matte", *key), Item({}, pictures, dropped))

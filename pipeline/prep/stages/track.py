@@ -1,0 +1,147 @@
+"""Stage: cameras in the head frame, expression code, landmarks and mesh in space.
+
+What the capture ships is taken; landmarks in space come from several calibrated cameras; cameras
+of photographs are estimated from landmarks, of a few together.
+
+Out   work/<capture>/track/<timestep>.npz   world_to_camera [v 4 4] and K [v 3 3] (head frame,
+      metres, raw pixels; nan where unknown), code [120] (nan where unknown), landmarks [68 3],
+      vertices [n 3], error [v] (share of the face by which an estimated camera misses)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from pipeline.captures.capture import factor_head_pose
+from pipeline.errors import CameraError, FastGHAError, MissingItemError
+from pipeline.prep import cameras as estimation
+from pipeline.prep.job import Job
+from pipeline.prep.landmarks import MESH_HEAD
+from pipeline.prep.triangulate import triangulate
+from pipeline.prep.work import Item, load_item, save_item
+
+T = TypeVar("T")
+
+TOGETHER = 8
+"""Photographs whose cameras are estimated in one go."""
+TOLERANCE = 0.03
+"""Landmarks may be so far off, in widths of the face."""
+
+
+@dataclass
+class Track:
+    """Tracks one timestep, or several photographs together."""
+
+    job: Job
+
+    def __call__(self, group: tuple[str, tuple[int, ...]]) -> None:
+        """Make the items of a group of timesteps of one capture."""
+        name, steps = group
+        if self.job.config.source in ("photos", "video"):
+            self._estimate(name, steps)
+        else:
+            for i in steps:
+                self._shipped(name, i)
+
+    def groups(self, todo: list[tuple[str, int]]) -> list[tuple[str, tuple[int, ...]]]:
+        """Give what is tracked together."""
+        if self.job.config.source not in ("photos", "video"):
+            return [(name, (i,)) for name, i in todo]
+        blocks = sorted({(name, i // TOGETHER) for name, i in todo})
+        return [
+            (name, tuple(range(b * TOGETHER, min((b + 1) * TOGETHER, self._count(name)))))
+            for name, b in blocks
+        ]
+
+    def _count(self, name: str) -> int:
+        return len(self.job.plans[name].timesteps)
+
+    def _shipped(self, name: str, i: int) -> None:
+        plan, capture = self.job.plans[name], self.job.capture(name)
+        step, views = plan.timesteps[i], len(plan.cameras)
+        E, K = np.full((views, 4, 4), np.nan), np.full((views, 3, 3), np.nan)
+        dropped: dict[str, str] = {}
+        pose = attempt(lambda: capture.head_to_world(step), "timestep", dropped)
+        if pose is None:
+            dropped.setdefault("timestep", "no head pose: the capture ships none that is complete")
+            self._save(name, i, E, K, dropped=dropped)
+            return
+        for v, camera in enumerate(plan.cameras):
+            found = attempt(lambda c=camera: capture.camera(step, c), camera, dropped)
+            if found is not None:
+                head = factor_head_pose(found, pose)
+                E[v], K[v] = head.world_to_camera.double().numpy(), head.K.double().numpy()
+        mesh = attempt(lambda: capture.mesh(step), "timestep", dropped)
+        vertices = np.zeros((0, 3)) if mesh is None else (mesh - pose[:3, 3]) @ pose[:3, :3]
+        code = attempt(lambda: capture.code(step), "timestep", dropped)
+        notes = {} if code is None else {"layout": code.layout}
+        points = load_item(self.job.path("landmarks", name, i)).arrays["points"]
+        known = np.isfinite(E).all((1, 2))
+        extent = np.ptp(np.nan_to_num(points), axis=1).max(-1)
+        landmarks = triangulate(points[known], E[known], K[known], TOLERANCE * extent[known])
+        self._save(
+            name, i, E, K,
+            code=np.full(120, np.nan) if code is None else code.values.numpy(),
+            landmarks=landmarks, vertices=vertices, dropped=dropped, notes=notes,
+        )  # fmt: skip
+
+    def _estimate(self, name: str, steps: tuple[int, ...]) -> None:
+        items = [load_item(self.job.path("landmarks", name, i)) for i in steps]
+        points = np.stack([item.arrays["points"][0] for item in items]).astype(float)
+        sizes = [(int(w), int(h)) for w, h in (item.arrays["sizes"][0] for item in items)]
+        seen = [n for n in range(len(steps)) if np.isfinite(points[n]).all()]
+        fit, reason = None, "no face was found"
+        if seen:
+            try:
+                fit = estimation.estimate(list(points[seen]), [sizes[n] for n in seen], MESH_HEAD)
+            except CameraError as error:
+                reason = error.problem
+        for n, i in enumerate(steps):
+            E, K = np.full((1, 4, 4), np.nan), np.full((1, 3, 3), np.nan)
+            if fit is None or n not in seen:
+                self._save(name, i, E, K, dropped={"timestep": reason})
+                continue
+            at = seen.index(n)
+            E[0] = fit.cameras[at].world_to_camera.numpy()
+            K[0] = fit.cameras[at].K.numpy()
+            face = float(np.ptp(points[n], axis=0).max())
+            self._save(name, i, E, K, landmarks=fit.head, error=fit.errors[at : at + 1] / face)
+
+    def _save(
+        self,
+        name: str,
+        i: int,
+        E: np.ndarray,
+        K: np.ndarray,
+        *,
+        code: np.ndarray | None = None,
+        landmarks: np.ndarray | None = None,
+        vertices: np.ndarray | None = None,
+        error: np.ndarray | None = None,
+        dropped: dict[str, str] | None = None,
+        notes: dict[str, str] | None = None,
+    ) -> None:
+        arrays = {
+            "world_to_camera": E,
+            "K": K,
+            "code": np.full(120, np.nan) if code is None else code,
+            "landmarks": np.full((68, 3), np.nan) if landmarks is None else landmarks,
+            "vertices": np.zeros((0, 3)) if vertices is None else vertices,
+            "error": np.full(len(E), np.nan) if error is None else error,
+        }
+        save_item(self.job.path("track", name, i), Item(arrays, {}, dropped or {}, notes or {}))
+
+
+def attempt(get: Callable[[], T], name: str, dropped: dict[str, str]) -> T | None:
+    """Call `get`; a fault of the data becomes a reason."""
+    try:
+        return get()
+    except MissingItemError as error:
+        dropped[name] = error.problem
+    except FastGHAError as error:
+        dropped[name] = str(error)
+    return None

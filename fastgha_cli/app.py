@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from fastgha_cli import avatar, bench, demo, doctor, evaluate, prep, render, train, weights
+from fastgha_cli import (
+    avatar,
+    bench,
+    demo,
+    doctor,
+    evaluate,
+    prep,
+    render,
+    train,
+    vggt_cache,
+    weights,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a disk or a quota is full."""
@@ -25,6 +36,7 @@ app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("avatar", epilog=avatar.EXAMPLE)(avatar.avatar)
 app.command("render", epilog=render.EXAMPLE)(render.render)
 app.add_typer(prep.app, name="prep")
+app.command("vggt-cache", epilog=vggt_cache.EXAMPLE)(vggt_cache.vggt_cache)
 app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)

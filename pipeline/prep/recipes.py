@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.cluster import run_on_ray
 from pipeline.config import from_dict
 from pipeline.errors import FormatError, InputError
-from pipeline.prep.job import Job, Plan, PrepConfig, load_plans, plan_all, save_plan
+from pipeline.prep.job import Job, PrepConfig, load_plans, plan_all, save_plan
 from pipeline.prep.stages.crop import Crop
 from pipeline.prep.stages.landmarks import Landmarks
 from pipeline.prep.stages.matte import Matte
@@ -203,6 +203,3 @@ def _refuse_inside(root: Path, out: Path) -> None:
     inner, outer = out.resolve(), root.resolve()
     if inner == outer or (outer.is_dir() and outer in inner.parents):
         raise InputError(f"{out} is inside the raw data.", "Choose a folder outside of it.")
-
-
-__all__ = ["STAGES", "Estimate", "Plan", "PrepConfig", "estimate", "run", "run_stage"]

@@ -351,9 +351,11 @@ def read_calibration(path: Path) -> dict[str, _Calibration]:
         if not isinstance(entry, dict):
             raise InputError(f"{where} is not an object.", DRIFTED)
         name = str(need(entry, "cameraId", (str, int), where))
-        if entry.get("projectionModel", "Pinhole") != "Pinhole" or not name.isalnum():
+        if entry.get("projectionModel", "Pinhole") != "Pinhole" or not re.fullmatch(
+            r"[0-9A-Za-z]{1,32}", name
+        ):
             raise InputError(
-                f"{where} ({name}) has the projection {entry.get('projectionModel')!r}.",
+                f"{where} ({name[:32]}) has the projection {entry.get('projectionModel')!r}.",
                 "Only pinhole cameras with plain names are known in this data set.",
             )
         cameras[name] = _entry(entry, where)

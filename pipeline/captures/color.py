@@ -16,6 +16,9 @@ Rgb = UInt8[np.ndarray, "h w 3"]
 TERMS = (3, 4, 5, 7, 8, 10, 11, 14, 16, 17, 19, 20, 22, 35)
 """Numbers of terms for which Cheung's polynomials are defined."""
 
+LARGEST = 1e3
+"""A larger number in a colour correction comes of a damaged file."""
+
 
 class Correction(Protocol):
     """Gives a picture in its true colours."""
@@ -34,7 +37,7 @@ class Affine:
 
     def __init__(self, values: np.ndarray, where: object) -> None:
         fits = values.shape in ((3, 4), (4, 4)) and values.dtype.kind == "f"
-        if not fits or not np.isfinite(values).all():
+        if not fits or not (np.abs(values) < LARGEST).all():
             raise MissingItemError(
                 f"{where} is {values.dtype} {list(values.shape)}, not an affine colour matrix.",
                 "Download it again.",
@@ -69,8 +72,10 @@ class Cheung:
                 f"{where} is {list(shape)}, not 3 x {', '.join(map(str, TERMS))} numbers.",
                 "Download the colour calibration again.",
             )
-        if not np.isfinite(self._map).all():
-            raise InputError(f"{where} is not finite.", "Download the colour calibration again.")
+        if not (np.abs(self._map) < LARGEST).all():
+            raise InputError(
+                f"{where} has absurd numbers.", "Download the colour calibration again."
+            )
 
     @property
     def terms(self) -> int:

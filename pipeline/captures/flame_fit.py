@@ -29,6 +29,8 @@ from pipeline.types import CODE_SIZE, ExpressionCode
 VERTICES = 5023
 """Of FLAME; exporters append others (teeth)."""
 LAYOUT_OF = {"2020": FLAME2020, "2023": FLAME2023}
+LARGEST = 1e4
+"""A larger parameter, or translation in metres, comes of a damaged file or of another unit."""
 ROOT, NECK, JAW_JOINT, LEFT, RIGHT = range(5)
 
 
@@ -57,7 +59,7 @@ class FlameFit:
         wanted |= {"translation": (3,), "eyelids": (2,)}
         for name, shape in wanted.items():
             values: np.ndarray = getattr(self, name)
-            if values.shape != shape or not np.isfinite(values).all():
+            if values.shape != shape or not (np.abs(values) < LARGEST).all():
                 raise ShapeError(
                     f"FLAME parameters need finite {name} {list(shape)}; got {list(values.shape)}.",
                     "Track this frame again, or leave it out.",
@@ -128,7 +130,7 @@ def from_vectors(
     """
     parts = {"root": (root, 3), "neck": (neck, 3), "jaw": (jaw, 3), "eyes": (eyes, 6)}
     for name, (values, size) in parts.items():
-        if values.size != size or not np.isfinite(values).all():
+        if values.size != size or not (np.abs(values) < LARGEST).all():
             raise ShapeError(
                 f"A FLAME pose needs {size} finite numbers for {name}; got {list(values.shape)}.",
                 "Track this frame again, or leave it out.",
@@ -157,7 +159,7 @@ def _padded(values: np.ndarray, size: int, name: str) -> Float64[np.ndarray, "n"
 
 def _offset(values: np.ndarray) -> Float64[np.ndarray, "5023 3"]:
     vertices = values.reshape(-1, 3) if values.size % 3 == 0 else values
-    if vertices.ndim != 2 or len(vertices) < VERTICES or not np.isfinite(vertices).all():
+    if vertices.ndim != 2 or len(vertices) < VERTICES or not (np.abs(vertices) < 1).all():
         raise ShapeError(
             f"An offset of FLAME's vertices is [{VERTICES} or more, 3]; got {list(values.shape)}.",
             "Export the tracking again.",

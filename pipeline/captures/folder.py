@@ -266,9 +266,11 @@ class FolderCapture(Capture):
         """Give a listed file; unions name neighbours (../OTHER/...), nothing goes further up."""
         file = Path(name)
         steps = [part for part in file.parts if part != "."]
-        if file.is_absolute() or ".." in steps[1:] or "\0" in name or not steps:
+        strange = "\0" in name or not steps or any(len(part) > 100 for part in steps)
+        if file.is_absolute() or ".." in steps[1:] or strange:
             raise InputError(
-                f"{where} names {name!r}, outside the export.", "Use paths relative to its folder."
+                f"{where} names {name[:80]!r}, outside the export.",
+                "Use paths relative to its folder.",
             )
         whole = self.path.joinpath(*steps)
         if steps[0] == "..":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -24,6 +25,7 @@ Matte = UInt8[np.ndarray, "h w"]
 BROKEN = (
     OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError,
     RuntimeError, NotImplementedError, OverflowError, MemoryError, struct.error, zlib.error,
+    tokenize.TokenError,
     zipfile.BadZipFile, UnidentifiedImageError, Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )  # fmt: skip
@@ -33,6 +35,10 @@ DRIFTED = "This layout differs from the one that is read; check the download or 
 
 MOST_BYTES = 256 * 2**20
 """A larger member of an archive, or array, is not one of these data sets'."""
+
+
+LARGEST = 1e9
+"""A larger number in a calibration is as good as not finite."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -81,10 +87,10 @@ def number(values: Mapping[str, Any], key: str, where: object) -> float:
     Raises:
         InputError: If it is missing or not one.
     """
-    value = float(need(values, key, (int, float), where))
-    if not np.isfinite(value):
-        raise InputError(f"{where}: {key!r} is {value}.", "Export or calibrate it again.")
-    return value
+    value = need(values, key, (int, float), where)
+    if not abs(value) < LARGEST:  # written so that nan fails too
+        raise InputError(f"{where}: {key!r} is no usable number.", "Export it again.")
+    return float(value)
 
 
 def matrix(values: Any, shape: tuple[int, ...], where: object) -> Float64[np.ndarray, "..."]:
@@ -97,7 +103,7 @@ def matrix(values: Any, shape: tuple[int, ...], where: object) -> Float64[np.nda
         array = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError):
         array = np.zeros(0)
-    if array.shape != shape or not np.isfinite(array).all():
+    if array.shape != shape or not (np.abs(array) < LARGEST).all():
         raise InputError(
             f"{where} is not {'x'.join(map(str, shape))} finite numbers.",
             "Download or export it again; a drifted layout cannot be read.",
@@ -188,7 +194,10 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
             if isinstance(file, np.ndarray):
                 raise MissingItemError(f"{path} is not an npz file.", "Export it again.")
             small = {i.filename for i in file.zip.infolist() if i.file_size <= MOST_BYTES}
-            return {k: file[k] for k in file.files if f"{k}.npy" in small}
+            arrays = {k: file[k] for k in file.files if f"{k}.npy" in small}
+            if any(a.dtype.kind == "c" for a in arrays.values()):
+                raise ValueError("complex numbers")
+            return arrays
     except BROKEN as error:
         raise MissingItemError(
             f"{path} is not a whole npz file of plain arrays.", "Export it again."

@@ -54,10 +54,12 @@ class VideoFrames:
         """
         if self._count is None:
             with self._container() as container:
-                self._count = container.streams.video[0].frames
-            if not self._count:
-                self._count = len(self._decoder().times)
+                count = int(container.streams.video[0].frames)
+            # A damaged header may say billions; a frame takes a few bytes at least.
+            if not 0 < count <= self.path.stat().st_size // 4:
+                count = len(self._decoder().times)
                 self.close()
+            self._count = count
         return self._count
 
     def fps(self) -> float:

@@ -241,7 +241,8 @@ class Ava256Capture(Capture):
         rows = load_array(self._points.read(timestep.index), where)
         points = np.full((KEYPOINTS, 3), np.nan, np.float32)
         fits = rows.ndim == 2 and rows.shape[1] == 6 and rows.dtype.kind == "f"
-        if not fits or not np.isin(rows[:, 0], np.arange(KEYPOINTS)).all():
+        known = fits and np.isin(rows[:, 0], np.arange(KEYPOINTS)).all()
+        if not known or not (np.abs(rows[:, 1:4]) < 1e6).all():
             raise MissingItemError(
                 f"{where} is {rows.dtype} {list(rows.shape)}, not rows of id, x, y, z, "
                 "confidence, inliers.",

@@ -55,6 +55,8 @@ def read_vertices(data: bytes, where: object) -> Float32[np.ndarray, "n 3"]:
         vertices = np.stack([table[axis] for axis in "xyz"], axis=-1).astype(np.float32)
     except ValueError as error:
         raise MissingItemError(f"{where} is truncated.", "Download it again.") from error
-    if not np.isfinite(vertices).all():
-        raise MissingItemError(f"{where} has vertices that are not finite.", "Download it again.")
+    if not (np.abs(vertices) < 1e6).all():  # a kilometre, if they are millimetres; nan fails too
+        raise MissingItemError(
+            f"{where} has vertices that are not finite or absurdly far.", "Download it again."
+        )
     return vertices

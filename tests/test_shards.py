@@ -257,3 +257,41 @@ def test_the_first_version_is_still_read(shards: Path, tmp_path: Path):
         old.verify()
         assert old.valid.all()
         assert torch.equal(old.read([(2, 1)], 32).image, wanted)
+
+
+def test_samples_pass_over_missing_views_and_unknown_codes(shards: Path, tmp_path: Path):
+    with Shard(shards / "anna.h5") as whole:
+        head = whole.header()
+        moments = [whole.moment(t) for t in range(whole.timesteps)]
+        views = whole.views
+    gone, unknown = 1, 2
+
+    def without(moment: Moment, view: int) -> Moment:
+        def drop(parts: tuple[bytes, ...]) -> tuple[bytes, ...]:
+            return tuple(b"" if v == view else part for v, part in enumerate(parts))
+
+        K = moment.K.copy()
+        K[view] = placeholder_K(head.width, head.height)
+        E = moment.world_to_camera.copy()
+        E[view] = np.eye(4)
+        error = moment.depth_error.copy()
+        error[view] = np.nan
+        return replace(
+            moment, rgb=drop(moment.rgb), alpha=drop(moment.alpha), depth=drop(moment.depth),
+            K=K, world_to_camera=E, depth_error=error,
+        )  # fmt: skip
+
+    # The first view is missing in the first timestep; one timestep has no code.
+    moments[0] = without(moments[0], gone)
+    moments[unknown] = replace(moments[unknown], code=np.full_like(moments[unknown].code, np.nan))
+    path = tmp_path / "holes.h5"
+    write_moments(path, head, iter(moments))
+    config = SamplingConfig(inputs=1, fewest_inputs=1, targets=min(3, views - 1))
+    with Shard(path) as shard:
+        assert not shard.valid[0, gone] and not shard.coded[unknown]
+        targets = set()
+        for seed in range(40):
+            sample = draw(shard, config, 64, np.random.default_rng(seed))
+            assert torch.isfinite(sample.code.values).all()
+            targets.add(sample.target_views)
+        assert len(targets) > 1

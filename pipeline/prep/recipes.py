@@ -23,9 +23,9 @@ from pipeline.stage import STAMP, StageReport, Workers, claim, locked
 STAGES = ("landmarks", "track", "crop", "matte", "pack")
 """In order: landmarks and tracking see the raw pictures, so that crops know the head's pose."""
 BYTES_PER_PIXEL = {"work": 1.7, "shard": 0.35}
-"""Of one view, as measured on crops of 512 pixels; without shipped mattes."""
+"""Of one view, a rough guess for crops of 512 pixels; without shipped mattes."""
 SECONDS = 1.5
-"""Of one core for one view with landmarks and matting; decoding and packing take a tenth."""
+"""A rough guess, of one core for one view with landmarks and matting."""
 
 Tick = Callable[[str, int, int], None]
 """Called with the stage, how many items are done, and how many there are."""

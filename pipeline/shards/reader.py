@@ -64,6 +64,8 @@ class Shard:
         )
         """Whether the view is there. Of a missing one, nothing may be read and the camera is a
         placeholder."""
+        self.coded: Bool[np.ndarray, "t"] = np.isfinite(self._file["code"][:]).all(1)
+        """Whether the expression code is known."""
         self.sentences: np.ndarray = self._file["sentence"][:]
         self._world_to_camera = self._file["world_to_camera"][:]
         self._K = self._file["K"][:]

@@ -109,6 +109,9 @@ class Samples(Dataset[Sample]):
 def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generator) -> Sample:
     """Draw one sample of a subject.
 
+    Timesteps whose code is unknown, or that lack so many views that `targets` are not left, are
+    passed over.
+
     Raises:
         InputError: If the subject has too few views or timesteps.
 
@@ -116,22 +119,25 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
         FastGHA appendix A.2: eight cameras, each the farthest from those before it; four of
         them inputs, from four timesteps of a sentence; all eight supervise one other timestep.
     """
-    sentences, counts = np.unique(shard.sentences, return_counts=True)
+    usable = (shard.valid.sum(1) >= config.targets) & shard.coded
+    sentences, counts = np.unique(shard.sentences[usable], return_counts=True)
     long_enough = sentences[counts > config.inputs]
-    if shard.views < config.targets or not len(long_enough):
+    if not len(long_enough):
         raise InputError(
-            f"{shard.path} has {shard.views} views and at most {counts.max(initial=0)} timesteps "
-            f"of one sentence; a sample needs {config.targets} and {config.inputs + 1}.",
+            f"{shard.path} has {shard.views} views and at most {counts.max(initial=0)} usable "
+            f"timesteps of one sentence; a sample needs {config.targets} and {config.inputs + 1}.",
             "Lower sampling.inputs or sampling.targets, or leave this shard out.",
         )
     sentence = long_enough[int(rng.integers(len(long_enough)))]
-    here = np.flatnonzero(shard.sentences == sentence)
+    here = np.flatnonzero((shard.sentences == sentence) & usable)
     fewest = min(config.fewest_inputs, config.inputs)
     count = int(rng.integers(fewest, config.inputs + 1, size=2).max())
     target, *others = (int(t) for t in rng.permutation(here)[: count + 1])
-    first = int(rng.integers(shard.views))
-    cameras = farthest_points(shard.cameras(target).centers, config.targets, first)
-    chosen = tuple(int(v) for v in rng.permutation(cameras)[:count])
+    there = np.flatnonzero(shard.valid[target])
+    first = int(rng.integers(len(there)))
+    far = farthest_points(shard.cameras(target).centers[there], config.targets, first)
+    cameras = [int(there[v]) for v in far]
+    chosen = _input_views(shard, others, [int(v) for v in rng.permutation(cameras)])
     at_target = [(target, v) for v in cameras]
     return Sample(
         inputs=shard.read(list(zip(others, chosen)), size),
@@ -144,6 +150,15 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
         input_views=chosen,
         target_views=tuple(cameras),
     )
+
+
+def _input_views(shard: Shard, timesteps: list[int], wanted: list[int]) -> tuple[int, ...]:
+    """Give a view for each timestep: the first wanted one that is there and not yet taken."""
+    chosen: list[int] = []
+    for t in timesteps:
+        present = [int(v) for v in np.flatnonzero(shard.valid[t]) if v not in chosen]
+        chosen.append(next((v for v in wanted if v in present), present[0]))
+    return tuple(chosen)
 
 
 def load(samples: Samples, start: int, workers: int) -> DataLoader[Sample]:

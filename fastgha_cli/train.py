@@ -13,7 +13,13 @@ EXAMPLE = "Example:  fastgha train shards/train -o runs/first --preset small"
 def train(
     shards: Annotated[Path, typer.Argument(help="Folder of shards.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
-    preset: Annotated[str, typer.Option(help="small or tiny.")] = "small",
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="paper, small, tiny; an ablation of paper, such as no-geo; or of another, such "
+            "as small/no-geo."
+        ),
+    ] = "small",
     steps: Annotated[
         int | None, typer.Option(help="Stop after this many more steps, with a checkpoint.")
     ] = None,

@@ -1,6 +1,8 @@
 """Named settings: of the model, and of how it is trained."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from pipeline.config import nearest
 from pipeline.errors import ConfigError
@@ -21,9 +23,9 @@ def small() -> ModelConfig:
     return ModelConfig(
         image_size=256,
         foreground_only=True,
-        features=FeatureConfig(channels=192, widths=(48, 96, 192)),
+        features=FeatureConfig(kind="conv", channels=192, widths=(48, 96, 192)),
         transformer=TransformerConfig(width=192, layers=4, heads=4, pool=2),
-        decoder=DecoderConfig(widths=(192, 128, 64), blocks=2, heads=4, pool=2),
+        decoder=DecoderConfig(kind="conv", widths=(192, 128, 64), blocks=2, heads=4, pool=2),
         deform=DeformConfig(),
     )
 
@@ -33,9 +35,9 @@ def tiny() -> ModelConfig:
     return ModelConfig(
         image_size=64,
         foreground_only=True,
-        features=FeatureConfig(channels=32, widths=(16, 24, 32)),
+        features=FeatureConfig(kind="conv", channels=32, widths=(16, 24, 32)),
         transformer=TransformerConfig(width=32, layers=2, heads=2, pool=2),
-        decoder=DecoderConfig(widths=(32, 24, 16), blocks=1, heads=1),
+        decoder=DecoderConfig(kind="conv", widths=(32, 24, 16), blocks=1, heads=1),
         deform=DeformConfig(width=32, layers=3, frequencies=4),
     )
 
@@ -68,15 +70,67 @@ def train_tiny() -> TrainConfig:
     )
 
 
-PRESETS: dict[str, Callable[[], TrainConfig]] = {"small": train_small, "tiny": train_tiny}
+PRESETS: dict[str, Callable[[], TrainConfig]] = {
+    "paper": TrainConfig,
+    "small": train_small,
+    "tiny": train_tiny,
+}
+
+
+def _model(config: TrainConfig, **changes: Any) -> TrainConfig:
+    return replace(config, model=replace(config.model, **changes))
+
+
+def _features(config: TrainConfig, **changes: Any) -> TrainConfig:
+    if config.model.features.kind != "frozen":
+        raise ConfigError(
+            "This ablation is about downloaded networks, which the preset does not have.",
+            "Take it from the preset paper.",
+        )
+    return _model(config, features=replace(config.model.features, **changes))
+
+
+def _no_vae_weights(config: TrainConfig) -> TrainConfig:
+    if config.model.decoder.kind != "vae":
+        raise ConfigError(
+            "This ablation is about the VAE's decoder, which the preset does not have.",
+            "Take it from the preset paper.",
+        )
+    return _model(config, decoder=replace(config.model.decoder, pretrained=False))
+
+
+ABLATIONS: dict[str, Callable[[TrainConfig], TrainConfig]] = {
+    "no-vae-weights": _no_vae_weights,
+    "no-geo": lambda c: replace(c, loss=replace(c.loss, depth=0.0)),
+    "no-features": lambda c: _model(c, gaussian_features=0),
+    "features-16": lambda c: _model(c, gaussian_features=16),
+    "features-64": lambda c: _model(c, gaussian_features=64),
+    "no-dino": lambda c: _features(c, backbone="none"),
+    "sapiens": lambda c: _features(c, backbone="sapiens"),
+    "no-colour-offsets": lambda c: _model(c, deform=replace(c.model.deform, color_offsets=False)),
+}
+"""What the paper leaves out or changes (Tables 3 and 5, Figure 11)."""
 
 
 def recipe(name: str) -> TrainConfig:
     """Give the settings of a training run.
 
+    Args:
+        name: A preset; an ablation of the preset `paper`; or, as `small/no-geo`, an ablation of
+            another preset.
+
     Raises:
-        ConfigError: If there is no such preset; the nearest name is given.
+        ConfigError: If there is no such preset or ablation (the nearest name is given), or the
+            preset does not have what the ablation takes away.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"There is no preset {name!r}.", nearest(name, list(PRESETS)))
-    return PRESETS[name]()
+    preset, slash, ablation = name.partition("/")
+    if not slash and name in ABLATIONS:
+        preset, ablation = "paper", name
+    if preset not in PRESETS:
+        raise ConfigError(f"There is no preset {name!r}.", nearest(name, [*PRESETS, *ABLATIONS]))
+    config = PRESETS[preset]()
+    if not ablation and not slash:
+        return config
+    if ablation not in ABLATIONS:
+        raise ConfigError(f"There is no ablation {ablation!r}.", nearest(ablation, [*ABLATIONS]))
+    return ABLATIONS[ablation](config)

@@ -4,18 +4,27 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.errors import ConfigError
+from pipeline.model.hub import VAE
 
 
 @dataclass(frozen=True)
 class FeatureConfig:
     """Image features on the 1/8 grid."""
 
-    kind: Literal["conv"] = "conv"
-    """conv: convolutions trained from scratch, with no downloaded weights."""
+    kind: Literal["frozen", "conv"] = "frozen"
+    """frozen: downloaded networks, as the paper; conv: convolutions trained from scratch."""
     channels: int = 256
-    """Channels on the 1/8 grid."""
+    """Channels on the 1/8 grid, without the VAE's four."""
     widths: tuple[int, ...] = (64, 128, 256)
-    """Channels of the trained convolutions at 1/2, 1/4 and 1/8."""
+    """With conv: channels at 1/2, 1/4 and 1/8."""
+    vae: str = VAE
+    """With frozen: hub id or folder of the VAE."""
+    backbone: Literal["dinov3", "dinov2", "sapiens", "none"] = "dinov3"
+    """With frozen: the vision transformer."""
+    backbone_weights: str = ""
+    """Its hub id or folder; by default the published one."""
+    layers: tuple[int, ...] = (6, 12, 18, 24)
+    """Its layers whose tokens are taken; the first is 1."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +42,12 @@ class TransformerConfig:
 class DecoderConfig:
     """From tokens to maps of Gaussian parameters, coarse to fine."""
 
+    kind: Literal["vae", "conv"] = "vae"
+    """vae: the decoder of `features.vae`; conv: one of the same shape and free size."""
+    pretrained: bool = True
+    """With vae: begin with its weights."""
     widths: tuple[int, ...] = (512, 512, 256, 128)
-    """Channels at 1/8, 1/4, 1/2 and 1/1. Its length sets how dense the Gaussians are: with
+    """With conv: channels at 1/8, 1/4, 1/2, 1/1. Its length sets how dense the Gaussians are: with
     four there is one Gaussian for each pixel, with three one for 2 x 2 pixels."""
     blocks: int = 3
     """Residual blocks at each scale."""
@@ -88,6 +101,8 @@ class ModelConfig:
     @property
     def stride(self) -> int:
         """Pixels along one side of the block that one Gaussian stands for."""
+        if self.decoder.kind == "vae":
+            return 1
         return 2 ** (4 - len(self.decoder.widths))
 
     @property

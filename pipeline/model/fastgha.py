@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,8 +16,12 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.features import ConvFeatures, Features
+from pipeline.model.hub import Source
 from pipeline.model.transformer import MultiViewTransformer
 from pipeline.types import Gaussians, View
+
+if TYPE_CHECKING:
+    from pipeline.model.frozen import FrozenFeatures, VaeDecoder
 
 MOST_VIEWS = 6
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -34,15 +38,15 @@ class FastGHA(nn.Module):
         Ji et al., FastGHA, ICLR 2026, arXiv 2601.13837.
     """
 
-    def __init__(self, config: ModelConfig, precision: Precision = "auto") -> None:
+    def __init__(
+        self, config: ModelConfig, precision: Precision = "auto", source: Source = "pretrained"
+    ) -> None:
         super().__init__()
         self.config = config
         self.precision: Precision = precision
-        self.features = ConvFeatures(config.features)
-        self.transformer = MultiViewTransformer(config.features.channels + 6, config.transformer)
-        self.decoder = Decoder(
-            config.transformer.width, config.channels, self.features.skip_channels, config.decoder
-        )
+        self.features = _features(config, source)
+        self.transformer = MultiViewTransformer(self.features.grid_channels + 6, config.transformer)
+        self.decoder = _decoder(config, self.features.skip_channels, source)
         self.deformation = Deformation(config.gaussian_features, config.deform)
         # Raw zeros are a plausible head (see `activate`); start near them.
         with torch.no_grad():
@@ -78,6 +82,25 @@ class FastGHA(nn.Module):
         """Give the Gaussians of a head under an expression."""
         with autocast(code.device, self.precision):
             return self.deformation(prepared, code)
+
+
+def _features(config: ModelConfig, source: Source) -> ConvFeatures | FrozenFeatures:
+    if config.features.kind == "conv":
+        return ConvFeatures(config.features)
+    from pipeline.model.frozen import FrozenFeatures
+
+    return FrozenFeatures(config.features, source)
+
+
+def _decoder(config: ModelConfig, skips: tuple[int, ...], source: Source) -> Decoder | VaeDecoder:
+    width = config.transformer.width
+    if config.decoder.kind == "conv":
+        return Decoder(width, config.channels, skips, config.decoder)
+    from pipeline.model.frozen import VaeDecoder
+
+    return VaeDecoder(
+        width, config.channels, config.features.vae, config.decoder.pretrained, source
+    )
 
 
 def check_views(views: View) -> None:

@@ -33,6 +33,7 @@ class ConvFeatures(nn.Module):
         super().__init__()
         half, quarter, eighth = config.widths
         self.skip_channels = (half, quarter)
+        self.grid_channels = config.channels
         self.stem = nn.Conv2d(10 * 4, half, 3, padding=1)
         self.at_half = ResidualBlock(half, half)
         self.down1 = nn.Conv2d(half, quarter, 4, stride=2, padding=1)

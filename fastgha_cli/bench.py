@@ -98,3 +98,66 @@ def render(
         console.say(f"wrote {plot}")
     cpu = [{"gaussians": n, "width": size, "height": size, **found} for n, size, found in details]
     console.write_json(json, {"rows": rows, "cpu": cpu})
+
+
+@app.command(epilog="Example:  fastgha bench model --preset small --json model.json")
+def model(
+    preset: Annotated[str, typer.Option(help="As of `fastgha train`.")] = "small",
+    inputs: Annotated[
+        list[int] | None,
+        typer.Option(help="Number of pictures, repeatable; 1 to 6 if left out.", min=1, max=6),
+    ] = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option(help="Rate of a device in TFLOP/s, for the least possible time.", min=0.001),
+    ] = None,
+    run: Annotated[
+        bool | None,
+        typer.Option(help="Also measure the time here; by default only of models without ViT."),
+    ] = None,
+    json: options.Json = None,
+) -> None:
+    """Count what a model costs in parameters, arithmetic and memory, and time it.
+
+    Counting needs no weights; the time is measured with random ones.
+    """
+    from fastgha_cli import console
+    from pipeline.model.bench import bench as measure
+    from pipeline.model.counts import count
+    from pipeline.presets import recipe
+
+    config = recipe(preset).model
+    views = inputs or [1, 2, 3, 4, 5, 6]
+    counts = [row for v in views for row in count(config, v)]
+    for v in views:
+        here = [row for row in counts if row["inputs"] == v]
+        console.table(
+            f"{preset}, {v} views of {config.image_size}x{config.image_size}",
+            ["part", "parameters", "trained", "GFLOP", "kept MB"],
+            [
+                [
+                    row["part"],
+                    f"{row['parameters']:,}",
+                    f"{row['trained']:,}",
+                    f"{row['flops'] / 1e9:.1f}",
+                    f"{row['activations_mb']:.0f}",
+                ]
+                for row in here
+            ],
+        )
+        if tflops is not None:
+            least = sum(row["flops"] for row in here) / tflops * 1e-9
+            console.say(f"{v} views: at least {least:.1f} ms at {tflops:g} TFLOP/s")
+    rows = []
+    if run if run is not None else config.features.kind == "conv":
+        with console.progress("Measuring") as tick:
+            rows = measure(config, views, progress=tick)
+        console.table(
+            "Reconstruction, ms, median of 5 (spread)",
+            ["views", "ms", "peak MB"],
+            [
+                [str(r["inputs"]), f"{r['ms']:.0f} ({r['spread_ms']:.0f})", f"{r['peak_mb']:.0f}"]
+                for r in rows
+            ],
+        )
+    console.write_json(json, {"preset": preset, "counts": counts, "rows": rows})

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from pipeline.errors import BackendError, ConfigError
+from pipeline.model.counts import count
+from pipeline.model.fastgha import FastGHA
+from pipeline.presets import recipe, tiny
 from pipeline.render import render
 from pipeline.render.bench import bench, head_scene, load_peer, parse_backends, parse_scenes
 from pipeline.render.cpu import limits
@@ -105,3 +108,41 @@ def test_a_peer_that_is_not_there_is_named(tmp_path: Path):
     for name in ("nowhere.py:render", f"{PEER}:nothing", "render"):
         with pytest.raises(ConfigError, match="names no Python file|Cannot load"):
             load_peer(name)
+
+
+def test_a_models_parts_are_counted_without_weights():
+    rows = {row["part"]: row for row in count(tiny(), 2)}
+    model = FastGHA(tiny())
+    assert sum(row["parameters"] for row in rows.values()) == sum(
+        p.numel() for p in model.parameters()
+    )
+    # A layer of the deformation: a multiply-add for each weight and Gaussian, 2 views of 32 x 32.
+    weights = sum(p.numel() for n, p in model.deformation.named_parameters() if "weight" in n)
+    code = model.deformation.of_code.weight.numel()
+    assert rows["deformation"]["flops"] == 2 * ((weights - code) * 2 * 32 * 32 + code)
+    assert rows["transformer"]["activations_mb"] > 0
+    assert count(tiny(), 4)[1]["flops"] > 2 * count(tiny(), 2)[1]["flops"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_papers_model_has_the_published_sizes():
+    pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    rows = {row["part"]: row for row in count(recipe("paper").model, 4)}
+    assert rows["vit (frozen)"]["parameters"] == 303_129_600
+    assert rows["vae encoder (frozen)"]["trained"] == rows["vit (frozen)"]["trained"] == 0
+    # Both ends of the decoder are new; the rest is the VAE's 49,490,199 without its own ends.
+    assert abs(rows["decoder"]["parameters"] - 49_490_199) < 2.5e6
+    # 1.05 million Gaussians through six layers of 256 make about 0.85 TFLOP.
+    assert rows["deformation"]["flops"] == pytest.approx(0.85e12, rel=0.15)
+
+
+def test_bench_model_prints_and_writes(tmp_path: Path):
+    done = fastgha(
+        "bench", "model", "--preset", "tiny", "--inputs", "1", "--tflops", "2",
+        "--json", str(tmp_path / "m.json"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert found["rows"][0]["ms"] > 0 and len(found["counts"]) == 4
+    assert "at 2 TFLOP/s" in done.stderr

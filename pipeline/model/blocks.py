@@ -1,9 +1,17 @@
 """Building blocks shared by the features and the decoder."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
+
+
+def full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Give the context in which no autocast touches what is computed on the device of `x`."""
+    # The meta device, on which models are counted, knows no autocast.
+    return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:

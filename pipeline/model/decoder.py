@@ -3,12 +3,17 @@
 Letters: v views, h w size of the token grid, c channels.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.model.blocks import CrossViewAttention, ResidualBlock, Upsample, group_norm
+from pipeline.model.blocks import (
+    CrossViewAttention,
+    ResidualBlock,
+    Upsample,
+    full_precision,
+    group_norm,
+)
 from pipeline.model.config import DecoderConfig
 
 
@@ -54,5 +59,5 @@ class Decoder(nn.Module):
             x = up(x)
             x = blocks(x if skip is None else x + mix(skip))
         # Depths need more digits than bfloat16 has.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return self.conv_out(functional.silu(self.norm_out(x.float())))

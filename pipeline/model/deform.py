@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from pipeline.faces.layouts import code_gain, neutral_code
 from pipeline.model.activate import HEAD_RADIUS, CanonicalHead
-from pipeline.model.blocks import zero_
+from pipeline.model.blocks import full_precision, zero_
 from pipeline.model.config import DeformConfig
 from pipeline.types import CODE_SIZE, Gaussians
 
@@ -77,13 +77,13 @@ class Deformation(nn.Module):
     def forward(self, prepared: PreparedHead, code: Float[Tensor, "120"]) -> Gaussians:
         """Give the Gaussians under an expression."""
         # Positions in high octaves, and where things end up, do not survive bfloat16.
-        with torch.autocast(code.device.type, enabled=False):
+        with full_precision(code):
             x = functional.leaky_relu(
                 prepared.first + self.of_code(self.gain * (code - self.rest)), SLOPE
             )
         for layer in self.hidden:
             x = functional.leaky_relu(layer(x), SLOPE, inplace=True)
-        with torch.autocast(code.device.type, enabled=False):
+        with full_precision(code):
             offsets = self.out(x.float())
         still = prepared.head.gaussians
         shift = OFFSET_REACH * torch.tanh(OFFSET_UNIT / OFFSET_REACH * offsets[:, :3])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.errors import ConfigError
-from pipeline.model.blocks import ResidualBlock
+from pipeline.model.blocks import ResidualBlock, full_precision
 from pipeline.model.config import FeatureConfig
 from pipeline.model.features import Features
 from pipeline.model.hub import BACKBONES, Source, load_backbone, load_vae
@@ -161,7 +161,7 @@ class VaeDecoder(nn.Module):
         for block in self.up:
             x = block(x)
         # Depths need more digits than bfloat16 has.
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             return self.conv_out(functional.silu(self.norm_out(x.float())))
 
 

@@ -7,13 +7,14 @@ cache; nothing is downloaded here. A path of a folder may stand for a hub id eve
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
 
-from pipeline import weights
+from pipeline import weights as places
 from pipeline.errors import FormatError, MissingPackageError, MissingWeightsError
 
 Source = Literal["pretrained", "random"]
@@ -99,13 +100,16 @@ def load_backbone(kind: str, name: str, source: Source = "pretrained") -> Any:
 
 
 def _place(name: str) -> str:
-    ours = weights.home() / name
+    ours = places.home() / name
     return str(ours) if ours.is_dir() else name
 
 
 def _read(load: Callable[..., Any], name: str, place: str, **options: Any) -> nn.Module:
     try:
-        model, info = load(place, local_files_only=True, output_loading_info=True, **options)
+        with warnings.catch_warnings():
+            # The libraries warn of each other's arguments.
+            warnings.simplefilter("ignore")
+            model, info = load(place, local_files_only=True, output_loading_info=True, **options)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         if Path(place).is_dir() and any(Path(place).rglob("*.safetensors")):
             raise FormatError(
@@ -115,7 +119,7 @@ def _read(load: Callable[..., Any], name: str, place: str, **options: Any) -> nn
         licence = LICENCES.get(name, "see its page")
         raise MissingWeightsError(
             f"The weights {name} are not on this machine (licence: {licence}).",
-            f"Run `hf download {name}`, or put its folder into {weights.home() / name}. If "
+            f"Run `hf download {name}`, or put its folder into {places.home() / name}. If "
             "DINOv3 is refused to you: --set model.features.backbone=dinov2 is free.",
         ) from error
     lost = [*info.get("missing_keys", []), *info.get("mismatched_keys", [])]

@@ -71,6 +71,8 @@ def load(path: Path) -> Checkpoint:
     """
     require_file(path, "a checkpoint (.safetensors)")
     header = read_header(path, FORMAT, VERSION)
+    # Files from before there was a choice of decoders do not name theirs.
+    header["model"]["decoder"].setdefault("kind", "conv")
     with safe_open(path, framework="pt") as file:
         return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, header)  # noqa: SIM118
 

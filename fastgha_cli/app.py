@@ -14,6 +14,7 @@ from fastgha_cli import (
     demo,
     doctor,
     evaluate,
+    flame,
     prep,
     render,
     train,
@@ -41,6 +42,7 @@ app.command("train", epilog=train.EXAMPLE)(train.train)
 app.command("eval", epilog=evaluate.EXAMPLE)(evaluate.evaluate)
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bench.app, name="bench")
+app.add_typer(flame.app, name="flame")
 app.add_typer(weights.app, name="weights")
 
 

@@ -15,8 +15,9 @@ from PIL import Image
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN
 
 COMMANDS = {
-    "avatar", "bench model", "bench render", "demo", "doctor", "eval", "render", "train",
-    "prep ava256", "prep crop", "prep folder", "prep landmarks", "prep matte", "prep nersemble",
+    "avatar", "bench model", "bench render", "demo", "doctor", "eval", "flame convert", "render",
+    "train", "prep ava256", "prep crop", "prep folder", "prep landmarks", "prep matte",
+    "prep nersemble",
     "prep pack", "prep photos", "prep synthetic", "prep track", "prep video", "vggt-cache",
     "weights fetch",
 }  # fmt: skip

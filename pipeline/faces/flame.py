@@ -91,17 +91,17 @@ class Flame:
         turned: list[Tensor] = []
         moved: list[Tensor] = []
         for j, parent in enumerate(PARENTS):
-            R, at = rotations[..., j, :, :], joints[..., j, :]
-            t = at - (R @ at[..., None])[..., 0]
+            turn, at = rotations[..., j, :, :], joints[..., j, :]
+            shift = at - (turn @ at[..., None])[..., 0]
             if parent >= 0:
                 above = turned[parent]
-                t = (above @ t[..., None])[..., 0] + moved[parent]
-                R = above @ R
-            turned.append(R)
-            moved.append(t)
-        R = torch.einsum("vj,...jab->...vab", self.weights, torch.stack(turned, -3))
-        t = torch.einsum("vj,...ja->...va", self.weights, torch.stack(moved, -2))
-        posed = (R @ corrected[..., None])[..., 0] + t
+                shift = (above @ shift[..., None])[..., 0] + moved[parent]
+                turn = above @ turn
+            turned.append(turn)
+            moved.append(shift)
+        turns = torch.einsum("vj,...jab->...vab", self.weights, torch.stack(turned, -3))
+        shifts = torch.einsum("vj,...ja->...va", self.weights, torch.stack(moved, -2))
+        posed = (turns @ corrected[..., None])[..., 0] + shifts
         if eyelids is None:
             return posed
         if self.eyelids is None:
@@ -230,11 +230,11 @@ def convert(
 
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
 
+    plain_file: dict[str, Any] = {"version": version, "sha256": digest, "faces": faces, **plain}
+
     def write(part: Path) -> None:
         with part.open("wb") as file:
-            np.savez(
-                file, version=np.array(version), sha256=np.array(digest), faces=faces, **plain
-            )  # fmt: skip
+            np.savez(file, **plain_file)
 
     write_whole(out, write)
     notes = [f"FLAME {version}, source sha256 {digest}"]
@@ -279,7 +279,7 @@ def load_flame(path: Path, version: str | None = None) -> Flame:
     if lids is not None and (lids.shape != (2, VERTICES, 3) or not np.isfinite(lids).all()):
         raise InputError(f"The eyelids of {path} are damaged.", "Convert the model again.")
     model = Flame(
-        version=cast("Version", found),
+        version=found,
         faces=torch.from_numpy(arrays["faces"]),
         eyelids=None if lids is None else torch.from_numpy(lids),
         **{key: torch.from_numpy(value) for key, value in numbers.items()},

@@ -129,7 +129,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def _dense(state: dict[str, Any]) -> np.ndarray:
-    rows, columns = (int(n) for n in state.get("_shape", state.get("shape")))
+    rows, columns = (int(n) for n in state["_shape" if "_shape" in state else "shape"])
     values = np.asarray(state["data"], np.float64)
     inner = np.asarray(state["indices"], np.int64)
     starts = np.asarray(state["indptr"], np.int64)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -222,8 +223,7 @@ def _frames(files: list[Path]) -> Tracking:
             )
         kind = "Pixel3DMM" if "neck" in flame and "R" in flame else "metrical-tracker"
         kinds.add(kind)
-        whole = cast("dict[str, Any]", found)
-        one = _built(file, kind, lambda w=whole, k=kind, f=file: _frame(w, k, f.stem))
+        one = _built(file, kind, partial(_frame, cast("dict[str, Any]", found), kind, file.stem))
         parts.append((one.fits[0], one.cameras))
     if len(kinds) > 1:
         raise InputError(
@@ -268,21 +268,21 @@ def _frame_camera(whole: dict[str, Any], kind: str) -> Camera | None:
     if "img_size" not in whole:
         return None
     height, width = (int(n) for n in np.ravel(whole["img_size"]))
-    E, K = np.eye(4), np.eye(3)
+    E, intrinsics = np.eye(4), np.eye(3)
     if kind == "metrical-tracker":
         if "opencv" not in whole:
             return None
         given = whole["opencv"]
         E[:3, :3] = np.reshape(given["R"], (3, 3))
         E[:3, 3] = np.ravel(given["t"])
-        K = np.reshape(given["K"], (3, 3)).astype(np.float64)
+        intrinsics = np.reshape(given["K"], (3, 3)).astype(np.float64)
     else:
         given = whole["camera"]
         E[:3, :3] = FLIP @ np.reshape(given["R_base_0"], (3, 3))
         E[:3, 3] = FLIP @ np.ravel(given["t_base_0"])
-        K[0, 0] = K[1, 1] = float(np.ravel(given["fl"])[0]) * width
-        K[:2, 2] = (np.ravel(given["pp"]) + 1) * (width / 2 + 0.5)
-    return Camera(torch.from_numpy(E)[None], torch.from_numpy(K)[None], width, height)
+        intrinsics[0, 0] = intrinsics[1, 1] = float(np.ravel(given["fl"])[0]) * width
+        intrinsics[:2, 2] = (np.ravel(given["pp"]) + 1) * (width / 2 + 0.5)
+    return Camera(torch.from_numpy(E)[None], torch.from_numpy(intrinsics)[None], width, height)
 
 
 def _joined(cameras: list[Camera]) -> Camera | None:

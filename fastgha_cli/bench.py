@@ -161,3 +161,37 @@ def model(
             ],
         )
     console.write_json(json, {"preset": preset, "counts": counts, "rows": rows})
+
+
+@app.command(epilog="Example:  fastgha bench track --json track.json")
+def track(
+    people: Annotated[int, typer.Option(help="Synthetic people to track.", min=1)] = 4,
+    frames: Annotated[int, typer.Option(help="Of each person.", min=1)] = 8,
+    noise: Annotated[
+        float, typer.Option(help="Of the landmarks, pixels of a 512-pixel picture.", min=0)
+    ] = 1.0,
+    seed: options.Seed = 0,
+    json: options.Json = None,
+) -> None:
+    """Measure the face tracker on synthetic people whose truth is known."""
+    from fastgha_cli import console
+    from pipeline.trackers import bench
+
+    with console.progress("Tracking") as tick:
+        rows = bench.bench(people, frames, noise, seed, tick)
+    console.table(
+        f"{people} people, {frames} frames each, landmarks with {noise:g} px of noise",
+        ["capture", "miss px", "face mm", "motion mm (of)", "camera deg", "frames/s"],
+        [
+            [
+                row["capture"],
+                f"{row['reprojection_px']:.2f}",
+                f"{row['vertex_mm']:.2f}",
+                f"{row['expression_mm']:.2f} ({row['expression_size_mm']:.2f})",
+                f"{row['camera_degrees']:.2f}",
+                f"{row['frames_per_s']:.1f}",
+            ]
+            for row in rows
+        ],
+    )
+    console.write_json(json, {"rows": rows})

@@ -60,6 +60,12 @@ Cameras = Annotated[int, typer.Option(help="Take the most frontal so many; 0: al
 Segments = Annotated[str, typer.Option(help="Sentences to take, a pattern such as 'EXP_*'.")]
 Every = Annotated[int, typer.Option(help="Take one timestep of so many.", min=1)]
 Most = Annotated[int, typer.Option(help="Most timesteps of a capture; 0: all.", min=0)]
+Flame = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="FLAME, converted: head poses tracked with it need the model."
+    ),
+]
 Matting = Annotated[str, typer.Option(help="modnet or u2netp, where no matte is shipped.")]
 Detector = Annotated[str, typer.Option(help="Landmarks: mesh, fan (face-alignment) or none.")]
 Codes = Annotated[bool, typer.Option(help="Drop timesteps that have no expression code.")]
@@ -105,6 +111,7 @@ def nersemble(
     matting: Matting = "modnet",
     detector: Detector = "mesh",
     codes: Codes = True,
+    flame: Flame = None,
     workers: options.Workers = 2,
     ray: Ray = None,
     dry_run: DryRun = False,
@@ -113,6 +120,7 @@ def nersemble(
     """Take NeRSemble participants (version 1, 2, paper's zips or benchmark) to shards."""
     settings = {"cameras": cameras, "segments": segments, "every": every, "most": most}
     settings |= {"matting": matting, "detector": detector, "need_codes": codes, "size": size}
+    settings |= {"flame": _absolute(flame)}
     _recipe("nersemble", raw, out, settings, workers, ray, dry_run, overwrite)
 
 
@@ -126,6 +134,7 @@ def folder(
     matting: Matting = "modnet",
     detector: Detector = "mesh",
     codes: Codes = True,
+    flame: Flame = None,
     workers: options.Workers = 2,
     ray: Ray = None,
     dry_run: DryRun = False,
@@ -134,6 +143,7 @@ def folder(
     """Take exports of VHAP (the layout of GaussianAvatars) to shards."""
     settings = {"cameras": 0, "every": every, "most": most, "size": size}
     settings |= {"matting": matting, "detector": detector, "need_codes": codes}
+    settings |= {"flame": _absolute(flame)}
     _recipe("folder", raw, out, settings, workers, ray, dry_run, overwrite)
 
 
@@ -147,7 +157,7 @@ def photos(
     dry_run: DryRun = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Take photographs of people (a folder each) to shards: cameras estimated, no codes."""
+    """Take photographs of people (a folder each) to shards: cameras and codes estimated."""
     settings = {"cameras": 0, "matting": matting, "need_codes": False, "size": size}
     _recipe("photos", raw, out, settings, workers, None, dry_run, overwrite)
 
@@ -164,7 +174,7 @@ def video(
     dry_run: DryRun = False,
     overwrite: options.Overwrite = False,
 ) -> None:
-    """Take a video of one person to a shard: cameras estimated, no codes."""
+    """Take a video of one person to a shard: cameras and codes estimated."""
     settings = {"cameras": 0, "every": every, "most": most, "matting": matting, "size": size}
     settings |= {"need_codes": False}
     _recipe("video", raw, out, settings, workers, None, dry_run, overwrite)
@@ -198,6 +208,10 @@ def matte(out: Prepared, workers: options.Workers = 2, ray: Ray = None) -> None:
 def pack(out: Prepared, workers: options.Workers = 1, ray: Ray = None) -> None:
     """Write what the stages made into one shard for each capture."""
     _stage("pack", out, workers, ray)
+
+
+def _absolute(file: Path | None) -> str:
+    return "" if file is None else str(file.resolve())
 
 
 def _recipe(

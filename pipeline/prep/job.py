@@ -45,6 +45,10 @@ class PrepConfig:
     """2D landmarks: the face mesh, face-alignment, or none."""
     least_cover: float = 0.02
     """A view whose head covers less of the crop, in [0, 1], is dropped."""
+    tracker: Literal["makehuman", "none"] = "makehuman"
+    """Head model that is fitted to photographs and videos, for their codes."""
+    flame: str = ""
+    """Converted FLAME model: the head poses of captures that were tracked with FLAME need it."""
     need_codes: bool = True
     """Drop timesteps without an expression code: training needs them."""
 

@@ -1,7 +1,7 @@
 """Stage: cameras in the head frame, expression code, landmarks and mesh in space.
 
-What the capture ships is taken; landmarks in space come from several calibrated cameras; cameras
-of photographs are estimated from landmarks, of a few together.
+What the capture ships is taken; landmarks in space come from several calibrated cameras. Of
+photographs, a few together, a head model is fitted to the landmarks: cameras and expressions.
 
 Out   work/<capture>/track/<timestep>.npz   world_to_camera [v 4 4] and K [v 3 3] (head frame,
       metres, raw pixels; nan where unknown), code [120] (nan where unknown), landmarks [68 3],
@@ -10,19 +10,28 @@ Out   work/<capture>/track/<timestep>.npz   world_to_camera [v 4 4] and K [v 3 3
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from pipeline.captures.capture import factor_head_pose
+from pipeline.captures.flame_fit import FlameFit
 from pipeline.errors import CameraError, FastGHAError, MissingItemError
+from pipeline.faces.flame import Flame, load_flame
+from pipeline.faces.makehuman import mean_landmarks
 from pipeline.prep import cameras as estimation
 from pipeline.prep.job import Job
 from pipeline.prep.landmarks import MESH_HEAD
 from pipeline.prep.triangulate import triangulate
 from pipeline.prep.work import Item, load_item, save_item
+from pipeline.trackers.fit import Observations, TrackConfig, track
+from pipeline.trackers.models import MakeHumanFace
+from pipeline.types import Camera
 
 T = TypeVar("T")
 
@@ -30,6 +39,24 @@ TOGETHER = 8
 """Photographs whose cameras are estimated in one go."""
 TOLERANCE = 0.03
 """Landmarks may be so far off, in widths of the face."""
+
+
+SMOOTH = 0.3
+"""Of videos, how much less likely a face is that changes from frame to frame."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found about one photograph."""
+
+    camera: Camera
+    landmarks: np.ndarray
+    """[68, 3], where the detector sees them, head frame, metres."""
+    error: float
+    """Pixels."""
+    vertices: np.ndarray | None = None
+    code: np.ndarray | None = None
+    notes: dict[str, str] | None = None
 
 
 @dataclass
@@ -66,6 +93,11 @@ class Track:
         E, K = np.full((views, 4, 4), np.nan), np.full((views, 3, 3), np.nan)
         dropped: dict[str, str] = {}
         pose = attempt(lambda: capture.head_to_world(step), "timestep", dropped)
+        mesh = attempt(lambda: capture.mesh(step), "timestep", dropped)
+        if self.job.config.flame and (pose is None or mesh is None):
+            posed = attempt(lambda: self._flame(capture.flame(step)), "timestep", dropped)
+            if posed is not None:
+                pose, mesh = posed
         if pose is None:
             dropped.setdefault("timestep", "no head pose: the capture ships none that is complete")
             self._save(name, i, E, K, dropped=dropped)
@@ -75,7 +107,6 @@ class Track:
             if found is not None:
                 head = factor_head_pose(found, pose)
                 E[v], K[v] = head.world_to_camera.double().numpy(), head.K.double().numpy()
-        mesh = attempt(lambda: capture.mesh(step), "timestep", dropped)
         vertices = np.zeros((0, 3)) if mesh is None else (mesh - pose[:3, 3]) @ pose[:3, :3]
         code = attempt(lambda: capture.code(step), "timestep", dropped)
         notes = {} if code is None else {"layout": code.layout}
@@ -89,27 +120,64 @@ class Track:
             landmarks=landmarks, vertices=vertices, dropped=dropped, notes=notes,
         )  # fmt: skip
 
+    def _flame(self, fit: FlameFit | None) -> tuple[np.ndarray, np.ndarray] | None:
+        """Give head pose and vertices in the world of a FLAME tracking."""
+        if fit is None:
+            return None
+        model = flame_model(self.job.config.flame)
+        return model.head_to_world(fit), model.of(fit)
+
     def _estimate(self, name: str, steps: tuple[int, ...]) -> None:
         items = [load_item(self.job.path("landmarks", name, i)) for i in steps]
         points = np.stack([item.arrays["points"][0] for item in items]).astype(float)
         sizes = [(int(w), int(h)) for w, h in (item.arrays["sizes"][0] for item in items)]
         seen = [n for n in range(len(steps)) if np.isfinite(points[n]).all()]
-        fit, reason = None, "no face was found"
+        found, reason = None, "no face was found"
         if seen:
             try:
-                fit = estimation.estimate(list(points[seen]), [sizes[n] for n in seen], MESH_HEAD)
+                found = self._fitted(points[seen], [sizes[n] for n in seen])
             except CameraError as error:
                 reason = error.problem
         for n, i in enumerate(steps):
             E, K = np.full((1, 4, 4), np.nan), np.full((1, 3, 3), np.nan)
-            if fit is None or n not in seen:
+            if found is None or n not in seen:
                 self._save(name, i, E, K, dropped={"timestep": reason})
                 continue
-            at = seen.index(n)
-            E[0] = fit.cameras[at].world_to_camera.numpy()
-            K[0] = fit.cameras[at].K.numpy()
+            one = found[seen.index(n)]
+            E[0], K[0] = one.camera.world_to_camera.numpy(), one.camera.K.numpy()
             face = float(np.ptp(points[n], axis=0).max())
-            self._save(name, i, E, K, landmarks=fit.head, error=fit.errors[at : at + 1] / face)
+            self._save(
+                name, i, E, K, code=one.code, landmarks=one.landmarks, vertices=one.vertices,
+                error=np.array([one.error / face]), notes=one.notes,
+            )  # fmt: skip
+
+    def _fitted(self, points: np.ndarray, sizes: list[tuple[int, int]]) -> list[Found]:
+        """Give what landmarks of photographs say about each; raises CameraError."""
+        config = self.job.config
+        if config.tracker == "none":
+            fit = estimation.estimate(list(points), sizes, MESH_HEAD)
+            return [
+                Found(camera, fit.head, float(error))
+                for camera, error in zip(fit.cameras, fit.errors, strict=True)
+            ]
+        model = face_model()
+        # The face mesh means other points of a face than the head model does.
+        bias = MESH_HEAD - mean_landmarks() if config.detector == "mesh" else np.zeros((68, 3))
+        fit = track(
+            model,
+            Observations(points[:, None], None, tuple(sizes), bias),
+            TrackConfig(smooth=SMOOTH if config.source == "video" else 0.0),
+        )
+        with torch.no_grad():
+            vertices = model.vertices(fit.identity, fit.state).numpy()
+        landmarks = fit.landmarks.double().numpy() + bias
+        return [
+            Found(
+                fit.cameras[n][0], landmarks[n], float(fit.errors[n, 0]), vertices[n],
+                fit.codes.values[n].numpy(), {"layout": model.layout},
+            )
+            for n in range(len(points))
+        ]  # fmt: skip
 
     def _save(
         self,
@@ -134,6 +202,18 @@ class Track:
             "error": np.full(len(E), np.nan) if error is None else error,
         }
         save_item(self.job.path("track", name, i), Item(arrays, {}, dropped or {}, notes or {}))
+
+
+@functools.cache
+def face_model() -> MakeHumanFace:
+    """Give the head model, made once in a process."""
+    return MakeHumanFace()
+
+
+@functools.cache
+def flame_model(path: str) -> Flame:
+    """Give a FLAME model, read once in a process."""
+    return load_flame(Path(path))
 
 
 def attempt(get: Callable[[], T], name: str, dropped: dict[str, str]) -> T | None:

@@ -210,6 +210,33 @@ def pack(out: Prepared, workers: options.Workers = 1, ray: Ray = None) -> None:
     _stage("pack", out, workers, ray)
 
 
+@app.command(epilog="Example:  fastgha prep check shards/ava --json check.json")
+def check(
+    out: Annotated[Path, typer.Argument(help="Folder of shards.", file_okay=False)],
+    json: options.Json = None,
+) -> None:
+    """Check shards (bytes, ranges, projections, codes) and draw a page for each in OUT/qa."""
+    from dataclasses import asdict
+
+    from fastgha_cli import console
+    from pipeline.errors import FormatError
+    from pipeline.prep import check as stage
+
+    with console.progress("Checking") as tick:
+        checks = stage.run(out, tick)
+    for one in checks:
+        for problem in one.problems:
+            console.say(f"{one.name}: {problem}.")
+    console.write_json(json, {"shards": [asdict(one) for one in checks]})
+    console.result(str(out / "qa"))
+    bad = [one.name for one in checks if one.problems]
+    if bad:
+        raise FormatError(
+            f"{len(bad)} of {len(checks)} shards have problems: {', '.join(bad[:5])}.",
+            f"Look at their pages in {out / 'qa'}.",
+        )
+
+
 def _absolute(file: Path | None) -> str:
     return "" if file is None else str(file.resolve())
 

@@ -34,6 +34,9 @@ def vggt_cache(
     ray: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Work on a Ray cluster.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be done.")
+    ] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Store depth in the shards: point maps of all views, aligned to the tracked head."""
@@ -46,6 +49,13 @@ def vggt_cache(
     values |= {"points": str(points.resolve()) if points else "", "most_residual": threshold}
     values |= {"topology": str(topology.resolve()) if topology else ""}
     config = from_dict(stage.PointsConfig, values)
+    if dry_run:
+        plan = stage.estimate(out, config)
+        console.result(
+            f"{plan.shards} shards, {plan.timesteps} timesteps left, {plan.pictures} pictures; "
+            f"{plan.bytes_free / 1e9:.1f} GB free"
+        )
+        return
     with console.progress("Placing points") as tick:
         report = stage.run(
             out, config, workers=workers, device=choose(device), ray=ray, overwrite=overwrite,

@@ -159,8 +159,8 @@ def sheet(shard: Shard) -> Image.Image:
         draw = ImageDraw.Draw(rgb)
         mesh = shard.vertices(t)
         for points, colour, size in (
-            (mesh[:: max(len(mesh) // 1200, 1)], "dodgerblue", 0),
-            (shard.landmarks(t), "red", 1),
+            (mesh[:: max(len(mesh) // 1200, 1)], "dodgerblue", 0.5),
+            (shard.landmarks(t), "red", 1.0),
         ):
             points = points[torch.isfinite(points).all(-1)]
             if len(points):

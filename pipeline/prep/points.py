@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any, Literal
 
 import numpy as np
@@ -105,6 +106,33 @@ def run(
         for path in todo:
             report.dropped |= put_in(path, config)
     return report
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would do."""
+
+    shards: int
+    timesteps: int
+    """That are not made yet."""
+    pictures: int
+    bytes_free: int
+
+
+def estimate(out: Path, config: PointsConfig) -> Estimate:
+    """Count what a run would make, without writing anything.
+
+    Raises:
+        InputError: If there is no shard.
+    """
+    timesteps = pictures = 0
+    paths = find_shards(out)
+    for path in paths:
+        with Shard(path) as shard:
+            for _, t in left(path, config):
+                timesteps += 1
+                pictures += int(shard.valid[t].sum())
+    return Estimate(len(paths), timesteps, pictures, disk_usage(out).free)
 
 
 def settings(config: PointsConfig) -> dict[str, Any]:

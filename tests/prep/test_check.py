@@ -66,3 +66,11 @@ def test_a_jaw_that_shuts_the_mouth_is_a_problem(tmp_path: Path):
     assert good.facts["jaw of the code against the lips' opening"] == 1
     bad = made(tmp_path / "bad", code=code, landmarks=points[::-1].copy())
     assert [p for p in bad.problems if "jaw" in p]
+
+
+def test_a_dry_run_of_the_point_maps_counts_and_writes_nothing(tmp_path: Path):
+    write_shard(tmp_path / "anna.h5", toy_capture("anna"), {"made by": "the tests"})
+    command = [sys.executable, "-m", "fastgha_cli", "vggt-cache", str(tmp_path), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.startswith("1 shards, 4 timesteps left, 16 pictures"), done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["anna.h5"]

@@ -195,3 +195,27 @@ def track(
         ],
     )
     console.write_json(json, {"rows": rows})
+
+
+@app.command(epilog="Example:  fastgha bench prep my_photos --json prep.json")
+def prep(
+    photos: Annotated[Path, typer.Argument(help="Folders of photographs.", file_okay=False)],
+    size: options.Size = 512,
+    json: options.Json = None,
+) -> None:
+    """Time the stages of `fastgha prep photos` with 1 and 2 workers, and reading of shards."""
+    from fastgha_cli import console
+    from pipeline.prep import bench
+    from pipeline.prep.job import PrepConfig
+
+    figures = bench.bench(photos, PrepConfig("photos", size=size, cameras=0, need_codes=False))
+    console.table(
+        f"{figures['pictures']} pictures, loading of networks included",
+        ["stage", "workers", "pictures/s"],
+        [[r["stage"], str(r["workers"]), f"{r['images_per_s']:.2f}"] for r in figures["stages"]],
+    )
+    console.say(
+        f"shards: {figures['shard_views_per_s']:.0f} views/s; raw pictures: "
+        f"{figures['raw_per_s']:.1f}/s"
+    )
+    console.write_json(json, figures)

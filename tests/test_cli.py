@@ -15,10 +15,10 @@ from PIL import Image
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN
 
 COMMANDS = {
-    "avatar", "bench model", "bench render", "bench track", "demo", "doctor", "eval",
-    "flame convert", "render", "train", "prep ava256", "prep check", "prep crop", "prep folder",
-    "prep landmarks", "prep matte", "prep nersemble", "prep pack", "prep photos", "prep synthetic",
-    "prep track", "prep video", "vggt-cache",
+    "avatar", "bench model", "bench prep", "bench render", "bench track", "demo", "doctor",
+    "eval", "flame convert", "render", "train", "prep ava256", "prep check", "prep crop",
+    "prep folder", "prep landmarks", "prep matte", "prep nersemble", "prep pack", "prep photos",
+    "prep synthetic", "prep track", "prep video", "vggt-cache",
     "weights fetch",
 }  # fmt: skip
 

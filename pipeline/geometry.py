@@ -3,6 +3,9 @@
 Letters: v any leading dimensions, h height, w width, n points.
 """
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -119,3 +122,24 @@ def farthest_points(points: Float[Tensor, "n 3"], count: int, first: int) -> lis
         chosen.append(int(distance.argmax()))
         distance = torch.minimum(distance, torch.linalg.norm(points - points[chosen[-1]], dim=-1))
     return chosen[:count]
+
+
+def jitter(camera: Camera, degrees: float, mm: float, rng: np.random.Generator) -> Camera:
+    """Put errors on where cameras stand and look, as estimated ones have them.
+
+    Args:
+        camera: Cameras, one leading dimension.
+        degrees: Standard deviation of the rotation about each axis of the camera.
+        mm: Standard deviation of its centre along each axis of the head frame.
+        rng: Source of the errors.
+    """
+    from scipy.spatial.transform import Rotation
+
+    count = len(camera.K)
+    turn = Rotation.from_rotvec(np.radians(degrees) * rng.normal(size=(count, 3))).as_matrix()
+    R = torch.from_numpy(turn).to(camera.K) @ camera.world_to_camera[:, :3, :3]
+    centers = camera.centers + torch.from_numpy(rng.normal(size=(count, 3)) * mm / 1e3).to(camera.K)
+    world_to_camera = camera.world_to_camera.clone()
+    world_to_camera[:, :3, :3] = R
+    world_to_camera[:, :3, 3] = -torch.einsum("vij,vj->vi", R, centers)
+    return replace(camera, world_to_camera=world_to_camera)

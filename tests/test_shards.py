@@ -74,7 +74,7 @@ def test_a_sample_follows_the_papers_rule(shards: Path):
 
 
 def test_the_sample_of_a_step_is_the_same_in_any_process_and_order(shards: Path):
-    samples = Samples(find_shards(shards), SAMPLING, Climb((32, 64), (2, 2)), seed=3)
+    samples = Samples([find_shards(shards)], SAMPLING, Climb((32, 64), (2, 2)), seed=3)
     here = [samples[i] for i in range(4)]
     there = list(load(samples, start=1, workers=1))
     assert [s.targets.camera.width for s in here] == [32, 32, 64, 64]

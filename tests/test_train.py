@@ -16,8 +16,8 @@ from pipeline.presets import recipe
 from pipeline.shards.writer import write_shard
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train.checkpoint import Origin
-from pipeline.train.config import TrainConfig
-from pipeline.train.loop import RunConfig, train
+from pipeline.train.config import RunConfig, TrainConfig
+from pipeline.train.loop import train
 from tests.conftest import toy_capture
 
 CONFIG = replace(recipe("tiny"), sizes=(32, 64), steps=(12, 8))
@@ -113,17 +113,17 @@ def test_a_run_of_other_settings_is_refused(shards: Path, tmp_path: Path):
 def test_not_a_number_stops_the_run_and_names_step_and_term(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from pipeline.train import loop
+    from pipeline.train import step
 
     calls = []
 
     def spoiled(*args, **kwargs):
         calls.append(1)
-        found = loop_losses(*args, **kwargs)
+        found = step_losses(*args, **kwargs)
         return {**found, "depth": found["depth"] * torch.nan} if len(calls) == 3 else found
 
-    loop_losses = loop.losses
-    monkeypatch.setattr(loop, "losses", spoiled)
+    step_losses = step.losses
+    monkeypatch.setattr(step, "losses", spoiled)
     with pytest.raises(
         TrainingError, match=r"Step 3: the depth loss is nan \(subject (anna|bert)\)"
     ):
@@ -159,7 +159,7 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
     assert path is not None
     step = checkpoints.load(path).header["step"]
     assert step == len(terms(run)) >= 1
-    again = subprocess.run([*command, "--steps", "1"], capture_output=True, text=True)
+    again = subprocess.run([*command, "--steps", str(step + 1)], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert checkpoints.load(Path(again.stdout.strip())).header["step"] == step + 1
 

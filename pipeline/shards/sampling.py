@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.errors import InputError
-from pipeline.geometry import farthest_points
+from pipeline.errors import FastGHAError, InputError, WorkerError
+from pipeline.geometry import farthest_points, jitter
 from pipeline.shards.reader import Shard
 from pipeline.types import ExpressionCode, View
 
@@ -29,6 +30,15 @@ class SamplingConfig:
     one model serves any number of pictures, and most at hand best."""
     targets: int = 8
     """Cameras that supervise, all at one other timestep; the inputs' cameras are among them."""
+    frontal: int = 40
+    """Of more cameras than this, only so many are used: those before the face."""
+    mixture: tuple[float, ...] = ()
+    """Weight of each folder of shards; by its number of people if empty."""
+    noise_degrees: float = 0.0
+    """Standard deviation of the error put on the inputs' cameras, about each axis. The paper
+    suggests such errors in training for cameras that are estimated (appendix A.4.4)."""
+    noise_mm: float = 0.0
+    """The same of the cameras' places, along each axis."""
 
 
 @dataclass(frozen=True)
@@ -80,30 +90,57 @@ class Climb:
         raise AssertionError("a climb has at least one size")
 
 
-class Samples(Dataset[Sample]):
-    """The sample of each step; opens files when first asked, so that workers can be spawned."""
+class Samples(Dataset[Sample | FastGHAError]):
+    """The samples of each step; opens files when first asked, so that workers can be spawned.
 
-    def __init__(self, paths: list[Path], config: SamplingConfig, climb: Climb, seed: int) -> None:
-        self.paths = paths
+    Args:
+        groups: Shards of each folder.
+        config: How to draw.
+        climb: Picture size of each step.
+        seed: Start of all random numbers.
+        batch: Samples a step; number `step * batch + i` is the i-th of a step.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Sequence[Path]],
+        config: SamplingConfig,
+        climb: Climb,
+        seed: int,
+        batch: int = 1,
+    ) -> None:
+        self.groups = groups
         self.config = config
         self.climb = climb
         self.seed = seed
+        self.batch = batch
         self._open: dict[Path, Shard] = {}
 
     def __len__(self) -> int:
-        return self.climb.total
+        return self.climb.total * self.batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: a worker opens its own."""
         return {**self.__dict__, "_open": {}}
 
-    def __getitem__(self, step: int) -> Sample:
-        """Give the sample of a step, the same for the same seed and step."""
-        rng = np.random.default_rng([self.seed, step])
-        path = self.paths[int(rng.integers(len(self.paths)))]
-        if path not in self._open:
-            self._open[path] = Shard(path)
-        return draw(self._open[path], self.config, self.climb.size_at(step), rng)
+    def __getitem__(self, number: int) -> Sample | FastGHAError:
+        """Give a sample, the same for the same seed and number, or why there is none.
+
+        The error is handed over, not raised, so that it comes whole out of a worker process.
+        """
+        step, i = divmod(number, self.batch)
+        rng = np.random.default_rng([self.seed, step, i])
+        group = self.groups[0]
+        if len(self.groups) > 1:
+            weights = np.array(self.config.mixture or [len(group) for group in self.groups], float)
+            group = self.groups[int(rng.choice(len(self.groups), p=weights / weights.sum()))]
+        path = group[int(rng.integers(len(group)))]
+        try:
+            if path not in self._open:
+                self._open[path] = Shard(path)
+            return draw(self._open[path], self.config, self.climb.size_at(step), rng)
+        except FastGHAError as error:
+            return error
 
 
 def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generator) -> Sample:
@@ -119,28 +156,25 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
         FastGHA appendix A.2: eight cameras, each the farthest from those before it; four of
         them inputs, from four timesteps of a sentence; all eight supervise one other timestep.
     """
-    usable = (shard.valid.sum(1) >= config.targets) & shard.coded
-    sentences, counts = np.unique(shard.sentences[usable], return_counts=True)
-    long_enough = sentences[counts > config.inputs]
-    if not len(long_enough):
-        raise InputError(
-            f"{shard.path} has {shard.views} views and at most {counts.max(initial=0)} usable "
-            f"timesteps of one sentence; a sample needs {config.targets} and {config.inputs + 1}.",
-            "Lower sampling.inputs or sampling.targets, or leave this shard out.",
-        )
+    usable, long_enough = check(shard, config)
     sentence = long_enough[int(rng.integers(len(long_enough)))]
     here = np.flatnonzero((shard.sentences == sentence) & usable)
     fewest = min(config.fewest_inputs, config.inputs)
     count = int(rng.integers(fewest, config.inputs + 1, size=2).max())
     target, *others = (int(t) for t in rng.permutation(here)[: count + 1])
-    there = np.flatnonzero(shard.valid[target])
+    centers = shard.cameras(target).centers
+    there = frontal(centers, np.flatnonzero(shard.valid[target]), config.frontal)
     first = int(rng.integers(len(there)))
-    far = farthest_points(shard.cameras(target).centers[there], config.targets, first)
+    far = farthest_points(centers[there], config.targets, first)
     cameras = [int(there[v]) for v in far]
     chosen = _input_views(shard, others, [int(v) for v in rng.permutation(cameras)])
     at_target = [(target, v) for v in cameras]
+    inputs = shard.read(list(zip(others, chosen)), size)
+    if config.noise_degrees or config.noise_mm:
+        noisy = jitter(inputs.camera, config.noise_degrees, config.noise_mm, rng)
+        inputs = replace(inputs, camera=noisy)
     return Sample(
-        inputs=shard.read(list(zip(others, chosen)), size),
+        inputs=inputs,
         targets=shard.read(at_target, size),
         depth=shard.depth(at_target, size),
         code=shard.code(target),
@@ -152,6 +186,42 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
     )
 
 
+def check(
+    shard: Shard, config: SamplingConfig
+) -> tuple[Bool[np.ndarray, "t"], Int[np.ndarray, "s"]]:
+    """Tell which timesteps of a subject are usable, and which sentences are long enough.
+
+    Raises:
+        InputError: If none is.
+    """
+    usable = (shard.valid.sum(1) >= config.targets) & shard.coded
+    sentences, counts = np.unique(shard.sentences[usable], return_counts=True)
+    long_enough = sentences[counts > config.inputs]
+    if not len(long_enough):
+        raise InputError(
+            f"{shard.path} has {shard.views} views and at most {counts.max(initial=0)} usable "
+            f"timesteps of one sentence; a sample needs {config.targets} and {config.inputs + 1}.",
+            "Lower sampling.inputs or sampling.targets, or leave this shard out.",
+        )
+    return usable, long_enough
+
+
+def frontal(
+    centers: Float[Tensor, "v 3"], views: Int[np.ndarray, "n"], most: int
+) -> Int[np.ndarray, "m"]:
+    """Give those of some views that stand most before the face, in their order.
+
+    Args:
+        centers: Of all cameras, head frame, whose z axis comes out of the face.
+        views: Numbers of the cameras to choose from.
+        most: How many to keep.
+    """
+    if len(views) <= most:
+        return views
+    ahead = torch.nn.functional.normalize(centers[views], dim=-1)[:, 2].numpy()
+    return views[np.sort(np.argsort(-ahead, kind="stable")[:most])]
+
+
 def _input_views(shard: Shard, timesteps: list[int], wanted: list[int]) -> tuple[int, ...]:
     """Give a view for each timestep: the first wanted one that is there and not yet taken."""
     chosen: list[int] = []
@@ -161,18 +231,49 @@ def _input_views(shard: Shard, timesteps: list[int], wanted: list[int]) -> tuple
     return tuple(chosen)
 
 
-def load(samples: Samples, start: int, workers: int) -> DataLoader[Sample]:
-    """Give the samples of the steps from `start` on, in order, read ahead in worker processes."""
-    return DataLoader(
+def load(samples: Samples, start: int, workers: int, mine: range = range(1)) -> Generator[Sample]:
+    """Give samples of the steps from `start` on, in order, read ahead in worker processes.
+
+    Args:
+        samples: All there are.
+        start: First step.
+        workers: Processes that read ahead; 0 reads when asked.
+        mine: Which samples of each step.
+
+    Raises:
+        FastGHAError: What kept a sample from being made.
+        WorkerError: If a worker process was killed.
+    """
+    loader = DataLoader(
         samples,
         batch_size=None,
-        sampler=range(start, len(samples)),
+        sampler=_Numbers(range(start, samples.climb.total), samples.batch, mine),
         num_workers=workers,
         # A forked worker would inherit the locks of numba's and torch's threads.
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_single_thread if workers else None,
     )
+    try:
+        for found in loader:
+            if isinstance(found, FastGHAError):
+                raise found
+            yield found
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise WorkerError(
+            "A process that reads shards was killed, probably for want of memory.",
+            "Run the same command again with fewer --workers; it goes on where it was.",
+        ) from error
+
+
+class _Numbers(Sampler[int]):
+    def __init__(self, steps: range, batch: int, mine: range) -> None:
+        self._steps, self._batch, self._mine = steps, batch, mine
+
+    def __iter__(self) -> Generator[int]:
+        return (step * self._batch + i for step in self._steps for i in self._mine)
 
 
 def _single_thread(worker: int) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pipeline.errors import ConfigError
 from pipeline.losses import LossConfig
 from pipeline.model.config import ModelConfig
+from pipeline.model.fastgha import Precision
 from pipeline.shards.sampling import Climb, SamplingConfig
 
 
@@ -29,6 +30,9 @@ class TrainConfig:
     """Steps in which the step size rises from zero."""
     clip: float = 1.0
     """Largest norm of the gradient."""
+    batch: int = 1
+    """Samples that each process takes a step. Their number over all processes is fixed when the
+    run begins; later it can go on with another number of processes."""
     sizes: tuple[int, ...] = (512,)
     """Picture sizes, each for as many steps as `steps` says at its place."""
     steps: tuple[int, ...] = (400_000,)
@@ -40,6 +44,8 @@ class TrainConfig:
                 f"sizes {list(self.sizes)} and steps {list(self.steps)} do not go together.",
                 "Give a number of steps for each picture size.",
             )
+        if self.batch < 1:
+            raise ConfigError(f"batch {self.batch} is no number of samples.", "Give at least 1.")
         if self.peaks and len(self.peaks) < len(self.sizes):
             raise ConfigError(
                 f"peaks {list(self.peaks)} do not fit sizes {list(self.sizes)}.",
@@ -63,3 +69,24 @@ class TrainConfig:
         if self.schedule == "constant":
             return rise * peak
         return rise * peak * (0.01 + 0.99 * 0.5 * (1 + cos(pi * gone / max(here, 1))))
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """How a run is carried out; nothing here changes its result beyond rounding."""
+
+    checkpoint_every: int = 500
+    picture_every: int = 500
+    workers: int = 1
+    device: str = "cpu"
+    precision: Precision = "auto"
+    """auto: bfloat16 where the hardware multiplies it."""
+    channels_last: bool = True
+    """Keep the channels of a pixel side by side, which convolutions are fastest on."""
+    fused_attention: bool = True
+    gradient_checkpointing: bool = False
+    """Compute parts again on the way back instead of keeping them: less memory, more time."""
+    compile: bool = False
+    """Let torch compile transformer and decoder; needs a C++ compiler."""
+    patience: int = 60
+    """Seconds to wait for another process before the run ends with an error."""

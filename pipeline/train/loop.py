@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline.config import to_dict
-from pipeline.errors import ConfigError, StaleOutputError, TrainingError
-from pipeline.losses import Perceptual, Prediction, losses, motion
-from pipeline.model.activate import kept
-from pipeline.model.fastgha import FastGHA, Precision
-from pipeline.render import render
-from pipeline.shards.reader import Shard, find_shards
+from pipeline.errors import TrainingError
+from pipeline.losses import LossConfig, Perceptual
+from pipeline.model.fastgha import FastGHA
 from pipeline.shards.sampling import Sample, Samples, load
-from pipeline.stage import Progress, digest, silent, write_whole
+from pipeline.stage import Progress, locked, silent
 from pipeline.train import checkpoint as checkpoints
+from pipeline.train import folder
 from pipeline.train.checkpoint import Origin
-from pipeline.train.config import TrainConfig
+from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.log import Log, picture
+from pipeline.train.processes import Team
+from pipeline.train.step import (
+    Clock,
+    Outcome,
+    Trainee,
+    attention,
+    finite,
+    make_model,
+    make_optimizer,
+    try_sample,
+)
 
-RUN = "run.json"
 DEAD_STEPS = 20
 """With no gradient at all for this many steps in a row, no later step would bring one back."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """How a run is carried out; nothing here changes its result."""
-
-    checkpoint_every: int = 500
-    picture_every: int = 500
-    workers: int = 1
-    device: str = "cpu"
-    precision: Precision = "auto"
+AS_USUAL = RunConfig()
+TERMS = tuple(f.name for f in fields(LossConfig))
 
 
 @dataclass(frozen=True)
@@ -53,178 +49,201 @@ class TrainReport:
     stopped_by: str
     """Name of the signal that stopped it; empty if it reached its last step."""
     checkpoint: Path
+    steps: int
+    """That were made this time."""
+    samples_a_step: int
+    processes: int
+    seconds: dict[str, float] = field(default_factory=lambda: dict[str, float]())
+    """Of this process in each part of the steps, all together."""
 
 
 def train(
-    shards: Path,
+    shards: Path | Sequence[Path],
     out: Path,
     config: TrainConfig,
-    run: RunConfig = RunConfig(),
+    run: RunConfig = AS_USUAL,
     *,
     perceptual: Perceptual | None = None,
     origin: Origin | None = None,
     stop_after: int | None = None,
+    until: int | None = None,
     progress: Progress = silent,
 ) -> TrainReport:
-    """Train a model on a folder of shards; go on where an earlier run into `out` stopped.
+    """Train a model on folders of shards; go on where an earlier run into `out` stopped.
 
-    The result depends on the settings and the shards alone: stopping and resuming gives the
-    same bits on a CPU.
+    The result depends on the settings, the shards and the number of samples a step: stopping
+    and resuming gives the same bits on a CPU. Started in several processes (torchrun), each
+    takes its share of a step's samples, and gradients are averaged.
 
     Args:
-        shards: Folder of shards.
+        shards: Folder of shards, or several; see `SamplingConfig.mixture`.
         out: Folder of the run.
         config: Settings.
         run: How to carry it out.
         perceptual: Net of the perceptual term; without one the term is off.
         origin: Weights to begin with; random ones without.
         stop_after: End after this many more steps, with a checkpoint, as a signal would.
-        progress: Called after each step.
+        until: End after this step, likewise.
+        progress: Called after each step, in the first process only.
 
     Raises:
-        StaleOutputError: If `out` holds a run with other settings or shards.
-        TrainingError: If a loss or gradient is not a finite number, or there is no gradient.
+        StaleOutputError: If `out` holds a run with other settings or shards, or another process
+            works there.
+        InputError: If a subject has too few views or timesteps for the settings.
+        TrainingError: If a loss or gradient is not a finite number, there is no gradient, memory
+            ran out, or another process of the run was lost.
     """
-    paths = find_shards(shards)
-    layout = _layout(paths)
-    _claim(out, config, paths, origin)
-    torch.manual_seed(config.seed)
-    device = torch.device(run.device)
-    model = FastGHA(config.model, run.precision).to(device=device)
-    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    model.deformation.set_layout(layout)
-    optimizer = _optimizer(model, config)
-    start = _resume(out, model, optimizer)
-    if origin is not None and start == 0:
-        origin.take_over(model, layout)
-    header: dict[str, Any] = {"layout": layout, "train": to_dict(config)}
-    samples = Samples(paths, config.sampling, config.climb, config.seed)
-    end = min(len(samples), start + stop_after) if stop_after is not None else len(samples)
+    team = Team(run.device, run.patience)
+    groups, layout = folder.find(shards, config)
+    with team.heard(), _kept_by_first(team, out):
+        with team.first_alone():
+            samples_a_step = folder.claim(out, config, groups, origin, team.size)
+        model = make_model(config, run, team.device, layout)
+        optimizer = make_optimizer(model, config)
+        start = _resume(out, model, optimizer)
+        if origin is not None and start == 0:
+            origin.take_over(model, layout)
+        samples = Samples(groups, config.sampling, config.climb, config.seed, samples_a_step)
+        ends = (config.climb.total, until, start + stop_after if stop_after is not None else None)
+        loop = _Loop(team, model, optimizer, samples, config, run, perceptual)
+        header: dict[str, Any] = {"layout": layout, "train": to_dict(config)}
+        loop.work(out, start, max(start, min(e for e in ends if e is not None)), header, progress)
+    path = checkpoints.newest(out)
+    assert path is not None  # written at the end, whatever the end
+    return TrainReport(
+        out, loop.step, loop.stopped_by, path, loop.step - start, samples_a_step, team.size,
+        loop.seconds,
+    )  # fmt: skip
 
-    def save(step: int) -> Path:
-        path = out / f"step-{step:08d}.safetensors"
-        checkpoints.save(path, model, optimizer, {**header, "step": step})
+
+class _Loop:
+    """Steps of one run in one process."""
+
+    def __init__(
+        self,
+        team: Team,
+        model: FastGHA,
+        optimizer: torch.optim.Optimizer,
+        samples: Samples,
+        config: TrainConfig,
+        run: RunConfig,
+        perceptual: Perceptual | None,
+    ) -> None:
+        self.team, self.model, self.optimizer = team, model, optimizer
+        self.samples, self.config, self.run, self.perceptual = samples, config, run, perceptual
+        self.trainee = team.share(Trainee(model))
+        self.mine = team.part_of(samples.batch)
+        self.seconds: dict[str, float] = {}
+        self.stopped_by = ""
+        self.step = 0
+
+    def work(
+        self, out: Path, start: int, end: int, header: dict[str, Any], progress: Progress
+    ) -> None:
+        """Go from step `start` to `end`, or until a signal comes to any process."""
+        self.step, dead, total = start, 0, self.config.climb.total
+        stopping = False
+        with _log(self.team, out, start) as log, _signals() as stopped:
+            found = load(self.samples, start, self.run.workers, self.mine)
+            while self.step < end and not stopping:
+                terms, clock, sample, outcome = self._step(found, stopped)
+                stopping = terms.pop("stop") > 0
+                if log is not None:
+                    facts = {"size": sample.targets.camera.width, "lr": self._lr()}
+                    log.write(self.step + 1, terms, clock.laps, facts)
+                    if self.step == 0:
+                        _picture(out, 0, outcome, sample)
+                    if (self.step + 1) % self.run.picture_every == 0 or self.step + 1 == total:
+                        _picture(out, self.step + 1, outcome, sample)
+                self.step += 1
+                for name, seconds in clock.laps.items():
+                    self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+                if self.step % self.run.checkpoint_every == 0 and self.step < end:
+                    self._save(out, header)
+                if self.team.first:
+                    progress(self.step, total)
+                dead = 0 if terms["gradient"] > 0 else dead + 1
+                if dead == DEAD_STEPS:
+                    raise TrainingError(
+                        f"Steps {self.step - dead + 1} to {self.step} have no gradient: nothing of "
+                        "the head is in the pictures drawn.",
+                        "Start again with a lower lr and deform_lr; the pictures in the run's "
+                        "folder show when it went wrong.",
+                    )
+            found.close()
+            self.stopped_by = (stopped() or "SIGTERM") if stopping else ""
+        if self.step > start or checkpoints.newest(out) is None:
+            self._save(out, header)
+        self.team.wait()
+
+    def _step(
+        self, found: Generator[Sample], stopped: Callable[[], str]
+    ) -> tuple[dict[str, float], Clock, Sample, Outcome]:
+        clock = Clock()
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * self.config.lr_factor(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums, seen = dict.fromkeys(TERMS, 0.0), set[str]()
+        last: tuple[Sample, Outcome] | None = None
+        for i in self.mine:
+            sample = next(found)
+            clock.lap("data")
+            more = i + self.team.size < self.samples.batch
+            with self.team.alone(self.trainee, more), attention(self.run.fused_attention):
+                outcome = self._backward(sample, clock)
+            for name, term in outcome.terms.items():
+                sums[name] += float(term.detach()) / self.samples.batch
+                seen.add(name)
+            last = sample, outcome
+        assert last is not None  # every process has a share
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        finite({"gradient": norm}, self.step, last[0].subject)
+        self.optimizer.step()
+        clock.lap("optimizer")
+        totals = self._share(sums, seen, bool(stopped()))
+        if self.team.size > 1:
+            clock.lap("waiting")
+        return {**totals, "gradient": float(norm)}, clock, *last
+
+    def _backward(self, sample: Sample, clock: Clock) -> Outcome:
+        outcome = try_sample(
+            self.trainee, sample, self.config, self.perceptual, clock, self.team.device
+        )
+        named = {f"{name} loss": term for name, term in outcome.terms.items()}
+        finite(named, self.step, sample.subject)
+        # What processes share is the mean of their gradients.
+        weight = self.team.size / self.samples.batch
+        (torch.stack(list(outcome.terms.values())).sum() * weight).backward()
+        clock.lap("backward")
+        return outcome
+
+    def _share(self, sums: dict[str, float], seen: set[str], stop: bool) -> dict[str, float]:
+        """Add up what all processes saw: terms that none has are left out."""
+        mine = [*sums.values(), *(float(name in seen) for name in TERMS), float(stop)]
+        # Numbers of one process keep all their digits: the log tells two equal runs apart.
+        numbers = torch.tensor(mine, dtype=torch.float64).to(
+            self.team.device, torch.float32 if self.team.size > 1 else torch.float64
+        )
+        values = [float(x) for x in self.team.total(numbers).cpu()]
+        count = len(TERMS)
+        terms = {name: values[i] for i, name in enumerate(TERMS) if values[count + i] > 0}
+        return {**terms, "stop": values[-1]}
+
+    def _lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def _save(self, out: Path, header: dict[str, Any]) -> None:
+        if not self.team.first:
+            return
+        path = out / f"step-{self.step:08d}.safetensors"
+        checkpoints.save(path, self.model, self.optimizer, {**header, "step": self.step})
         for old in sorted(out.glob("step-*.safetensors"))[: -checkpoints.KEPT]:
             old.unlink()
-        return path
-
-    step, dead = start, 0
-    with Log(out, start) as log, _signals() as stopped:
-        batches = iter(load(samples, start, run.workers)) if start < end else iter(())
-        while step < end and not stopped():
-            clock = Clock()
-            sample = next(batches)
-            clock.lap("data")
-            for group in optimizer.param_groups:
-                group["lr"] = group["base_lr"] * config.lr_factor(step)
-            terms, drawn, inputs = _step(model, optimizer, sample, config, perceptual, step, clock)
-            step += 1
-            log.write(
-                step,
-                {name: float(term) for name, term in terms.items()},
-                clock.laps,
-                {"size": sample.targets.camera.width, "lr": optimizer.param_groups[0]["lr"]},
-            )
-            if step % run.picture_every == 0 or step == len(samples):
-                picture(out / "pictures" / f"step-{step:08d}.jpg", inputs, drawn, sample)
-            if step % run.checkpoint_every == 0 and step < end:
-                save(step)
-            progress(step, len(samples))
-            dead = 0 if terms["gradient"] > 0 else dead + 1
-            if dead == DEAD_STEPS:
-                raise TrainingError(
-                    f"Steps {step - dead + 1} to {step} have no gradient: nothing of the head is "
-                    "in the pictures drawn.",
-                    "Start again with a lower lr and deform_lr; the pictures in the run's folder "
-                    "show when it went wrong.",
-                )
-    path = checkpoints.newest(out)
-    if step > start or path is None:
-        path = save(step)
-    return TrainReport(out, step, stopped(), path)
 
 
-def _step(
-    model: FastGHA,
-    optimizer: torch.optim.Optimizer,
-    sample: Sample,
-    config: TrainConfig,
-    perceptual: Perceptual | None,
-    step: int,
-    clock: Clock,
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    device = next(model.parameters()).device
-    inputs, targets = sample.inputs.to(device), sample.targets.to(device)
-    prepared = model.prepare(model.reconstruct(inputs))
-    gaussians = model.animate(prepared, sample.code.values.to(device))
-    clock.lap("forward")
-    white = torch.ones(3, device=device)
-    rendering = render(gaussians, targets.camera, background=white)
-    drawn = Prediction(
-        rendering.color.permute(0, 3, 1, 2),
-        rendering.alpha.permute(0, 3, 1, 2),
-        rendering.depth.permute(0, 3, 1, 2),
-    )
-    clock.lap("render")
-    truth = Prediction(targets.image, targets.alpha, sample.depth.to(device))
-    terms = losses(drawn, truth, config.loss, perceptual)
-    if config.loss.motion > 0 and len(sample.target_mesh):
-        terms["motion"] = config.loss.motion * motion(
-            gaussians.means - prepared.head.gaussians.means,
-            prepared.head.gaussians.means,
-            torch.nonzero(kept(inputs, config.model))[:, 0],
-            sample.input_meshes.to(device),
-            sample.target_mesh.to(device),
-        )
-    for name, term in terms.items():
-        if not torch.isfinite(term):
-            value = float(term.detach())
-            raise TrainingError(
-                f"Step {step + 1}: the {name} loss is {value} (subject {sample.subject}).",
-                "Resume from the last checkpoint with a lower lr, and check this subject's shard.",
-            )
-    clock.lap("loss")
-    optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(terms.values())).sum().backward()
-    clock.lap("backward")
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-    if not torch.isfinite(norm):
-        raise TrainingError(
-            f"Step {step + 1}: the gradient is {float(norm)} (subject {sample.subject}).",
-            "Resume from the last checkpoint with a lower lr, and check this subject's shard.",
-        )
-    optimizer.step()
-    clock.lap("optimizer")
-    figures = {name: term.detach() for name, term in terms.items()}
-    return {**figures, "gradient": norm}, drawn.image.detach(), inputs.image
-
-
-class Clock:
-    """Seconds of the parts of a step."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        """Count the time since the last call for a part."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.laps[name] = now - self._last
-        self._last = now
-
-
-def _optimizer(model: FastGHA, config: TrainConfig) -> torch.optim.Adam:
-    """Give Adam with two step sizes (section 4.1: 5e-5, and 5e-4 for the deformation)."""
-    deform = list(model.deformation.parameters())
-    mine = {id(p) for p in deform}
-    rest = [p for p in model.parameters() if id(p) not in mine]
-    groups = [
-        {"params": rest, "lr": config.lr, "base_lr": config.lr},
-        {"params": deform, "lr": config.deform_lr, "base_lr": config.deform_lr},
-    ]
-    return torch.optim.Adam(groups, fused=True)
+def _picture(out: Path, step: int, outcome: Outcome, sample: Sample) -> None:
+    path = out / "pictures" / f"step-{step:08d}.jpg"
+    picture(path, outcome.inputs, outcome.drawn, sample)
 
 
 def _resume(out: Path, model: FastGHA, optimizer: torch.optim.Optimizer) -> int:
@@ -237,35 +256,22 @@ def _resume(out: Path, model: FastGHA, optimizer: torch.optim.Optimizer) -> int:
     return int(checkpoint.header["step"])
 
 
-def _claim(out: Path, config: TrainConfig, paths: list[Path], origin: Origin | None) -> None:
-    """Stamp the run's folder with its settings and shards, or refuse another run's folder."""
-    made_of: dict[str, Any] = {"settings": to_dict(config), "shards": [p.name for p in paths]}
-    if origin is not None:
-        made_of["origin"] = {"sha256": digest(origin.checkpoint), "anew": list(origin.anew)}
-    wanted = json.dumps(made_of, indent=1, sort_keys=True)
-    stamp = out / RUN
-    if stamp.exists() and stamp.read_text() != wanted:
-        raise StaleOutputError(
-            f"{out} holds a run with other settings or shards (see {stamp}).",
-            "Choose another folder, or the settings of that run to go on with it.",
-        )
-    if not stamp.exists() and checkpoints.newest(out):
-        raise StaleOutputError(f"{out} holds checkpoints of another run.", "Choose another folder.")
-    write_whole(stamp, lambda part: part.write_text(wanted))
+@contextmanager
+def _kept_by_first(team: Team, out: Path) -> Generator[None]:
+    if not team.first:
+        yield
+        return
+    with locked(out):
+        yield
 
 
-def _layout(paths: list[Path]) -> str:
-    layouts: dict[str, Path] = {}
-    for path in paths:
-        with Shard(path) as shard:
-            layouts.setdefault(shard.layout, path)
-    if len(layouts) > 1:
-        (a, first), (b, second), *_ = layouts.items()
-        raise ConfigError(
-            f"{first.name} has codes of {a}, {second.name} of {b}.",
-            "Train on shards of one expression layout.",
-        )
-    return next(iter(layouts))
+@contextmanager
+def _log(team: Team, out: Path, start: int) -> Generator[Log | None]:
+    if not team.first:
+        yield None
+        return
+    with Log(out, start) as log:
+        yield log
 
 
 @contextmanager

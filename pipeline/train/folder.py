@@ -1,0 +1,88 @@
+"""The folder of a run: whose it is, and which shards it is trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import to_dict
+from pipeline.errors import ConfigError, StaleOutputError
+from pipeline.shards.reader import Shard, find_shards
+from pipeline.shards.sampling import check
+from pipeline.stage import digest, write_whole
+from pipeline.train import checkpoint as checkpoints
+from pipeline.train.checkpoint import Origin
+from pipeline.train.config import TrainConfig
+
+RUN = "run.json"
+
+Groups = tuple[tuple[Path, ...], ...]
+"""The shards of each folder."""
+
+
+def find(shards: Path | Sequence[Path], config: TrainConfig) -> tuple[Groups, str]:
+    """Give the shards of each folder, and the layout of all their codes.
+
+    Raises:
+        InputError: If a folder has no shards, or a shard has too few views or timesteps.
+        ConfigError: If the layouts differ, or the mixture does not fit the folders.
+    """
+    folders = [shards] if isinstance(shards, Path) else list(shards)
+    groups = tuple(tuple(find_shards(folder)) for folder in folders)
+    mixture = config.sampling.mixture
+    if mixture and len(mixture) != len(groups):
+        raise ConfigError(
+            f"sampling.mixture {list(mixture)} does not fit {len(groups)} folders of shards.",
+            "Give a weight for each folder.",
+        )
+    layouts: dict[str, Path] = {}
+    for path in (path for group in groups for path in group):
+        with Shard(path) as shard:
+            check(shard, config.sampling)
+            layouts.setdefault(shard.layout, path)
+    if len(layouts) > 1:
+        (a, first), (b, second), *_ = layouts.items()
+        raise ConfigError(
+            f"{first.name} has codes of {a}, {second.name} of {b}.",
+            "Train on shards of one expression layout.",
+        )
+    return groups, next(iter(layouts))
+
+
+def claim(
+    out: Path, config: TrainConfig, groups: Groups, origin: Origin | None, processes: int
+) -> int:
+    """Stamp the run's folder with its settings and shards, or refuse another run's folder.
+
+    Returns:
+        Samples a step of the run: `config.batch` for each of the processes that began it.
+
+    Raises:
+        StaleOutputError: If the folder holds another run.
+    """
+    made_of: dict[str, Any] = {
+        # How many processes share the samples of a step may change, their number not.
+        "settings": to_dict(replace(config, batch=1)),
+        "shards": [[path.name for path in group] for group in groups],
+        "samples_a_step": config.batch * processes,
+    }
+    if origin is not None:
+        made_of["origin"] = {"sha256": digest(origin.checkpoint), "anew": list(origin.anew)}
+    stamp = out / RUN
+    if stamp.exists():
+        found = json.loads(stamp.read_text())
+        samples = int(found.get("samples_a_step", 0))
+        if found != {**made_of, "samples_a_step": samples}:
+            raise StaleOutputError(
+                f"{out} holds a run with other settings or shards (see {stamp}).",
+                "Choose another folder, or the settings of that run to go on with it.",
+            )
+        return samples
+    if checkpoints.newest(out):
+        raise StaleOutputError(f"{out} holds checkpoints of another run.", "Choose another folder.")
+    text = json.dumps(made_of, indent=1, sort_keys=True)
+    write_whole(stamp, lambda part: part.write_text(text))
+    return config.batch * processes

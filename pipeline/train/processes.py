@@ -1,0 +1,129 @@
+# pyright: basic
+"""Several processes that train one model: who does what, and what they tell each other.
+
+Processes are started by torchrun, one for each device, on one machine or several; each runs the
+same program. Without it there is one process, and nothing here costs anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ConfigError, TrainingError
+
+LOST = ("closed by peer", "timed out", "Connection reset", "NCCL", "gloo", "Broken pipe")
+
+
+class Team:
+    """The processes of a run, as one of them sees them."""
+
+    def __init__(self, device: str, patience: int) -> None:
+        """Meet the others.
+
+        Args:
+            device: `cpu` or `cuda`; with several processes each takes the GPU of its number.
+            patience: Seconds to wait for another process before the run ends with an error.
+        """
+        from accelerate import Accelerator, InitProcessGroupKwargs
+
+        wait = InitProcessGroupKwargs(timeout=timedelta(seconds=patience))
+        self._all = Accelerator(cpu=device == "cpu", kwargs_handlers=[wait])
+        self.rank: int = self._all.process_index
+        self.size: int = self._all.num_processes
+        self.device = torch.device(device) if self.size == 1 else self._all.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes and speaks."""
+        return self.rank == 0
+
+    def share(self, model: nn.Module) -> nn.Module:
+        """Give the model in a form whose gradients are averaged over all processes."""
+        return model if self.size == 1 else self._all.prepare_model(model)
+
+    def alone(self, shared: nn.Module, more: bool) -> AbstractContextManager[object]:
+        """Give the context of one of several backward passes; all but the last stay here."""
+        return self._all.no_sync(shared) if more and self.size > 1 else nullcontext()
+
+    def total(self, values: Tensor) -> Tensor:
+        """Give the sum over all processes, to each of them."""
+        if self.size == 1:
+            return values
+        found = self._all.reduce(values, "sum")
+        assert isinstance(found, Tensor)
+        return found
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            self._all.wait_for_everyone()
+
+    @contextmanager
+    def first_alone(self) -> Generator[None]:
+        """Let the first process do something, then the others."""
+        if self.size == 1:
+            yield
+            return
+        with self._all.main_process_first():
+            yield
+
+    @contextmanager
+    def heard(self) -> Generator[None]:
+        """Turn the loss of another process, or of memory, into an error that says what to do.
+
+        Raises:
+            TrainingError: If another process ended, was silent for too long, or memory ran out.
+        """
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise _out_of_memory(error) from error
+        except RuntimeError as error:
+            said = str(error)
+            if "can't allocate memory" in said or "DefaultCPUAllocator" in said:
+                raise _out_of_memory(error) from error
+            if self.size > 1 and any(word in said for word in LOST):
+                raise TrainingError(
+                    f"Process {self.rank} lost another process of the run: "
+                    f"{said.strip().splitlines()[0][:120]}",
+                    "See what that one said; the same command goes on from the last checkpoint.",
+                ) from error
+            raise
+
+    def part_of(self, samples: int) -> range:
+        """Give which samples of a step are this process's.
+
+        Raises:
+            ConfigError: If there are fewer samples than processes.
+        """
+        if samples < self.size:
+            raise ConfigError(
+                f"{self.size} processes cannot share {samples} samples a step.",
+                f"Start at most {samples} processes, or another run.",
+            )
+        return range(self.rank, samples, self.size)
+
+
+def _out_of_memory(error: Exception) -> TrainingError:
+    return TrainingError(
+        f"Memory ran out: {str(error).strip().splitlines()[0][:160]}",
+        "Lower what takes it, the most effective first: --set run.gradient_checkpointing=true, "
+        "--precision bfloat16, --set sampling.targets=4, --inputs 2, smaller --set sizes.",
+    )
+
+
+def launch_line(processes: int, arguments: list[str]) -> str:
+    """Give the command that starts a training in several processes of this machine.
+
+    For several machines, add `--nnodes N --rdzv-backend c10d --rdzv-endpoint HOST:29500` to
+    torchrun and run the line on each.
+    """
+    import shlex
+
+    words = ["torchrun", "--nproc-per-node", str(processes), "-m", "fastgha_cli", *arguments]
+    return shlex.join(words)

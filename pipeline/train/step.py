@@ -1,0 +1,161 @@
+"""One sample through the model: from pictures to the terms of the loss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from pipeline.errors import TrainingError
+from pipeline.losses import Perceptual, Prediction, losses, motion
+from pipeline.model.activate import kept
+from pipeline.model.deform import PreparedHead
+from pipeline.model.fastgha import FastGHA
+from pipeline.model.rerun import rerun_backward
+from pipeline.render import render
+from pipeline.shards.sampling import Sample
+from pipeline.train.config import RunConfig, TrainConfig
+from pipeline.types import Gaussians, View
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sample gave."""
+
+    terms: dict[str, Tensor]
+    """Weighted terms of the loss by name."""
+    drawn: Tensor
+    """[v, 3, h, w], the targets as they were drawn."""
+    inputs: Tensor
+    """[i, 3, h, w]."""
+
+
+class Clock:
+    """Seconds of the parts of a step."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """Count the time since the last call for a part."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = time.perf_counter()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self._last
+        self._last = now
+
+
+class Trainee(nn.Module):
+    """The model as training calls it: pictures and a code in, the animated head out.
+
+    One call makes all of it, so that a wrapper around this module sees every parameter used.
+    """
+
+    def __init__(self, model: FastGHA) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: View, code: Tensor) -> tuple[PreparedHead, Gaussians]:
+        """Give the head, and its Gaussians under the code."""
+        prepared = self.model.prepare(self.model.reconstruct(inputs))
+        return prepared, self.model.animate(prepared, code)
+
+
+def make_model(config: TrainConfig, run: RunConfig, device: torch.device, layout: str) -> FastGHA:
+    """Make the model of a run, with random weights where none are downloaded."""
+    torch.manual_seed(config.seed)
+    model = FastGHA(config.model, run.precision).to(device=device)
+    if run.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    model.deformation.set_layout(layout)
+    if run.gradient_checkpointing:
+        rerun_backward(model)
+    if run.compile:
+        model.transformer.compile()
+        model.decoder.compile()
+    return model
+
+
+def make_optimizer(model: FastGHA, config: TrainConfig) -> torch.optim.Adam:
+    """Give Adam with two step sizes (section 4.1: 5e-5, and 5e-4 for the deformation)."""
+    deform = list(model.deformation.parameters())
+    mine = {id(p) for p in deform}
+    rest = [p for p in model.parameters() if id(p) not in mine]
+    groups = [
+        {"params": rest, "lr": config.lr, "base_lr": config.lr},
+        {"params": deform, "lr": config.deform_lr, "base_lr": config.deform_lr},
+    ]
+    return torch.optim.Adam(groups, fused=True)
+
+
+def try_sample(
+    trainee: nn.Module,
+    sample: Sample,
+    config: TrainConfig,
+    perceptual: Perceptual | None,
+    clock: Clock,
+    device: torch.device,
+) -> Outcome:
+    """Make and draw the head of a sample, and compare it with the truth.
+
+    Args:
+        trainee: A `Trainee`, or a wrapper of one.
+        sample: What to look at.
+        config: Settings.
+        perceptual: Net of the perceptual term; without one the term is off.
+        clock: Counts forward, render and loss.
+        device: Where the model is.
+    """
+    inputs, targets = sample.inputs.to(device), sample.targets.to(device)
+    prepared, gaussians = trainee(inputs, sample.code.values.to(device))
+    clock.lap("forward")
+    white = torch.ones(3, device=device)
+    rendering = render(gaussians, targets.camera, background=white)
+    drawn = Prediction(
+        rendering.color.permute(0, 3, 1, 2),
+        rendering.alpha.permute(0, 3, 1, 2),
+        rendering.depth.permute(0, 3, 1, 2),
+    )
+    clock.lap("render")
+    truth = Prediction(targets.image, targets.alpha, sample.depth.to(device))
+    terms = losses(drawn, truth, config.loss, perceptual)
+    if config.loss.motion > 0 and len(sample.target_mesh):
+        terms["motion"] = config.loss.motion * motion(
+            gaussians.means - prepared.head.gaussians.means,
+            prepared.head.gaussians.means,
+            torch.nonzero(kept(inputs, config.model))[:, 0],
+            sample.input_meshes.to(device),
+            sample.target_mesh.to(device),
+        )
+    clock.lap("loss")
+    return Outcome(terms, drawn.image.detach(), inputs.image)
+
+
+def finite(values: dict[str, Tensor], step: int, subject: str) -> None:
+    """Refuse numbers that are not.
+
+    Raises:
+        TrainingError: Naming the step, the term and the subject.
+    """
+    for name, value in values.items():
+        if not torch.isfinite(value):
+            raise TrainingError(
+                f"Step {step + 1}: the {name} is {float(value.detach())} (subject {subject}).",
+                "Resume from the last checkpoint with a lower lr, and check this subject's shard.",
+            )
+
+
+@contextmanager
+def attention(fused: bool) -> Generator[None]:
+    """Compute attention in one fused kernel, or written out (to compare the two)."""
+    if fused:
+        yield
+    else:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield

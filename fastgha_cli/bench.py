@@ -1,5 +1,7 @@
 """`fastgha bench`: how fast things are on this machine."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +10,7 @@ import typer
 from fastgha_cli import options
 
 if TYPE_CHECKING:
+    from pipeline.model.counts import Count
     from pipeline.render.cpu.limits import Details
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
@@ -123,31 +126,11 @@ def model(
     """
     from fastgha_cli import console
     from pipeline.model.bench import bench as measure
-    from pipeline.model.counts import count
     from pipeline.presets import recipe
 
     config = recipe(preset).model
     views = inputs or [1, 2, 3, 4, 5, 6]
-    counts = [row for v in views for row in count(config, v)]
-    for v in views:
-        here = [row for row in counts if row["inputs"] == v]
-        console.table(
-            f"{preset}, {v} views of {config.image_size}x{config.image_size}",
-            ["part", "parameters", "trained", "GFLOP", "kept MB"],
-            [
-                [
-                    row["part"],
-                    f"{row['parameters']:,}",
-                    f"{row['trained']:,}",
-                    f"{row['flops'] / 1e9:.1f}",
-                    f"{row['activations_mb']:.0f}",
-                ]
-                for row in here
-            ],
-        )
-        if tflops is not None:
-            least = sum(row["flops"] for row in here) / tflops * 1e-9
-            console.say(f"{v} views: at least {least:.1f} ms at {tflops:g} TFLOP/s")
+    counts = show_counts(preset, views, tflops)
     rows = []
     if run if run is not None else config.features.kind == "conv":
         with console.progress("Measuring") as tick:
@@ -161,6 +144,70 @@ def model(
             ],
         )
     console.write_json(json, {"preset": preset, "counts": counts, "rows": rows})
+
+
+@app.command(epilog="Example:  fastgha bench train --size 64 --size 256 --json train.json")
+def train(
+    preset: Annotated[str, typer.Option(help="As of `fastgha train`.")] = "small",
+    size: Annotated[
+        list[int] | None,
+        typer.Option(help="Picture size, repeatable; those of the preset if left out.", min=16),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="plain, bfloat16, channels_first, attention_written_out, gradient_checkpointing "
+            "or compile; repeatable, side by side."
+        ),
+    ] = None,
+    shards: Annotated[
+        Path | None,
+        typer.Option(help="Folder of shards; two synthetic people if left out.", file_okay=False),
+    ] = None,
+    perceptual: options.Perceptual = None,
+    random: Annotated[
+        bool, typer.Option("--random", help="Random weights in place of downloaded ones.")
+    ] = False,
+    changes: options.Set = None,
+    device: options.Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
+    repeats: Annotated[int, typer.Option(help="Steps that are counted.", min=1)] = 9,
+    json: options.Json = None,
+) -> None:
+    """Time the parts of a training step, and its memory, in several ways side by side."""
+    from fastgha_cli import console
+    from pipeline.config import from_dict, override
+    from pipeline.presets import recipe
+    from pipeline.train import bench
+    from pipeline.train.config import RunConfig
+    from pipeline.train.device import choose
+
+    config = override(recipe(preset), changes or [])
+    how = from_dict(RunConfig, {"device": choose(device), "precision": precision})
+    sizes = size or list(config.sizes)
+    variants = variant or ["plain"]
+    with console.progress("Measuring") as tick:
+        rows = bench.bench(
+            config, how, sizes=sizes, variants=variants, shards=shards,
+            perceptual=options.perceptual_file(perceptual),
+            source="random" if random else "pretrained", repeats=repeats, progress=tick,
+        )  # fmt: skip
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    lines: list[list[str]] = []
+    for s in sizes:
+        for v in variants:
+            here = {r["part"]: r for r in rows if (r["size"], r["variant"]) == (s, v)}
+            cells = [f"{here[p]['ms']:.0f}" for p in parts]
+            cells[-1] += f" ({here[parts[-1]]['spread_ms']:.0f})"
+            lines.append([v, str(s), *cells, f"{here[parts[0]]['peak_mb']:.0f}"])
+    console.table(
+        f"{preset}: a training step, ms, median of {repeats} (spread)",
+        ["variant", "size", *parts, "peak MB"],
+        lines,
+    )
+    about = bench.machine()
+    console.say(f"{about['cpu']}, {about['threads']} threads {about['gpu']}")
+    console.write_json(json, {"preset": preset, "machine": about, "rows": rows})
 
 
 @app.command(epilog="Example:  fastgha bench track --json track.json")
@@ -219,3 +266,33 @@ def prep(
         f"{figures['raw_per_s']:.1f}/s"
     )
     console.write_json(json, figures)
+
+
+def show_counts(preset: str, views: list[int], tflops: float | None = None) -> list[Count]:
+    """Print what the parts of a preset's model cost, for each number of views."""
+    from fastgha_cli import console
+    from pipeline.model.counts import count
+    from pipeline.presets import recipe
+
+    config = recipe(preset).model
+    counts = [row for v in views for row in count(config, v)]
+    for v in views:
+        here = [row for row in counts if row["inputs"] == v]
+        console.table(
+            f"{preset}, {v} views of {config.image_size}x{config.image_size}",
+            ["part", "parameters", "trained", "GFLOP", "kept MB"],
+            [
+                [
+                    row["part"],
+                    f"{row['parameters']:,}",
+                    f"{row['trained']:,}",
+                    f"{row['flops'] / 1e9:.1f}",
+                    f"{row['activations_mb']:.0f}",
+                ]
+                for row in here
+            ],
+        )
+        if tflops is not None:
+            least = sum(row["flops"] for row in here) / tflops * 1e-9
+            console.say(f"{v} views: at least {least:.1f} ms at {tflops:g} TFLOP/s")
+    return counts

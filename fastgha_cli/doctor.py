@@ -1,13 +1,24 @@
 """`fastgha doctor`."""
 
+from typing import Annotated
+
 import typer
 
 from fastgha_cli import options
+from fastgha_cli.bench import show_counts
 
 EXAMPLE = "Example:  fastgha doctor --json health.json"
 
 
-def doctor(json: options.Json = None) -> None:
+def doctor(
+    json: options.Json = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRESET", help="Also count the parts of this preset's model, such as paper."
+        ),
+    ] = None,
+) -> None:
     """Show what is installed: versions, devices, render backends, weights found or missing.
 
     Every render backend draws a fixed scene, which is compared with a stored picture. Exit code
@@ -22,6 +33,7 @@ def doctor(json: options.Json = None) -> None:
     console.table("Devices", ["", ""], list(health.devices.items()))
     console.table("Render backends", ["", "state"], list(health.backends.items()))
     console.table("Weights", ["", "for", "licence", "state"], [list(row) for row in health.weights])
-    console.write_json(json, health.to_json())
+    counts = show_counts(model, [4]) if model else []
+    console.write_json(json, {**health.to_json(), "model": counts})
     if not health.sound:
         raise typer.Exit(1)

@@ -25,3 +25,20 @@ Set = Annotated[
         "--set", metavar="NAME=VALUE", help="Change a setting, such as loss.depth=0. Repeatable."
     ),
 ]
+Perceptual = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="Network of the perceptual term: vgg16 as the paper, mobilenet_v2 on a CPU (see "
+        "`fastgha weights`), or a file of either; off if left out.",
+    ),
+]
+
+
+def perceptual_file(name: str | None) -> Path | None:
+    """Give the file that `--perceptual` means."""
+    from pipeline import weights
+
+    if name is None:
+        return None
+    return weights.find(name) if name in ("vgg16", "mobilenet_v2") else Path(name)

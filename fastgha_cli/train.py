@@ -50,14 +50,7 @@ def train(
         ),
     ] = None,
     changes: options.Set = None,
-    perceptual: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="Network of the perceptual term: vgg16 as the paper, mobilenet_v2 on a CPU (see "
-            "`fastgha weights`), or a file of either; off if left out.",
-        ),
-    ] = None,
+    perceptual: options.Perceptual = None,
     origin: Annotated[
         Path | None,
         typer.Option(
@@ -95,7 +88,6 @@ def train(
     import torch
 
     from fastgha_cli import console
-    from pipeline import weights
     from pipeline.config import from_dict, override
     from pipeline.errors import ConfigError
     from pipeline.nets.perceptual import load_perceptual
@@ -132,9 +124,8 @@ def train(
     if anew and origin is None:
         raise ConfigError("--anew leaves out parts of --from, which is not given.", "Add --from.")
     begin = Origin(resolve(origin), tuple(anew or ())) if origin else None
-    known = perceptual in ("vgg16", "mobilenet_v2")
-    place = weights.find(perceptual) if perceptual and known else Path(perceptual or "")
-    net = load_perceptual(place, how.device) if perceptual else None
+    file = options.perceptual_file(perceptual)
+    net = load_perceptual(file, how.device) if file else None
     if net is None and config.loss.perceptual > 0 and speaks:
         console.say("The perceptual term is off: no network was given (--perceptual NAME).")
     with console.progress("Training") if speaks else nullcontext(silent) as tick:

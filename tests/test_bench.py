@@ -146,3 +146,31 @@ def test_bench_model_prints_and_writes(tmp_path: Path):
     found = json.loads((tmp_path / "m.json").read_text())
     assert found["rows"][0]["ms"] > 0 and len(found["counts"]) == 4
     assert "at 2 TFLOP/s" in done.stderr
+
+
+def test_the_parts_of_a_training_step_are_timed_side_by_side(tmp_path: Path):
+    file = tmp_path / "train.json"
+    done = fastgha(
+        "bench", "train", "--preset", "tiny", "--size", 32, "--variant", "plain",
+        "--variant", "gradient_checkpointing", "--repeats", 2, "--json", file,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+    assert found["machine"]["threads"] >= 1
+    rows = {(row["variant"], row["part"]): row for row in found["rows"]}
+    parts = {"data", "forward", "render", "loss", "backward", "optimizer", "step"}
+    assert rows.keys() == {(v, p) for v in ("plain", "gradient_checkpointing") for p in parts}
+    assert all(row["ms"] > 0 and row["peak_mb"] > 50 for row in rows.values())
+    wrong = fastgha("bench", "train", "--variant", "fast")
+    assert wrong.returncode == 1 and "no variant 'fast'" in wrong.stderr
+
+
+def test_attention_is_counted_without_its_matrix():
+    row = next(r for r in count(recipe("small").model, 4) if r["part"] == "transformer")
+    tokens, width, layers, heads = 32 * 32 * 4, 192, 4, 4
+    matrix_mb = heads * tokens * (tokens // 4) * 4 / 1e6
+    assert row["activations_mb"] < 464 - 0.9 * layers * matrix_mb  # 464 with all of them
+    # Yet its two products are among the operations.
+    linear = 2 * tokens * width * width * (1 + 2 / 4 + 1 + 8)
+    products = 2 * 2 * tokens * (tokens // 4) * width
+    assert row["flops"] == pytest.approx(layers * (linear + products), rel=0.1)

@@ -15,11 +15,11 @@ from PIL import Image
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN
 
 COMMANDS = {
-    "avatar", "bench model", "bench prep", "bench render", "bench track", "demo", "doctor",
-    "eval", "flame convert", "render", "train", "prep ava256", "prep check", "prep crop",
-    "prep folder", "prep landmarks", "prep matte", "prep nersemble", "prep pack", "prep photos",
-    "prep synthetic", "prep track", "prep video", "vggt-cache",
-    "weights fetch",
+    "avatar", "bench model", "bench prep", "bench render", "bench track", "bench train",
+    "demo", "doctor", "eval", "flame convert", "prep ava256", "prep check", "prep crop",
+    "prep folder", "prep landmarks", "prep matte", "prep nersemble", "prep pack",
+    "prep photos", "prep synthetic", "prep track", "prep video", "render", "train",
+    "vggt-cache", "weights fetch",
 }  # fmt: skip
 
 

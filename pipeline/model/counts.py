@@ -6,7 +6,8 @@ The model is built on torch's meta device, which knows shapes only; no weights a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, TypedDict
 
 import torch
@@ -31,8 +32,7 @@ class Count(TypedDict):
     flops: int
     """Of one pass forward; a multiply-add is two."""
     activations_mb: float
-    """What a training step would keep of it for the way back: 32 bit, nothing recomputed, and
-    attention written out. Fused attention, which the model uses, spares its large matrices."""
+    """What a training step would keep of it for the way back: 32 bit, nothing computed again."""
 
 
 def count(config: ModelConfig, views: int) -> list[Count]:
@@ -51,7 +51,11 @@ def count(config: ModelConfig, views: int) -> list[Count]:
 
         def add(part: str, modules: list[nn.Module], work: Callable[[], object]) -> None:
             parameters = [p for module in modules for p in module.parameters()]
-            with FlopCounterMode(display=False) as counter, _Kept(parameters) as kept:
+            with (
+                FlopCounterMode(display=False) as counter,
+                _Kept(parameters) as kept,
+                _fused_attention(),
+            ):
                 work()
             rows.append(
                 Count(
@@ -98,6 +102,33 @@ def count(config: ModelConfig, views: int) -> list[Count]:
         deform = model.deformation
         add("deformation", [deform], lambda: deform(deform.prepare(head), torch.empty(CODE_SIZE)))
     return rows
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Attention that keeps what the fused kernels keep: not its large matrix of weights."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = _attention(q, k, v)
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+
+_attention = torch.nn.functional.scaled_dot_product_attention
+
+
+@contextmanager
+def _fused_attention() -> Generator[None]:
+    """Put `_FusedAttention` in the place of torch's, which on the meta device is written out."""
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
+        return _FusedAttention.apply(q, k, v)
+
+    torch.nn.functional.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        torch.nn.functional.scaled_dot_product_attention = _attention
 
 
 class _Kept:

@@ -16,6 +16,7 @@ from pipeline.losses import Perceptual, Prediction, losses, motion
 from pipeline.model.activate import kept
 from pipeline.model.deform import PreparedHead
 from pipeline.model.fastgha import FastGHA
+from pipeline.model.hub import Source
 from pipeline.model.rerun import rerun_backward
 from pipeline.render import render
 from pipeline.shards.sampling import Sample
@@ -67,10 +68,16 @@ class Trainee(nn.Module):
         return prepared, self.model.animate(prepared, code)
 
 
-def make_model(config: TrainConfig, run: RunConfig, device: torch.device, layout: str) -> FastGHA:
-    """Make the model of a run, with random weights where none are downloaded."""
+def make_model(
+    config: TrainConfig,
+    run: RunConfig,
+    device: torch.device,
+    layout: str,
+    source: Source = "pretrained",
+) -> FastGHA:
+    """Make the model of a run; what is not downloaded begins with random weights."""
     torch.manual_seed(config.seed)
-    model = FastGHA(config.model, run.precision).to(device=device)
+    model = FastGHA(config.model, run.precision, source).to(device=device)
     if run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model.deformation.set_layout(layout)

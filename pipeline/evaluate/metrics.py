@@ -1,5 +1,14 @@
-"""How close pictures are to the truth. Batch in, one number a picture out."""
+"""How close pictures are to the truth. Batch in, one number a picture out.
 
+Letters: v pictures, h w their size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,16 +17,45 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from pipeline import weights
+from pipeline.errors import ConfigError, MissingPackageError, MissingWeightsError
+from pipeline.evaluate.protocol import Protocol
+from pipeline.io.sheets import to_bytes
+from pipeline.stage import digest
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+"""Drawn and true pictures [v, 3, h, w] in [0, 1] to a number each; nan where no face was found."""
+
+MOST_DB = 100.0
+NAMES = ("PSNR", "SSIM", "LPIPS", "CSIM", "AKD")
+HIGHER_IS_BETTER = {"PSNR": True, "SSIM": True, "LPIPS": False, "CSIM": True, "AKD": False}
+NETS = {
+    "alex": ("AlexNet", ("alexnet", "lpips_alex")),
+    "vgg": ("VGG-16", ("vgg16", "lpips_vgg")),
+    "arcface": ("ArcFace", ("arcface",)),
+    "fr_feature": ("faceplugin fr_feature", ("fr_feature",)),
+    "pipnet_98": ("PIPNet, WFLW 98", ("pipnet_98",)),
+    "pipnet_68": ("PIPNet, 300W 68", ("pipnet_68",)),
+    "face_mesh": ("face mesh 68", ("face_detection_back", "face_landmark")),
+}
+"""How a network is called in a column's head, and its weight files."""
+
 
 def psnr(drawn: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v"]:
-    """Give the peak signal-to-noise ratio in dB, over all pixels of each picture, range 1."""
+    """Give the peak signal-to-noise ratio in dB, over all pixels of each picture, range 1.
+
+    At most 100: that of equal pictures would be infinite.
+    """
     return peak_signal_noise_ratio(
         drawn.clamp(0, 1), truth, data_range=1.0, dim=(1, 2, 3), reduction="none"
-    )
+    ).clamp(max=MOST_DB)
 
 
 def ssim(drawn: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v"]:
-    """Give the structural similarity of each picture: 11 x 11 Gaussian windows, sigma 1.5."""
+    """Give the structural similarity of each picture: 11 x 11 Gaussian windows, sigma 1.5.
+
+    Windows over the edge see the picture mirrored; scikit-image leaves them out.
+    """
     value = structural_similarity_index_measure(
         drawn.clamp(0, 1), truth, data_range=1.0, sigma=1.5, kernel_size=11, reduction="none"
     )
@@ -25,4 +63,94 @@ def ssim(drawn: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]) -> Fl
     return torch.atleast_1d(value)
 
 
-METRICS = {"PSNR": psnr, "SSIM": ssim}
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of a protocol that can be computed here."""
+
+    heads: dict[str, str]
+    """Metric to column head, which names the network."""
+    missing: dict[str, str]
+    """Metric to why it is not computed."""
+    nets: dict[str, str]
+    """Weight file to its SHA-256."""
+    run: dict[str, Metric] = field(repr=False)
+
+    def __call__(self, drawn: Tensor, truth: Tensor) -> dict[str, list[float]]:
+        """Give every metric's number for each picture."""
+        found: dict[str, list[float]] = {}
+        for name, metric in self.run.items():
+            found[name] = [float(x) for x in metric(drawn, truth)]
+        return found
+
+
+def prepare(protocol: Protocol) -> Metrics:
+    """Load the networks of a protocol.
+
+    Raises:
+        ConfigError: If it names one that does not exist.
+        FormatError: If a weight file is not what its name says.
+    """
+    run: dict[str, Metric] = {"PSNR": psnr, "SSIM": ssim}
+    heads, missing, nets = {"PSNR": "PSNR, dB", "SSIM": "SSIM"}, dict[str, str](), dict[str, str]()
+    for name, net in (("LPIPS", protocol.lpips), ("CSIM", protocol.csim), ("AKD", protocol.akd)):
+        if net not in NETS:
+            raise ConfigError(
+                f"{protocol.name} names a network {net!r}.", f"Known: {', '.join(NETS)}."
+            )
+        word, files = NETS[net]
+        heads[name] = f"{name} ({word})" + (", px" if name == "AKD" else "")
+        try:
+            run[name] = MAKERS[name](net)
+        except (MissingWeightsError, MissingPackageError) as error:
+            missing[name] = f"{error.problem} {error.remedy}"
+            continue
+        nets |= {file: digest(weights.find(file)) for file in files}
+    return Metrics(heads, missing, nets, run)
+
+
+def _lpips(net: str) -> Metric:
+    from pipeline.nets.lpips import load_lpips
+
+    return load_lpips("vgg" if net == "vgg" else "alex")
+
+
+def _csim(net: str) -> Metric:
+    """Cosine of the two faces' identities."""
+    from pipeline.evaluate.faces import Identity, faces
+
+    find, identity = faces(), Identity(net)
+
+    def metric(drawn: Tensor, truth: Tensor) -> Tensor:
+        values: list[float] = []
+        for a, b in zip(drawn, truth):
+            pictures = [to_bytes(a), to_bytes(b)]
+            seen = [find(picture) for picture in pictures]
+            found = [identity(p, f) for p, f in zip(pictures, seen) if f is not None]
+            values.append(float(found[0] @ found[1]) if len(found) == 2 else float("nan"))
+        return torch.tensor(values)
+
+    return metric
+
+
+def _akd(net: str) -> Metric:
+    """Mean distance of the two faces' keypoints in pixels."""
+    from pipeline.evaluate.faces import faces, keypoints
+
+    find, where = faces(), keypoints(net)
+
+    def metric(drawn: Tensor, truth: Tensor) -> Tensor:
+        values: list[float] = []
+        for a, b in zip(drawn, truth):
+            pictures = [to_bytes(a), to_bytes(b)]
+            seen = [find(picture) for picture in pictures]
+            points = [where(p, f) for p, f in zip(pictures, seen) if f is not None]
+            both = len(points) == 2
+            values.append(
+                float(np.linalg.norm(points[0] - points[1], axis=-1).mean()) if both else np.nan
+            )
+        return torch.tensor(values)
+
+    return metric
+
+
+MAKERS: dict[str, Callable[[str], Metric]] = {"LPIPS": _lpips, "CSIM": _csim, "AKD": _akd}

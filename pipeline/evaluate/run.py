@@ -1,7 +1,9 @@
-"""Measuring a model on held-out subjects, beside the baselines, on the same pictures."""
+"""Measuring a method under a protocol: avatar by avatar, resumable."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,134 +13,187 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.config import to_dict
-from pipeline.errors import ConfigError
+from pipeline.errors import StaleOutputError
 from pipeline.evaluate.baselines import mean_head, nearest_input, white_image
-from pipeline.evaluate.metrics import METRICS
-from pipeline.io.sheets import grid
+from pipeline.evaluate.metrics import Metrics, prepare
+from pipeline.evaluate.protocol import Protocol, Task, selection_hash
+from pipeline.evaluate.results import Result, summarise
+from pipeline.geometry import jitter
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
-from pipeline.shards.reader import Shard, find_shards
-from pipeline.shards.sampling import Sample, SamplingConfig, draw
-from pipeline.stage import Progress, silent
-from pipeline.types import View
+from pipeline.shards.reader import Shard
+from pipeline.stage import Progress, silent, write_whole
+from pipeline.types import Camera, ExpressionCode, View
 
-MODEL = "model"
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """Which pictures are measured."""
-
-    inputs: int = 4
-    samples: int = 4
-    """Drawn from each subject: inputs of several expressions, targets of another."""
-    size: int = 256
-    seed: int = 0
+CHUNK = 8
+"""Pictures compared at a time."""
 
 
 @dataclass(frozen=True)
-class EvalResult:
-    """Figures by method and metric, and pictures to look at."""
+class Scene:
+    """What a method may see of a task: the inputs, and what to draw."""
 
-    rows: dict[str, dict[str, float]]
-    """Means over all pictures, by method."""
-    subjects: int
-    pictures: int
-    config: EvalConfig
-    sheet: np.ndarray
-    """For some subjects: inputs, the model's picture, the truth. Bytes [h, w, 3]."""
+    task: Task
+    inputs: View
+    input_codes: ExpressionCode
+    camera: Camera
+    """Of the targets."""
+    codes: ExpressionCode
+    """Of the targets."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Give everything but the sheet as JSON values."""
-        return {
-            "rows": self.rows,
-            "subjects": self.subjects,
-            "pictures": self.pictures,
-            "config": to_dict(self.config),
-        }
+
+Method = Callable[[Scene], Float[Tensor, "v 3 h w"]]
+"""Draws a scene's targets, RGB in [0, 1] on white."""
+Values = dict[str, list[float]]
+
+
+def scene(task: Task, protocol: Protocol) -> tuple[Scene, Float[Tensor, "v 3 h w"]]:
+    """Read what a method may see, and the true pictures."""
+    with Shard(task.shard) as shard:
+        inputs = shard.read(task.inputs, protocol.size)
+        targets = shard.read(task.targets, protocol.size)
+        return Scene(
+            task,
+            inputs,
+            shard.code([t for t, _ in task.inputs]),
+            targets.camera,
+            shard.code([t for t, _ in task.targets]),
+        ), targets.image
 
 
 @torch.no_grad()
-def evaluate(
-    model: FastGHA,
-    layout: str,
-    folder: Path,
-    config: EvalConfig = EvalConfig(),
+def measure(
+    method: Method,
+    name: str,
+    protocol: Protocol,
+    chosen: list[Task],
     *,
+    checkpoint: str = "",
+    device: str = "cpu",
+    out: Path | None = None,
+    metrics: Metrics | None = None,
+    show: Callable[[Scene, Tensor, Tensor], None] | None = None,
     progress: Progress = silent,
-) -> EvalResult:
-    """Measure a model and the baselines on every subject of a folder.
+) -> Result:
+    """Compare a method's pictures with the truth.
 
-    Measured are only pictures from cameras that no input came from, under an expression that
-    no input shows.
+    Args:
+        method: What draws.
+        name: How it is called.
+        protocol: What to compare.
+        chosen: Its tasks.
+        checkpoint: SHA-256 of the model.
+        device: Where the method draws.
+        out: Folder in which each avatar's figures are kept, so that a stopped run goes on.
+        metrics: Loaded metrics; those of the protocol if not given.
+        show: Called with each scene, what was drawn, and the truth.
+        progress: Called after each avatar.
 
     Raises:
-        ConfigError: If the shards' codes are not of the layout that the model was trained with.
-        InputError: If a subject has too few views or timesteps.
+        StaleOutputError: If `out` holds figures of another method, protocol or selection.
     """
-    paths = find_shards(folder)
-    shards = [Shard(path) for path in paths]
-    for shard in shards:
-        if shard.layout != layout:
-            raise ConfigError(
-                f"{shard.path.name} has codes of {shard.layout}, the model wants {layout}.",
-                "Evaluate on shards of the model's layout.",
-            )
-    values: dict[str, dict[str, list[float]]] = {}
-    rows: list[Tensor] = []
-    for i, shard in enumerate(shards):
+    metrics = metrics or prepare(protocol)
+    selection = selection_hash(chosen)
+    stamp = {"method": name, "protocol": protocol.hash, "selection": selection,
+             "checkpoint": checkpoint, "nets": metrics.nets}  # fmt: skip
+    kept = _Kept(out, stamp)
+    by_subject: dict[str, Values] = {}
+    for done, task in enumerate(chosen, start=1):
+        values = kept.read(task)
+        if values is None or show is not None:
+            seen, truth = scene(task, protocol)
+            drawn = method(seen).cpu()
+            if show is not None:
+                show(seen, drawn, truth)
+            values = values or _compare(metrics, drawn, truth)
+            kept.write(task, values)
+        mine = by_subject.setdefault(task.subject, {key: [] for key in metrics.run})
+        for key, numbers in values.items():
+            mine[key].extend(numbers)
+        progress(done, len(chosen))
+    return summarise(name, protocol, selection, checkpoint, by_subject, metrics, device)
+
+
+def ours(model: FastGHA, noise: tuple[float, float] = (0.0, 0.0), seed: int = 0) -> Method:
+    """Give the method that a model is.
+
+    Args:
+        model: Makes one avatar of the inputs, and draws it under every code.
+        noise: Error of the inputs' cameras: degrees about each axis, mm along each axis.
+        seed: Start of the errors.
+    """
+
+    def draw(seen: Scene) -> Tensor:
+        device = next(model.parameters()).device
+        inputs = seen.inputs
+        if any(noise):
+            rng = np.random.default_rng([seed, seen.task.avatar, *seen.task.subject.encode()])
+            inputs = replace(inputs, camera=jitter(inputs.camera, *noise, rng))
+        prepared = model.prepare(model.reconstruct(inputs.to(device)))
+        white = torch.ones(3, device=device)
+        drawn: list[Tensor] = []
+        for i, code in enumerate(seen.codes.values):
+            gaussians = model.animate(prepared, code.to(device))
+            camera = seen.camera[i : i + 1].to(device)
+            drawn.append(render(gaussians, camera, background=white).color.cpu())
+        return torch.cat(drawn).permute(0, 3, 1, 2).clamp(0, 1)
+
+    return draw
+
+
+def baselines(folder_tasks: list[Task]) -> dict[str, Method]:
+    """Give what any method must beat, by name."""
+    paths = list(dict.fromkeys(task.shard for task in folder_tasks))
+
+    def mean(seen: Scene) -> Tensor:
+        at = paths.index(seen.task.shard)
         # Neighbours in name are other people; sixteen make a smooth mean.
-        others = [*shards[i + 1 :], *shards[:i]][:16]
-        for k in range(config.samples):
-            sample = held_out(shard, config, k)
-            truth = sample.targets.image
-            predictions = {
-                MODEL: predict(model, sample),
-                "nearest input view": nearest_input(sample),
-                "mean head": mean_head(sample, others) if others else white_image(sample),
-                "white image": white_image(sample),
-            }
-            for method, drawn in predictions.items():
-                for name, metric in METRICS.items():
-                    found = values.setdefault(method, {}).setdefault(name, [])
-                    found.extend(metric(drawn, truth).tolist())
-            if k == 0 and len(rows) < 12:
-                rows.append(torch.cat([sample.inputs.image, predictions[MODEL][:1], truth[:1]]))
-        progress(i + 1, len(shards))
-    count = len(next(iter(values[MODEL].values())))
-    means = {
-        method: {name: float(np.mean(v)) for name, v in by_metric.items()}
-        for method, by_metric in values.items()
+        others = [Shard(path) for path in [*paths[at + 1 :], *paths[:at]][:16]]
+        return mean_head(seen.camera, others) if others else white_image(seen.camera)
+
+    return {
+        "nearest input view": lambda seen: nearest_input(seen.inputs, seen.camera),
+        "mean head": mean,
+        "white image": lambda seen: white_image(seen.camera),
     }
-    return EvalResult(means, len(shards), count, config, grid(rows))
 
 
-def held_out(shard: Shard, config: EvalConfig, index: int) -> Sample:
-    """Give the sample of a subject by number: the same on every machine.
-
-    The targets are the views from cameras that no input came from.
-    """
-    seed = [config.seed, index, *shard.subject.encode()]
-    sampling = SamplingConfig(config.inputs, config.inputs, targets=shard.views)
-    sample = draw(shard, sampling, config.size, np.random.default_rng(seed))
-    unseen = [v for v in range(shard.views) if v not in sample.input_views]
-    where = [sample.target_views.index(v) for v in unseen]
-    return replace(
-        sample,
-        targets=sample.targets[where],
-        depth=sample.depth[where],
-        target_views=tuple(unseen),
-    )
+def _compare(metrics: Metrics, drawn: Tensor, truth: Tensor) -> Values:
+    values: Values = {name: [] for name in metrics.run}
+    for a, b in zip(_chunks(drawn), _chunks(truth)):
+        for name, numbers in metrics(a, b).items():
+            values[name].extend(numbers)
+    return values
 
 
-def predict(model: FastGHA, sample: Sample) -> Float[Tensor, "v 3 h w"]:
-    """Draw a sample's targets from its inputs."""
-    device = next(model.parameters()).device
-    inputs: View = sample.inputs.to(device)
-    gaussians = model.animate(
-        model.prepare(model.reconstruct(inputs)), sample.code.values.to(device)
-    )
-    white = torch.ones(3, device=device)
-    drawn = render(gaussians, sample.targets.camera.to(device), background=white)
-    return drawn.color.permute(0, 3, 1, 2).clamp(0, 1).cpu()
+def _chunks(pictures: Tensor) -> Iterator[Tensor]:
+    return iter(pictures.split(CHUNK))
+
+
+class _Kept:
+    """Figures of the avatars that an earlier run has finished."""
+
+    def __init__(self, out: Path | None, stamp: Mapping[str, Any]) -> None:
+        self._out = out
+        if out is None:
+            return
+        file = out / "evaluation.json"
+        text = json.dumps(stamp, indent=1, sort_keys=True)
+        if file.exists() and file.read_text() != text:
+            raise StaleOutputError(
+                f"{out} holds figures of another method, protocol or selection (see {file}).",
+                "Choose another folder.",
+            )
+        write_whole(file, lambda part: part.write_text(text))
+
+    def read(self, task: Task) -> Values | None:
+        path = self._path(task)
+        return json.loads(path.read_text()) if path is not None and path.exists() else None
+
+    def write(self, task: Task, values: Values) -> None:
+        path = self._path(task)
+        if path is not None:
+            write_whole(path, lambda part: part.write_text(json.dumps(values)))
+
+    def _path(self, task: Task) -> Path | None:
+        return self._out / f"{task.subject}-{task.avatar}.json" if self._out else None

@@ -15,10 +15,18 @@ from pipeline.errors import InputError
 from pipeline.stage import write_whole
 
 
-def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float) -> int:
+def write_mp4(
+    path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: float, crf: int = 18
+) -> int:
     """Write RGB frames as H.264, readable by browsers and phones.
 
     Frames are encoded as they come, so a long video needs no more memory than a short one.
+
+    Args:
+        path: File to write.
+        frames: Bytes.
+        fps: Frames a second.
+        crf: Constant rate factor: lower is better and larger.
 
     Returns:
         How many frames were written.
@@ -33,7 +41,7 @@ def write_mp4(path: Path, frames: Iterable[UInt8[np.ndarray, "h w 3"]], fps: flo
         with av.open(str(part), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
             stream.pix_fmt = "yuv420p"
-            stream.options = {"crf": "18", "preset": "fast"}
+            stream.options = {"crf": str(crf), "preset": "fast"}
             for rgb in frames:
                 even = rgb[: rgb.shape[0] // 2 * 2, : rgb.shape[1] // 2 * 2]
                 if count == 0:

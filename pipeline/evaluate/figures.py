@@ -1,0 +1,115 @@
+"""Figures 12 and 14: quality against the number of inputs, and against camera noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.evaluate.metrics import Metrics, prepare
+from pipeline.evaluate.protocol import Protocol, Task, tasks
+from pipeline.evaluate.results import Result
+from pipeline.evaluate.run import measure, ours
+from pipeline.evaluate.tables import Table
+from pipeline.model.fastgha import FastGHA
+from pipeline.stage import Progress, silent, write_whole
+
+INPUTS = (2, 3, 4, 5, 6)
+DEGREES = (0.0, 0.5, 1.0, 2.0, 4.0)
+MILLIMETRES = (0.0, 2.0, 5.0, 10.0, 20.0)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Results along one axis."""
+
+    axis: str
+    xs: tuple[float, ...]
+    results: tuple[Result, ...]
+
+
+def against_inputs(
+    model: FastGHA, protocol: Protocol, shards: Path, layout: str, checkpoint: str,
+    progress: Progress = silent,
+) -> list[Curve]:  # fmt: skip
+    """Measure with 2 to 6 inputs, always on the same pictures: those that no six inputs show."""
+    widest = replace(protocol, inputs=max(INPUTS), same_expression=True)
+    chosen = tasks(widest, shards, layout)
+    metrics = prepare(protocol)
+    results: list[Result] = []
+    for done, count in enumerate(INPUTS, start=1):
+        fewer = [replace(task, inputs=task.inputs[:count]) for task in chosen]
+        results.append(_measure(model, widest, fewer, f"{count} inputs", checkpoint, metrics))
+        progress(done, len(INPUTS))
+    return [Curve("inputs", tuple(map(float, INPUTS)), tuple(results))]
+
+
+def against_noise(
+    model: FastGHA, protocol: Protocol, shards: Path, layout: str, checkpoint: str,
+    progress: Progress = silent,
+) -> list[Curve]:  # fmt: skip
+    """Measure with errors on the inputs' cameras: of direction, then of place."""
+    chosen = tasks(protocol, shards, layout)
+    metrics = prepare(protocol)
+    curves: list[Curve] = []
+    total, done = len(DEGREES) + len(MILLIMETRES), 0
+    axes = (("degrees about each axis", DEGREES), ("mm along each axis", MILLIMETRES))
+    for axis, levels in axes:
+        results: list[Result] = []
+        for level in levels:
+            noise = (level, 0.0) if levels is DEGREES else (0.0, level)
+            name = f"{level:g} {axis}"
+            results.append(
+                _measure(model, protocol, chosen, name, checkpoint, metrics, noise)
+            )  # fmt: skip
+            done += 1
+            progress(done, total)
+        curves.append(Curve(axis, levels, tuple(results)))
+    return curves
+
+
+def table(number: int, curves: Sequence[Curve]) -> Table:
+    """Give a figure's numbers."""
+    names = list(curves[0].results[0].figures)
+    rows: list[tuple[str, ...]] = []
+    for curve in curves:
+        for x, result in zip(curve.xs, curve.results):
+            cells = [f"{x:g}", curve.axis]
+            for name in names:
+                figure = result.figures[name]
+                cells += [f"{figure.mean:.4f}", f"{figure.low:.4f}", f"{figure.high:.4f}"]
+            rows.append(tuple(cells))
+    heads = [f"{name}{end}" for name in names for end in ("", " low", " high")]
+    first = curves[0].results[0]
+    title = f"Figure {number}, protocol {first.protocol} ({first.protocol_hash})"
+    return Table(title, ("x", "axis", *heads), tuple(rows))
+
+
+def plot(number: int, curves: Sequence[Curve], path: Path) -> None:
+    """Draw a figure as a PNG: a panel for each metric and axis, intervals shaded."""
+    from matplotlib.figure import Figure
+
+    names = list(curves[0].results[0].figures)
+    size = (3.2 * len(names), 2.8 * len(curves))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(curves), len(names), squeeze=False)
+    for row, curve in zip(panels, curves):
+        for panel, name in zip(row, names):
+            found = [result.figures[name] for result in curve.results]
+            panel.plot(curve.xs, [f.mean for f in found], marker="o")
+            panel.fill_between(curve.xs, [f.low for f in found], [f.high for f in found], alpha=0.2)
+            panel.set_xlabel(curve.axis)
+            panel.set_title(curve.results[0].heads[name], fontsize=9)
+            panel.grid(alpha=0.3)
+    figure.suptitle(f"Figure {number}, {curves[0].results[0].protocol}", fontsize=10)
+    write_whole(path, lambda part: figure.savefig(part, format="png", dpi=110))
+
+
+def _measure(
+    model: FastGHA, protocol: Protocol, chosen: list[Task], name: str, checkpoint: str,
+    metrics: Metrics, noise: tuple[float, float] = (0.0, 0.0),
+) -> Result:  # fmt: skip
+    return measure(
+        ours(model, noise, protocol.seed), name, protocol, chosen,
+        checkpoint=checkpoint, metrics=metrics,
+    )  # fmt: skip

@@ -1,0 +1,29 @@
+"""Pictures for measuring speed, where any will do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pipeline.prep.synthetic import SyntheticConfig
+from pipeline.prep.synthetic import run as make_people
+from pipeline.shards.reader import Shard, find_shards
+from pipeline.types import View
+
+
+def some_views(shards: Path | None, count: int, size: int) -> View:
+    """Give pictures of one person: of a folder of shards, or of a synthetic person.
+
+    Args:
+        shards: Where to take them from; makes a person if not given.
+        count: How many.
+        size: Width in pixels.
+    """
+    if shards is not None:
+        with Shard(find_shards(shards)[0]) as shard:
+            return shard.read([(0, v) for v in range(count)], size)
+    with TemporaryDirectory(prefix="fastgha-") as folder:
+        place = Path(folder) / "shards"
+        person = SyntheticConfig(identities=1, expressions=1, views=count, size=size, split="test")
+        make_people(place, person)
+        return some_views(place, count, size)

@@ -1,0 +1,195 @@
+"""The paper's tables with our own figures in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isnan
+
+from pipeline.evaluate.metrics import HIGHER_IS_BETTER, NAMES
+from pipeline.evaluate.protocol import PaperRow, Protocol, read
+from pipeline.evaluate.results import Result, comparable
+from pipeline.evaluate.speed import PAPER as PAPER_SPEED
+from pipeline.evaluate.speed import Speed
+
+REFERENCE = {1: "ava256-same", 3: "ava256-mixed", 5: "ava256-mixed", 6: "nersemble-one"}
+"""The protocol whose paper values stand beside those of others."""
+DIGITS = {"PSNR": 2, "SSIM": 3, "LPIPS": 3, "CSIM": 3, "AKD": 2}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text, for the terminal and for files."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    paper_from: int = 0
+    """First column of the paper's own figures; 0 if there are none."""
+
+    def parts(self) -> list[Table]:
+        """Give the measured columns and the paper's as tables of their own, for narrow screens."""
+        at = self.paper_from
+        if not at:
+            return [self]
+        measured = tuple(row[:at] for row in self.rows if any(row[1:at]))
+        paper = tuple((row[0], *row[at:]) for row in self.rows if any(row[at:]))
+        return [
+            Table(self.title, self.columns[:at], measured),
+            Table("The paper's own figures", (self.columns[0], *self.columns[at:]), paper),
+        ]
+
+    def csv(self) -> str:
+        """Give it as comma-separated values."""
+        file = io.StringIO()
+        csv.writer(file).writerows([self.columns, *self.rows])
+        return file.getvalue()
+
+    def latex(self) -> str:
+        """Give it as a LaTeX tabular, notes as comments."""
+        lines = [f"% {_tex(note)}" for note in (self.title, *self.notes)]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\hline"]
+        lines += [" & ".join(map(_tex, self.columns)) + r" \\", r"\hline"]
+        lines += [" & ".join(map(_tex, row)) + r" \\" for row in self.rows]
+        return "\n".join([*lines, r"\hline", r"\end{tabular}", ""])
+
+
+def comparison(results: Sequence[Result], protocol: Protocol, table: int | None) -> Table:
+    """Give measured figures with their intervals, and the paper's in columns of their own.
+
+    Several results of one method are of several seeds: their mean stands, with the widest interval.
+
+    Args:
+        results: Of one protocol on the same pictures.
+        protocol: That protocol.
+        table: Number in the paper; without, no figures of the paper are shown.
+
+    Raises:
+        ConfigError: If the results are not of the same protocol and pictures.
+    """
+    comparable(results)
+    heads = {k: v for r in results for k, v in r.heads.items()}
+    by_method: dict[str, list[Result]] = {}
+    for result in results:
+        by_method.setdefault(result.method, []).append(result)
+    paper = paper_rows(protocol, table) if table else {}
+    names = [*by_method, *(name for name in paper if name not in by_method)]
+    measured = [name for name in NAMES if name in heads]
+    columns = ["", *(heads[name] for name in measured)]
+    columns += [f"{name} (paper)" for name in measured] if paper else []
+    rows: list[tuple[str, ...]] = []
+    for name in names:
+        cells = [_cell(by_method.get(name, []), metric) for metric in measured]
+        if paper:
+            theirs = paper.get(name)
+            cells += [f"{getattr(theirs, m):g}" if theirs else "" for m in measured]
+        rows.append((name, *cells))
+    title = f"Table {table}, " if table else ""
+    title += f"protocol {protocol.name} ({protocol.hash}), {results[0].subjects} people"
+    notes = tuple(_notes(results, protocol, bool(paper)))
+    return Table(title, tuple(columns), tuple(rows), notes, len(measured) + 1 if paper else 0)
+
+
+def paper_rows(protocol: Protocol, table: int) -> dict[str, PaperRow]:
+    """Give the paper's rows of a table: of this protocol's data set, else of the reference's."""
+    mine = [row for row in protocol.paper if row.table == table]
+    rows = mine or [row for row in read(REFERENCE[table]).paper if row.table == table]
+    return {row.method: row for row in rows}
+
+
+def orderings(results: Sequence[Result], table: int) -> Table:
+    """Say for each variant and metric whether it differs from the full model as in the paper.
+
+    `yes` or `no` by the sign of the difference of means; in brackets for how many of the seeds.
+    """
+    paper = paper_rows(read(REFERENCE[table]), table)
+    base = "full" if table != 6 else "one"
+    by_method: dict[str, list[Result]] = {}
+    for result in results:
+        by_method.setdefault(result.method, []).append(result)
+    rows: list[tuple[str, ...]] = []
+    for name, mine in by_method.items():
+        if name == base or name not in paper:
+            continue
+        cells: list[str] = []
+        for metric in HIGHER_IS_BETTER:
+            wanted = getattr(paper[name], metric) - getattr(paper[base], metric)
+            pairs = [
+                (a.figures[metric].mean, b.figures[metric].mean)
+                for a, b in zip(mine, by_method.get(base, []))
+                if metric in a.figures and metric in b.figures
+            ]
+            if not pairs:
+                cells.append("-")
+                continue
+            total = sum(a - b for a, b in pairs)
+            agree = sum((a - b) * wanted > 0 for a, b in pairs)
+            cells.append(f"{'yes' if total * wanted > 0 else 'no'} ({agree}/{len(pairs)})")
+        rows.append((name, *cells))
+    return Table(
+        f"Table {table}: does each variant differ from '{base}' in the paper's direction?",
+        ("", *HIGHER_IS_BETTER), tuple(rows), ("In brackets: in how many of the seeds.",),
+    )  # fmt: skip
+
+
+def speeds(rows: Sequence[Speed], device: str) -> Table:
+    """Give Table 2: time to make an avatar, and frames a second, beside the paper's."""
+    lines = [
+        (
+            str(row.inputs),
+            f"{row.reconstruct_s:.2f} [{row.reconstruct_range_s[0]:.2f}, "
+            f"{row.reconstruct_range_s[1]:.2f}]",
+            f"{row.animate_fps:.1f} [{row.animate_range_fps[0]:.1f}, "
+            f"{row.animate_range_fps[1]:.1f}]",
+            f"{row.gaussians:,}",
+            f"{PAPER_SPEED[row.inputs][0]:.2f}" if row.inputs in PAPER_SPEED else "",
+            f"{PAPER_SPEED[row.inputs][1]:.0f}" if row.inputs in PAPER_SPEED else "",
+        )
+        for row in rows
+    ]
+    return Table(
+        f"Table 2, on {device}",
+        ("inputs", "reconstruction, s", "animation, frames/s", "Gaussians",
+         "s (paper, H800)", "frames/s (paper, H800)"),
+        tuple(lines),
+        ("Medians, with smallest and largest; cameras and expressions known, nothing read or "
+         "written.",),
+    )  # fmt: skip
+
+
+def _cell(results: Sequence[Result], metric: str) -> str:
+    found = [r.figures[metric] for r in results if metric in r.figures]
+    if not found or all(isnan(f.mean) for f in found):
+        return "-" if results else ""
+    digits = DIGITS[metric]
+    mean = sum(f.mean for f in found) / len(found)
+    half = max(max(f.high - f.mean, f.mean - f.low) for f in found)
+    return f"{mean:.{digits}f} ±{half:.{digits}f}"
+
+
+def _notes(results: Sequence[Result], protocol: Protocol, paper: bool) -> list[str]:
+    notes = ["After ±: the longer half of the 95 % interval, by bootstrap over people."]
+    for result in results:
+        lost = {name: f for name, f in result.figures.items() if f.failed}
+        notes += [
+            f"{result.method}: no face found in {f.failed} of {f.failed + f.count} pictures, "
+            f"left out of {name}."
+            for name, f in lost.items()
+        ]
+    missing: Mapping[str, str] = {k: v for r in results for k, v in r.missing.items()}
+    notes += [f"{name}: not measured. {why}" for name, why in missing.items()]
+    if paper and not protocol.paper:
+        notes.append(
+            "The paper's columns are of its own data and networks; they are not comparable with "
+            "the measured ones beside them."
+        )
+    return notes
+
+
+def _tex(text: str) -> str:
+    for sign in "&%_#":
+        text = text.replace(sign, f"\\{sign}")
+    return text

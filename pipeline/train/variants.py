@@ -1,0 +1,131 @@
+"""All the models of one of the paper's tables: same seeds, same budget, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pipeline.config import nearest
+from pipeline.errors import ConfigError
+from pipeline.losses import Perceptual
+from pipeline.presets import recipe
+from pipeline.stage import Progress, silent
+from pipeline.train.checkpoint import Origin, resolve
+from pipeline.train.config import RunConfig, TrainConfig
+from pipeline.train.loop import TrainReport, train
+
+FULL, ONE_SHOT = "full", "one-shot"
+TABLES: dict[int, tuple[str, ...]] = {
+    3: (FULL, "no-vae-weights", "no-geo", "no-features", "sapiens"),
+    5: (FULL, "no-dino", "features-16", "features-64"),
+    6: (FULL, ONE_SHOT),
+    11: (FULL, "no-colour-offsets"),
+}
+"""Variants of each table, and of Figure 11."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large a table's models are, and how long they train."""
+
+    preset: str
+    sizes: tuple[int, ...]
+    steps: tuple[int, ...]
+    one_shot_steps: int
+
+
+SCALES = {
+    "paper": Scale("paper", (512,), (400_000,), 30_000),
+    "small": Scale("small", (64,), (400,), 150),
+    "tiny": Scale("tiny", (64,), (100,), 50),
+}
+"""paper: as the paper; small: an afternoon on two CPU cores; tiny: minutes."""
+
+
+def plan(table: int, scale: str, seed: int) -> tuple[dict[str, TrainConfig], dict[str, str]]:
+    """Give the settings of each variant, and which variants are left out and why.
+
+    Raises:
+        ConfigError: If there is no such table or scale.
+    """
+    if table not in TABLES:
+        raise ConfigError(
+            f"Table {table} is not about training.",
+            f"There are: {', '.join(map(str, TABLES))} (11 is the figure).",
+        )
+    if scale not in SCALES:
+        raise ConfigError(f"There is no scale {scale!r}.", nearest(scale, list(SCALES)))
+    size = SCALES[scale]
+    configs: dict[str, TrainConfig] = {}
+    left_out: dict[str, str] = {}
+    for variant in TABLES[table]:
+        name = size.preset if variant in (FULL, ONE_SHOT) else f"{size.preset}/{variant}"
+        try:
+            config = recipe(name)
+        except ConfigError as error:
+            left_out[variant] = error.problem
+            continue
+        config = replace(config, sizes=size.sizes, steps=size.steps, seed=seed)
+        if size.preset != "paper":
+            config = replace(config, peaks=(1.0,))
+        if variant == ONE_SHOT:
+            sampling = replace(config.sampling, inputs=1, fewest_inputs=1)
+            config = replace(config, sampling=sampling, steps=(size.one_shot_steps,))
+        configs[variant] = config
+    return configs, left_out
+
+
+def run_of(out: Path, variant: str, seed: int) -> Path:
+    """Give the folder of a variant's run."""
+    return out / variant / f"seed-{seed}"
+
+
+def train_table(
+    table: int,
+    shards: Path | list[Path],
+    out: Path,
+    scale: str,
+    seeds: int,
+    run: RunConfig,
+    *,
+    perceptual: Perceptual | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+    progress: Progress = silent,
+) -> list[TrainReport]:
+    """Train every variant of a table with every seed; finished ones are passed over.
+
+    The runs of several tables may share a folder: `full` is then trained once.
+
+    Args:
+        table: Number in the paper.
+        shards: What to train on.
+        out: Folder of the runs: `<out>/<variant>/seed-<n>`.
+        scale: Name of `SCALES`.
+        seeds: How many.
+        run: How each run is carried out.
+        perceptual: Net of the perceptual term.
+        announce: Called with what begins, and what is left out.
+        progress: Called after each step of a run.
+
+    Returns:
+        The reports of the runs, those that were stopped by a signal last.
+    """
+    reports: list[TrainReport] = []
+    for seed in range(seeds):
+        configs, left_out = plan(table, scale, seed)
+        if seed == 0:
+            for variant, why in left_out.items():
+                announce(f"{variant} is left out: {why}")
+        for variant, config in configs.items():
+            announce(f"{variant}, seed {seed}")
+            origin = None
+            if variant == ONE_SHOT:
+                origin = Origin(resolve(run_of(out, FULL, seed)))
+            reports.append(
+                train(shards, run_of(out, variant, seed), config, run,
+                      perceptual=perceptual, origin=origin, progress=progress)
+            )  # fmt: skip
+            if reports[-1].stopped_by:
+                return reports
+    return reports

@@ -14,6 +14,7 @@ from fastgha_cli import (
     demo,
     doctor,
     evaluate,
+    export,
     flame,
     prep,
     render,
@@ -36,6 +37,7 @@ app = typer.Typer(
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("avatar", epilog=avatar.EXAMPLE)(avatar.avatar)
 app.command("render", epilog=render.EXAMPLE)(render.render)
+app.add_typer(export.app, name="export")
 app.add_typer(prep.app, name="prep")
 app.command("vggt-cache", epilog=vggt_cache.EXAMPLE)(vggt_cache.vggt_cache)
 app.command("train", epilog=train.EXAMPLE)(train.train)

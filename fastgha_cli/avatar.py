@@ -29,6 +29,7 @@ def avatar(
     from fastgha_cli import console
     from pipeline.photos import make_avatar
 
+    console.consent()
     with console.progress("Preparing photographs") as tick:
         made = make_avatar(photos, model, matting=matting, sheet=sheet, progress=tick)
     made.save(out)

@@ -35,6 +35,11 @@ def say(message: str) -> None:
     err.print(_plain(message))
 
 
+def consent() -> None:
+    """Remind the user, in one line, of the person who is shown."""
+    say("Only make and show avatars of people who agreed to it.")
+
+
 def result(message: str) -> None:
     """Print a result."""
     out.print(_plain(message))

@@ -11,30 +11,57 @@ EXAMPLE = "Example:  fastgha render me.avatar --expr seq.npz -o me.mp4"
 
 
 def render(
-    avatar: Annotated[Path, typer.Argument(help="Avatar file.")],
-    expr: Annotated[Path, typer.Option(help="Expression sequence (.npz).")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Video to write (.mp4).")] = Path(
-        "avatar.mp4"
-    ),
+    avatars: Annotated[
+        list[Path], typer.Argument(help="Avatar files; several are drawn side by side.")
+    ],
+    expr: Annotated[Path, typer.Option(help="Expression sequence.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Video (.mp4, .webm), or a folder of PNG frames (no suffix)."
+        ),
+    ] = Path("avatar.mp4"),
+    camera: Annotated[
+        str,
+        typer.Option(
+            help="orbit, original (cameras in the sequence file), or a path file (.json)."
+        ),
+    ] = "orbit",
     size: options.Size = 256,
-    degrees: Annotated[float, typer.Option(help="How far the camera swings to each side.")] = 40.0,
+    degrees: Annotated[
+        float, typer.Option(help="How far the orbit swings to each side.", min=0, max=180)
+    ] = 40.0,
+    fps: Annotated[
+        float | None, typer.Option(help="Frames a second; the sequence's if left out.", min=1)
+    ] = None,
+    background: Annotated[str, typer.Option(help="Colour by name, or #rrggbb.")] = "white",
+    alpha: Annotated[bool, typer.Option("--alpha", help="Transparent (.webm or PNG).")] = False,
+    exaggerate: Annotated[
+        float, typer.Option(help="Expressions so many times as strong.", min=0)
+    ] = 1.0,
 ) -> None:
-    """Draw an avatar under a sequence of expressions, with a slow orbit, to a video.
+    """Draw avatars under a sequence of expressions, along a path of cameras, to a video.
 
-    A sequence is an npz with codes [t, 120], layout and fps, or with ARKit weights [t, 52],
-    names and fps.
+    A sequence is an npz with codes [t, 120], layout and fps, or with ARKit weights [t, 52], names
+    and fps; a CSV of Live Link Face; or what a FLAME tracker left (VHAP, GAGAvatar and others).
+    A path file is JSON: width, height, cameras [{world_to_camera, K}], spread evenly over the
+    video. Only show people who agreed to it.
     """
     from fastgha_cli import console
-    from pipeline.animate import orbit, write_video
+    from pipeline import animate
     from pipeline.avatar import Avatar
-    from pipeline.errors import InputError
-    from pipeline.io.sequences import read_sequence
+    from pipeline.camera_path import cameras_for
+    from pipeline.expressions import read_expressions
+    from pipeline.io.sequences import Sequence
 
-    if out.suffix.lower() != ".mp4":
-        raise InputError(f"{out} is not the name of a video.", "Name it .mp4.")
-    loaded = Avatar.load(avatar)
-    sequence = read_sequence(expr, loaded.layout)
-    cameras = orbit(len(sequence), size, degrees)
+    console.consent()
+    style = animate.Style(background, alpha)
+    loaded = [Avatar.load(path) for path in avatars]
+    sequences = [read_expressions(expr, one.layout) for one in loaded]
+    sequences = [Sequence(s.codes, fps or s.fps) for s in sequences]
+    if exaggerate != 1.0:
+        sequences = [animate.exaggerate(s, exaggerate) for s in sequences]
+    cameras = cameras_for(camera, expr, len(sequences[0]), size, degrees)
     with console.progress("Drawing frames") as tick:
-        write_video(out, loaded, sequence, cameras, tick)
+        animate.write_video(out, loaded, sequences, cameras, style, tick)
     console.result(str(out))

@@ -1,70 +1,156 @@
-"""An avatar under a sequence of expressions, along a path of cameras."""
+"""Avatars under a sequence of expressions, along a path of cameras."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from collections.abc import Sequence as Row
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import ImageColor
+from scipy.spatial.transform import Rotation
 
 from pipeline.avatar import Avatar
-from pipeline.geometry import look_at
+from pipeline.camera_path import orbit
+from pipeline.errors import InputError, ShapeError
+from pipeline.faces.layouts import (
+    JAW,
+    LEFT_EYE,
+    RIGHT_EYE,
+    matrix_from_rot6d,
+    neutral_code,
+    rot6d_from_matrix,
+)
 from pipeline.io.sequences import Sequence
-from pipeline.io.sheets import to_bytes
-from pipeline.io.video import write_mp4
+from pipeline.io.video import write_mp4, write_pngs, write_webm
+from pipeline.render import render
 from pipeline.stage import Progress, silent
-from pipeline.types import Camera
+from pipeline.types import Camera, ExpressionCode, Gaussians
 
-DISTANCE = 1.0
-"""Of the cameras from the head's origin, metres."""
-FIELD = 0.42
-"""Width of the picture at the head's origin, metres."""
-TARGET = (0.0, 0.02, 0.0)
-"""What the cameras look at, metres in the head frame: hair and chin are both in the picture."""
+__all__ = ["Style", "exaggerate", "frames", "orbit", "picture", "write_video"]
 
 
-def orbit(frames: int, size: int, degrees: float = 40.0, turns: float = 1.0) -> Camera:
-    """Give cameras that swing slowly from side to side, a little up and down on the way.
+@dataclass(frozen=True)
+class Style:
+    """How frames are drawn."""
 
-    Args:
-        frames: How many cameras.
-        size: Width and height of the pictures, pixels.
-        degrees: Largest angle to the side.
-        turns: How often the camera comes back to where it started.
+    background: str = "white"
+    """A colour by name or as #rrggbb."""
+    alpha: bool = False
+    """Give RGBA with nothing behind the head, instead of RGB on the background."""
 
-    Returns:
-        Cameras [frames], the first and the last one in front.
+    def __post_init__(self) -> None:
+        try:
+            ImageColor.getrgb(self.background)
+        except ValueError as error:
+            raise InputError(
+                f"{self.background!r} is not a colour.", "Give a name such as white, or #rrggbb."
+            ) from error
+
+    @property
+    def color(self) -> torch.Tensor:
+        """Background, [3], sRGB in [0, 1]."""
+        return torch.tensor(ImageColor.getrgb(self.background)[:3]) / 255
+
+
+def exaggerate(sequence: Sequence, factor: float) -> Sequence:
+    """Give the same expressions stronger: `factor` times as far from the neutral face.
+
+    Rotations of jaw and eyes turn `factor` times as far about the same axis.
     """
-    phase = torch.linspace(0, 2 * torch.pi * turns, frames)
-    yaw = torch.deg2rad(torch.tensor(degrees)) * phase.sin()
-    pitch = torch.deg2rad(torch.tensor(degrees / 5)) * (2 * phase).sin()
-    target = torch.tensor(TARGET)
-    away = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], dim=-1)
-    focal = size * DISTANCE / FIELD
-    K = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
-    extrinsics = look_at(target + DISTANCE * away, target.expand(frames, 3))
-    return Camera(extrinsics, K.expand(frames, 3, 3), size, size)
+    codes = sequence.codes
+    neutral = neutral_code(codes.layout).values
+    values = neutral + factor * (codes.values - neutral)
+    for part in (JAW, LEFT_EYE, RIGHT_EYE):
+        turns = Rotation.from_matrix(matrix_from_rot6d(codes.values[..., part]).double().numpy())
+        wider = Rotation.from_rotvec(factor * turns.as_rotvec()).as_matrix()
+        values[..., part] = rot6d_from_matrix(torch.from_numpy(wider).float())
+    return Sequence(ExpressionCode(values, codes.layout), sequence.fps)
+
+
+@torch.no_grad()
+def picture(gaussians: Gaussians, camera: Camera, style: Style) -> UInt8[np.ndarray, "h w c"]:
+    """Draw Gaussians to bytes, RGB or RGBA (the alpha is not multiplied in)."""
+    behind = torch.zeros(3) if style.alpha else style.color
+    drawn = render(gaussians, camera, background=behind.to(gaussians.means))
+    color = drawn.color
+    if style.alpha:
+        color = torch.cat([color / drawn.alpha.clamp(min=1e-6), drawn.alpha], dim=-1)
+    return (color.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def frames(
-    avatar: Avatar, sequence: Sequence, cameras: Camera, progress: Progress = silent
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
-    """Draw each frame of a sequence from its camera, on white."""
-    for i in range(len(sequence)):
-        drawn = avatar.render(sequence.codes[i], cameras[i])
-        progress(i + 1, len(sequence))
-        yield to_bytes(drawn.color.permute(2, 0, 1))
+    avatars: Row[Avatar],
+    sequences: Row[Sequence],
+    cameras: Camera,
+    style: Style = Style(),
+    progress: Progress = silent,
+) -> Iterator[UInt8[np.ndarray, "h w c"]]:
+    """Draw each frame of a sequence from its camera, the avatars side by side.
+
+    Args:
+        avatars: One or several.
+        sequences: The same expressions in the layout of each avatar.
+        cameras: One for each frame.
+        style: How to draw.
+        progress: Called after each frame.
+
+    Raises:
+        LayoutError: If a sequence is not of its avatar's layout.
+        ShapeError: If there is not one camera for each frame.
+    """
+    count = len(sequences[0])
+    if len(cameras) != count:
+        raise ShapeError(
+            f"{count} expressions, but {len(cameras)} cameras.", "Give one camera for each frame."
+        )
+    for i in range(count):
+        row = [
+            picture(avatar.animate(sequence.codes[i]), cameras[i], style)
+            for avatar, sequence in zip(avatars, sequences, strict=True)
+        ]
+        progress(i + 1, count)
+        yield np.concatenate(row, axis=1)
 
 
 def write_video(
-    path: Path, avatar: Avatar, sequence: Sequence, cameras: Camera, progress: Progress = silent
+    path: Path,
+    avatars: Row[Avatar],
+    sequences: Row[Sequence],
+    cameras: Camera,
+    style: Style = Style(),
+    progress: Progress = silent,
 ) -> None:
-    """Write an MP4 of an avatar under a sequence.
+    """Write .mp4, .webm, or a folder of PNG frames if the name has no suffix.
 
     Raises:
-        LayoutError: If the sequence is not of the avatar's layout.
-        InputError: If the file cannot be written.
+        LayoutError: If a sequence is not of its avatar's layout.
+        InputError: If the name is of another kind, MP4 should be transparent, or the file cannot
+            be written.
     """
-    write_mp4(path, frames(avatar, sequence, cameras, progress), sequence.fps)
+    kind = path.suffix.lower()
+    if kind not in ("", ".mp4", ".webm"):
+        raise InputError(
+            f"{path} is not the name of a video.",
+            "Name it .mp4 or .webm, or without suffix for a folder of PNG frames.",
+        )
+    if kind == ".mp4" and style.alpha:
+        raise InputError("MP4 has no transparency.", "Name the video .webm, or leave out --alpha.")
+    if not sequences or not len(sequences[0]):
+        raise InputError(f"There is no frame for {path}.", "Give a sequence that is not empty.")
+    fps = sequences[0].fps
+    drawn = frames(avatars, sequences, cameras, style, progress)
+    if kind == ".mp4":
+        write_mp4(path, drawn, fps)
+    elif kind == ".webm":
+        opaque = (rgb if style.alpha else _opaque(rgb) for rgb in drawn)
+        write_webm(path, opaque, fps)
+    else:
+        write_pngs(path, drawn)
+
+
+def _opaque(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 4"]:
+    return np.concatenate([rgb, np.full_like(rgb[..., :1], 255)], axis=-1)

@@ -84,7 +84,7 @@ def run(
         tick(1, 1)
     along = orbit(len(sequence), size)
     with bar("Animating") as tick, _timed(seconds, "video"):
-        write_video(out / "head.mp4", avatar, sequence, along, tick)
+        write_video(out / "head.mp4", [avatar], [sequence], along, progress=tick)
     with bar("Comparing with the truth") as tick, _timed(seconds, "comparison"):
         frames = np.linspace(0, len(sequence) - 1, COMPARED + 2).round().astype(int)[1:-1].tolist()
         weights = code_to_arkit(sequence.codes[frames]).numpy()

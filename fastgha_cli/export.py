@@ -1,0 +1,50 @@
+"""`fastgha export`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Write an avatar for other programs.", no_args_is_help=True)
+
+
+@app.command(epilog="Example:  fastgha export splats me.avatar --expr seq.npz --frame 12 -o me.ply")
+def splats(
+    avatar: Annotated[Path, typer.Argument(help="Avatar file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .ply or .spz.")] = Path(
+        "avatar.ply"
+    ),
+    expr: Annotated[
+        Path | None, typer.Option(help="Expression sequence; the canonical head if left out.")
+    ] = None,
+    frame: Annotated[
+        int | None, typer.Option(help="Which frame; all of them, numbered, if left out.", min=0)
+    ] = None,
+) -> None:
+    """Write Gaussians as PLY (3DGS layout) or SPZ, which common splat viewers open.
+
+    Without --expr the canonical head, before any expression. With --expr one frame, or every frame
+    as me_00000.ply and so on.
+    """
+    from fastgha_cli import console
+    from pipeline.avatar import Avatar
+    from pipeline.errors import InputError
+    from pipeline.expressions import read_expressions
+    from pipeline.io.splats import write_splats
+
+    console.consent()
+    loaded = Avatar.load(avatar)
+    if expr is None:
+        write_splats(out, loaded.canonical)
+        console.result(str(out))
+        return
+    codes = read_expressions(expr, loaded.layout).codes
+    if frame is not None and frame >= len(codes):
+        raise InputError(f"{expr} has {len(codes)} frames; {frame} is not one.", "Count from 0.")
+    chosen = range(len(codes)) if frame is None else [frame]
+    with console.progress("Writing frames") as tick:
+        for done, i in enumerate(chosen):
+            name = out if frame is not None else out.with_stem(f"{out.stem}_{i:05d}")
+            write_splats(name, loaded.animate(codes[i]))
+            tick(done + 1, len(chosen))
+            console.result(str(name))

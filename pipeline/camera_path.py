@@ -1,0 +1,148 @@
+"""Paths of cameras for videos: an orbit, a JSON file, or the ones a sequence was filmed with.
+
+A path file is JSON: `width`, `height`, and `cameras`, a list of `world_to_camera` (4 x 4, OpenCV,
+head frame, metres) and `K` (3 x 3, pixels of that width and height). The cameras are spread evenly
+over the video, and the ones between them turn and glide evenly; one camera stands still.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation, Slerp
+
+from pipeline.errors import FormatError, InputError
+from pipeline.geometry import look_at
+from pipeline.stage import require_file, write_whole
+from pipeline.types import Camera
+
+DISTANCE = 1.0
+"""Of the cameras from the head's origin, metres."""
+FIELD = 0.42
+"""Width of the picture at the head's origin, metres."""
+TARGET = (0.0, 0.02, 0.0)
+"""What the cameras look at, metres in the head frame: hair and chin are both in the picture."""
+
+
+def orbit(frames: int, size: int, degrees: float = 40.0, turns: float = 1.0) -> Camera:
+    """Give cameras that swing slowly from side to side, a little up and down on the way.
+
+    Args:
+        frames: How many cameras.
+        size: Width and height of the pictures, pixels.
+        degrees: Largest angle to the side.
+        turns: How often the camera comes back to where it started.
+
+    Returns:
+        Cameras [frames], the first and the last one in front.
+    """
+    phase = torch.linspace(0, 2 * torch.pi * turns, frames)
+    yaw = torch.deg2rad(torch.tensor(degrees)) * phase.sin()
+    pitch = torch.deg2rad(torch.tensor(min(degrees, 40.0) / 5)) * (2 * phase).sin()
+    target = torch.tensor(TARGET)
+    away = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], dim=-1)
+    focal = size * DISTANCE / FIELD
+    K = torch.tensor([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]])
+    extrinsics = look_at(target + DISTANCE * away, target.expand(frames, 3))
+    return Camera(extrinsics, K.expand(frames, 3, 3), size, size)
+
+
+def cameras_for(choice: str, sequence: Path, frames: int, size: int, degrees: float) -> Camera:
+    """Give the cameras that a user names: `orbit`, `original` or the path of a JSON file.
+
+    Args:
+        choice: What the user named.
+        sequence: File of the expressions; `original` takes its arrays `world_to_camera` [t, 4, 4],
+            `K` [t, 3, 3] and `size` (width, height).
+        frames: How many cameras.
+        size: Width of the pictures, pixels; the height follows the path's proportions.
+        degrees: Largest angle of the orbit.
+
+    Raises:
+        InputError: If there is no such file, or the sequence has no cameras.
+        FormatError: If the file is not a path of cameras.
+        CameraError: If a matrix is not that of a camera.
+    """
+    if choice == "orbit":
+        return orbit(frames, size, degrees)
+    filmed = _filmed(sequence) if choice == "original" else read_path(Path(choice))
+    height = max(round(size * filmed.height / filmed.width), 1)
+    return spread(filmed, frames).resized(size, height)
+
+
+def read_path(path: Path) -> Camera:
+    """Read a path file.
+
+    Raises:
+        InputError: If there is no file.
+        FormatError: If it is not a path of cameras.
+        CameraError: If a matrix is not that of a camera.
+    """
+    require_file(path, "a camera path (.json); or choose orbit or original")
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+        stops = data["cameras"]
+        return Camera(
+            torch.tensor([c["world_to_camera"] for c in stops]).float(),
+            torch.tensor([c["K"] for c in stops]).float(),
+            int(data["width"]),
+            int(data["height"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise FormatError(
+            f"{path} is not a camera path.",
+            "It is JSON: width, height, cameras: [{world_to_camera 4 x 4, K 3 x 3}].",
+        ) from error
+
+
+def write_path(path: Path, cameras: Camera) -> None:
+    """Write cameras [v] as a path file."""
+    stops = [
+        {"world_to_camera": E.tolist(), "K": K.tolist()}
+        for E, K in zip(cameras.world_to_camera, cameras.K)
+    ]
+    data = {"width": cameras.width, "height": cameras.height, "cameras": stops}
+    write_whole(path, lambda part: part.write_text(json.dumps(data)))
+
+
+def spread(cameras: Camera, frames: int) -> Camera:
+    """Give `frames` cameras evenly along the way through the given ones.
+
+    Centres and intrinsics change linearly, rotations at constant speed.
+    """
+    if len(cameras) == frames:
+        return cameras
+    if len(cameras) == 1:
+        return cameras[[0] * frames]
+    stops = np.arange(len(cameras))
+    at = np.linspace(0, len(cameras) - 1, frames)
+    turns = Rotation.from_matrix(cameras.world_to_camera[:, :3, :3].double().numpy())
+    R = torch.from_numpy(Slerp(stops, turns)(at).as_matrix())
+    centers = _between(cameras.centers, at)
+    E = torch.eye(4).repeat(frames, 1, 1).double()
+    E[:, :3, :3] = R
+    E[:, :3, 3] = -(R @ centers[..., None])[..., 0]
+    return Camera(E.float(), _between(cameras.K, at).float(), cameras.width, cameras.height)
+
+
+def _between(values: torch.Tensor, at: np.ndarray) -> torch.Tensor:
+    low = torch.from_numpy(np.minimum(at.astype(int), len(values) - 2))
+    share = (torch.from_numpy(at) - low).reshape(-1, *[1] * (values.ndim - 1))
+    return (1 - share) * values[low] + share * values[low + 1]
+
+
+def _filmed(sequence: Path) -> Camera:
+    with np.load(require_file(sequence, "a sequence"), allow_pickle=False) as file:
+        missing = [n for n in ("world_to_camera", "K", "size") if n not in file.files]
+        if missing:
+            raise InputError(
+                f"{sequence} has no cameras of its own (missing: {', '.join(missing)}).",
+                "Choose orbit or a path file, or store world_to_camera, K and size in it.",
+            )
+        width, height = (int(n) for n in file["size"])
+        E, K = torch.from_numpy(file["world_to_camera"]), torch.from_numpy(file["K"])
+        return Camera(E.float(), K.float(), width, height)

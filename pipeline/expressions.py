@@ -1,0 +1,76 @@
+"""Expression sequences of any known kind, in the layout that an avatar needs.
+
+npz with codes or ARKit weights   ours, see `pipeline.io.sequences`
+CSV of Live Link Face             ARKit weights, one row a frame
+results of FLAME trackers         VHAP, GAGAvatar, LAM, metrical-tracker and others, see
+                                  `pipeline.trackers.importers`
+"""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.errors import FormatError
+from pipeline.faces.layouts import ARKIT_NAMES, arkit_to_code, require_layout
+from pipeline.io.sequences import Sequence, read_sequence
+from pipeline.stage import require_file
+from pipeline.trackers.importers import read_tracking
+
+LIVE_LINK_FPS = 60.0
+TRACKER_FPS = 25.0
+"""Trackers do not write the rate; `fastgha render --fps` sets another."""
+
+
+def read_expressions(path: Path, layout: str) -> Sequence:
+    """Read a sequence of any known kind.
+
+    Args:
+        path: File, or folder of a tracker.
+        layout: Layout that the codes must have.
+
+    Raises:
+        InputError: If there is no file, or of no known kind.
+        FormatError: If it is damaged.
+        LayoutError: If the codes are of another layout, which cannot be converted.
+        ShapeError: If an array has the wrong shape or numbers that are not finite.
+    """
+    if path.suffix.lower() == ".csv":
+        sequence = _live_link(require_file(path, "a CSV of Live Link Face"))
+    elif path.is_dir() or path.suffix in (".frame", ".pkl") or _of_a_tracker(path):
+        sequence = Sequence(read_tracking(path).codes(), TRACKER_FPS)
+    else:
+        return read_sequence(path, layout)
+    require_layout(sequence.codes, layout)
+    return sequence
+
+
+def _of_a_tracker(path: Path) -> bool:
+    """Say whether an npz is not ours, by the names in it."""
+    try:
+        names = {name.removesuffix(".npy") for name in zipfile.ZipFile(path).namelist()}
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return bool(names & {"expr", "expression", "exp"}) and not names & {"codes", "weights"}
+
+
+def _live_link(path: Path) -> Sequence:
+    """Read the CSV that the app Live Link Face records: ARKit weights with capital names."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+        weights = np.array(
+            [[float(row[name[0].upper() + name[1:]]) for name in ARKIT_NAMES] for row in rows],
+            np.float32,
+        ).reshape(-1, len(ARKIT_NAMES))
+    except (KeyError, ValueError, TypeError, UnicodeDecodeError, csv.Error) as error:
+        raise FormatError(
+            f"{path} is not a CSV of Live Link Face: {error}.",
+            "It has a column for each of the 52 ARKit units, such as JawOpen.",
+        ) from error
+    if not len(weights) or not np.isfinite(weights).all():
+        raise FormatError(f"{path} has no rows, or not numbers.", "Record it again.")
+    return Sequence(arkit_to_code(weights), LIVE_LINK_FPS)

@@ -10,6 +10,7 @@ import typer
 
 from fastgha_cli import (
     avatar,
+    bake,
     bench,
     demo,
     doctor,
@@ -36,6 +37,8 @@ app = typer.Typer(
 )
 app.command("demo", epilog=demo.EXAMPLE)(demo.demo)
 app.command("avatar", epilog=avatar.EXAMPLE)(avatar.avatar)
+app.command("prune", epilog=bake.PRUNE_EXAMPLE)(bake.prune)
+app.command("bake", epilog=bake.BAKE_EXAMPLE)(bake.bake)
 app.command("render", epilog=render.EXAMPLE)(render.render)
 app.add_typer(export.app, name="export")
 app.add_typer(prep.app, name="prep")

@@ -146,6 +146,46 @@ def model(
     console.write_json(json, {"preset": preset, "counts": counts, "rows": rows})
 
 
+@app.command(epilog="Example:  fastgha bench avatar --json avatar.json")
+def avatar(
+    model: options.Model = None,
+    shards: Annotated[
+        Path | None,
+        typer.Option(help="Folder of shards; synthetic people if left out.", file_okay=False),
+    ] = None,
+    people: Annotated[int, typer.Option(help="How many people.", min=1)] = 2,
+    size: Annotated[
+        list[int] | None, typer.Option(help="Picture size, repeatable; 256 and 512.", min=16)
+    ] = None,
+    frames: Annotated[int, typer.Option(help="Frames timed at each size.", min=2)] = 24,
+    json: options.Json = None,
+) -> None:
+    """Time avatars of held-out people: plain, with the first layer kept, pruned, baked.
+
+    PSNR is against the exact avatar's pictures, and against the truth.
+    """
+    from fastgha_cli import console
+    from pipeline import avatar_bench
+
+    with console.progress("Measuring") as tick:
+        rows = avatar_bench.bench(
+            model, shards, people=people, sizes=size or (256, 512), frames=frames, progress=tick
+        )
+    console.table(
+        f"Mean of {people} people, medians of {frames} frames; PSNR in dB",
+        ["", "width", "deform ms", "render ms", "FPS", "Gaussians", "MB", "to exact", "to truth"],
+        [
+            [
+                r["variant"], str(r["width"]), f"{r['deform_ms']:.1f}", f"{r['render_ms']:.1f}",
+                f"{r['fps']:.1f}", f"{r['gaussians']:,}", f"{r['file_mb']:.2f}",
+                f"{r['psnr_to_exact']:.1f}", f"{r['psnr_to_truth']:.2f}",
+            ]
+            for r in rows
+        ],
+    )  # fmt: skip
+    console.write_json(json, {"rows": rows})
+
+
 @app.command(epilog="Example:  fastgha bench train --size 64 --size 256 --json train.json")
 def train(
     preset: Annotated[str, typer.Option(help="As of `fastgha train`.")] = "small",

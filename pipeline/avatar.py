@@ -20,6 +20,7 @@ from pipeline.errors import ShapeError
 from pipeline.faces.layouts import require_layout
 from pipeline.io.tensors import read_header, restore, write_tensors
 from pipeline.model.activate import CanonicalHead
+from pipeline.model.baked import Baked, BakedConfig
 from pipeline.model.config import DeformConfig
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.fastgha import FastGHA, Precision, autocast
@@ -38,7 +39,8 @@ class Avatar:
     """A head in the head frame that takes on any expression of its layout."""
 
     head: CanonicalHead
-    deformation: Deformation
+    deformation: Deformation | Baked
+    """The network of the model, or linear shapes that `pipeline.bake` made of it."""
     layout: str
     """Of the codes that drive it."""
     made: Mapping[str, Any]
@@ -83,6 +85,8 @@ class Avatar:
                 "Animate one frame at a time.",
             )
         values = code.values.to(self.canonical.means)
+        if isinstance(self.deformation, Baked):
+            return self.deformation(self.head, values)
         with autocast(values.device, self.precision):
             return self.deformation(self._prepared, values)
 
@@ -96,16 +100,33 @@ class Avatar:
         white = torch.ones(3).to(gaussians.means)
         return render(gaussians, camera, background=white, backend=backend)
 
+    def prune(self, tolerance_db: float = 0.05) -> Avatar:
+        """Leave out Gaussians that hardly any picture shows; see `pipeline.bake.prune`."""
+        from pipeline.bake import prune
+
+        return prune(self, tolerance_db=tolerance_db)[0]
+
+    def bake(self, tolerance_db: float = 0.1) -> Avatar:
+        """Give the same head with linear shapes, many times faster; see `pipeline.bake.bake`."""
+        from pipeline.bake import BakeConfig, bake
+
+        return bake(self, BakeConfig(tolerance_db=tolerance_db))[0]
+
     def save(self, path: Path) -> None:
-        """Write the avatar file whole."""
+        """Write the avatar file whole; shapes of a baked one in half precision."""
         tensors = {
             **{f"gaussians.{k}": v for k, v in vars(self.canonical).items()},
             "features": self.head.features,
             **{f"deformation.{k}": v for k, v in self.deformation.state_dict().items()},
         }
+        baked = isinstance(self.deformation, Baked)
+        if baked:
+            for name in ("deformation.shapes", "deformation.mean"):
+                tensors[name] = tensors[name].half()
         facts = {
             "format": FORMAT,
             "version": VERSION,
+            "baked": baked,
             "layout": self.layout,
             "deformation": to_dict(self.deformation.config),
             "made": dict(self.made),
@@ -128,7 +149,11 @@ class Avatar:
             **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         )
         features = tensors["features"]
-        deformation = Deformation(features.shape[1], from_dict(DeformConfig, facts["deformation"]))
+        sizes = facts["deformation"]
+        if facts.get("baked"):
+            deformation = Baked(from_dict(BakedConfig, sizes))
+        else:
+            deformation = Deformation(features.shape[1], from_dict(DeformConfig, sizes))
         restore(deformation, tensors, "deformation.", path)
         deformation.eval().requires_grad_(False)
         head = CanonicalHead(gaussians, features)
@@ -136,4 +161,5 @@ class Avatar:
 
     @cached_property
     def _prepared(self) -> PreparedHead:
+        assert isinstance(self.deformation, Deformation)
         return self.deformation.prepare(self.head)

@@ -1,0 +1,105 @@
+"""`fastgha prune` and `fastgha bake`: light avatars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fastgha_cli import options
+
+PRUNE_EXAMPLE = "Example:  fastgha prune me.avatar -o small.avatar --tolerance 0.05dB"
+BAKE_EXAMPLE = "Example:  fastgha bake me.avatar -o fast.avatar --tolerance 0.1dB"
+
+AvatarFile = Annotated[Path, typer.Argument(help="Avatar file.")]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Avatar file to write.")]
+Tolerance = Annotated[
+    str,
+    typer.Option(
+        metavar="DB", help="Loss of PSNR allowed, for an avatar that reaches 25 dB, such as 0.1dB."
+    ),
+]
+
+
+def prune(
+    avatar: AvatarFile,
+    out: Out,
+    tolerance: Tolerance = "0.05dB",
+    json: options.Json = None,
+) -> None:
+    """Leave out Gaussians that hardly any picture shows: hidden, transparent, doubled.
+
+    Prints the quality kept with 20 to 100 percent of them.
+    """
+    from dataclasses import asdict
+
+    from fastgha_cli import console
+    from pipeline import bake as light
+    from pipeline.avatar import Avatar
+
+    loaded = Avatar.load(avatar)
+    with console.progress("Pruning") as tick:
+        made, curve = light.prune(loaded, tolerance_db=_db(tolerance), progress=tick)
+    console.table(
+        "Kept by weight in the pictures",
+        ["share", "Gaussians", "PSNR to the full one", "loss at 25 dB"],
+        [
+            [f"{k.share:.0%}", f"{k.gaussians:,}", f"{k.psnr:.1f}", f"{k.loss_db:.3f}"]
+            for k in curve
+        ],
+    )
+    made.save(out)
+    console.say(f"{len(made.canonical):,} of {len(loaded.canonical):,} Gaussians.")
+    console.result(str(out))
+    console.write_json(json, {"curve": [asdict(kept) for kept in curve]})
+
+
+def bake(
+    avatar: AvatarFile,
+    out: Out,
+    tolerance: Tolerance = "0.1dB",
+    exact_gaussians: Annotated[
+        bool, typer.Option("--no-prune", help="Keep every Gaussian.")
+    ] = False,
+    json: options.Json = None,
+) -> None:
+    """Turn the deformation network into a few linear shapes: the same head, many times faster.
+
+    Gaussians that hardly any picture shows are left out first. The rank is the smallest within
+    the tolerance on expressions that the fit did not see.
+    """
+    from dataclasses import asdict
+
+    from fastgha_cli import console
+    from pipeline import bake as light
+    from pipeline.avatar import Avatar
+
+    loaded, allowed = Avatar.load(avatar), _db(tolerance)
+    kept: list[light.Kept] = []
+    if not exact_gaussians:
+        with console.progress("Pruning") as tick:
+            loaded, kept = light.prune(loaded, tolerance_db=allowed / 2, progress=tick)
+        allowed /= 2
+    with console.progress("Sampling expressions") as tick:
+        made, report = light.bake(loaded, light.BakeConfig(tolerance_db=allowed), tick)
+    made.save(out)
+    console.say(
+        f"{report.gaussians:,} Gaussians, {report.moving:,} of them move, {report.rank} shapes; "
+        f"on held-out expressions {report.error_mm:.2f} mm, {report.error_color:.4f} in colour, "
+        f"{report.psnr:.1f} dB to the exact one (a loss of {report.loss_db:.3f} dB at 25 dB)."
+    )
+    console.result(str(out))
+    console.write_json(json, {**asdict(report), "pruning": [asdict(k) for k in kept]})
+
+
+def _db(text: str) -> float:
+    from pipeline.errors import ConfigError
+
+    try:
+        value = float(text.lower().removesuffix("db").strip())
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not a number of decibels.", "Write 0.1dB.") from error
+    if value <= 0:
+        raise ConfigError(f"A tolerance of {text} is none.", "Give more than 0, such as 0.1dB.")
+    return value

@@ -1,0 +1,173 @@
+"""How fast and how good an avatar is in its light forms, side by side."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from pipeline.animate import orbit
+from pipeline.avatar import Avatar
+from pipeline.bake import BakeConfig, bake, prune, sample_codes
+from pipeline.evaluate.metrics import psnr
+from pipeline.evaluate.protocol import Task, read, tasks
+from pipeline.evaluate.run import Scene, scene
+from pipeline.model.deform import Deformation
+from pipeline.prep.synthetic import SyntheticConfig
+from pipeline.prep.synthetic import run as make_people
+from pipeline.shipped import checkpoint_path
+from pipeline.stage import Progress, silent
+from pipeline.train.checkpoint import load_model
+from pipeline.types import ExpressionCode, Gaussians
+
+
+class Row(TypedDict):
+    """One form of the avatars at one size; medians over frames, means over people."""
+
+    variant: str
+    width: int
+    deform_ms: float
+    render_ms: float
+    fps: float
+    gaussians: int
+    file_mb: float
+    psnr_to_exact: float
+    psnr_to_truth: float
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to animate an avatar."""
+
+    avatar: Avatar
+    animate: Callable[[ExpressionCode], Gaussians]
+
+
+@torch.no_grad()
+def bench(
+    checkpoint: Path | None = None,
+    shards: Path | None = None,
+    *,
+    people: int = 2,
+    sizes: Sequence[int] = (256, 512),
+    frames: int = 24,
+    progress: Progress = silent,
+) -> list[Row]:
+    """Measure avatars of held-out people: plain, with the first layer kept, pruned, baked.
+
+    The truth is the people's own pictures, from cameras and under expressions that no input
+    shows; it exists at the protocol's size only, so all sizes state that figure.
+
+    Args:
+        checkpoint: Of the model; the shipped one if not given.
+        shards: Held-out people; synthetic ones are made if not given.
+        people: How many.
+        sizes: Picture sizes whose speed is measured.
+        frames: Animated frames at each size.
+        progress: Called after each person.
+    """
+    model, loaded = load_model(checkpoint_path(checkpoint))
+    found: dict[tuple[str, int], list[Row]] = {}
+    with TemporaryDirectory(prefix="fastgha-") as place:
+        if shards is None:
+            shards = Path(place) / "shards"
+            make_people(shards, SyntheticConfig(people, expressions=6, split="test"))
+        protocol = read("synthetic-same")
+        chosen = tasks(protocol, shards, loaded.header["layout"])[:: protocol.avatars][:people]
+        for done, task in enumerate(chosen, start=1):
+            seen, truth = scene(_few(task), protocol)
+            exact = Avatar.create(model, seen.inputs, loaded.header["layout"], {})
+            for name, form in forms(exact).items():
+                close, right = _quality(form, exact, seen, truth)
+                form.avatar.save(file := Path(place) / "x.avatar")
+                for size in sizes:
+                    deform, draw = _speed(form, size, frames)
+                    found.setdefault((name, size), []).append(
+                        Row(
+                            variant=name,
+                            width=size,
+                            deform_ms=deform,
+                            render_ms=draw,
+                            fps=1e3 / (deform + draw),
+                            gaussians=len(form.avatar.canonical),
+                            file_mb=file.stat().st_size / 1e6,
+                            psnr_to_exact=close,
+                            psnr_to_truth=right,
+                        )
+                    )
+            progress(done, len(chosen))
+    return [_mean(rows) for rows in found.values()]
+
+
+def forms(exact: Avatar) -> dict[str, Form]:
+    """Give an avatar as it is and in its light forms."""
+    pruned, _ = prune(exact)
+    baked, _ = bake(pruned, BakeConfig())
+
+    def plain(code: ExpressionCode) -> Gaussians:
+        assert isinstance(exact.deformation, Deformation)
+        return exact.deformation(exact.deformation.prepare(exact.head), code.values)
+
+    return {
+        "plain": Form(exact, plain),
+        "first layer kept": Form(exact, exact.animate),
+        "pruned": Form(pruned, pruned.animate),
+        "pruned and baked": Form(baked, baked.animate),
+    }
+
+
+def _few(task: Task) -> Task:
+    return Task(task.shard, task.subject, task.avatar, task.inputs, task.targets[:12])
+
+
+def _quality(form: Form, exact: Avatar, seen: Scene, truth: Tensor) -> tuple[float, float]:
+    """Give PSNR against the exact avatar and against the truth, over the targets."""
+    drawn: list[Tensor] = []
+    wanted: list[Tensor] = []
+    for i in range(len(truth)):
+        code = seen.codes[i]
+        drawn.append(form.avatar.draw(form.animate(code), seen.camera[i]).color)
+        wanted.append(exact.render(code, seen.camera[i]).color)
+    pictures = torch.stack(drawn).permute(0, 3, 1, 2)
+    close = psnr(pictures, torch.stack(wanted).permute(0, 3, 1, 2).clamp(0, 1))
+    return float(close.mean()), float(psnr(pictures, truth).mean())
+
+
+def _speed(form: Form, size: int, frames: int) -> tuple[float, float]:
+    cameras, layout = orbit(frames, size), form.avatar.layout
+    deform: list[float] = []
+    draw: list[float] = []
+    for i, code in enumerate(sample_codes(layout, frames, 0)):
+        start = time.perf_counter()
+        gaussians = form.animate(ExpressionCode(code, layout))
+        middle = time.perf_counter()
+        form.avatar.draw(gaussians, cameras[i])
+        deform.append(1e3 * (middle - start))
+        draw.append(1e3 * (time.perf_counter() - middle))
+    warm = min(3, frames - 1)
+    return statistics.median(deform[warm:]), statistics.median(draw[warm:])
+
+
+def _mean(rows: list[Row]) -> Row:
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    deform, draw = mean([r["deform_ms"] for r in rows]), mean([r["render_ms"] for r in rows])
+    return Row(
+        variant=rows[0]["variant"],
+        width=rows[0]["width"],
+        deform_ms=deform,
+        render_ms=draw,
+        fps=1e3 / (deform + draw),
+        gaussians=round(mean([r["gaussians"] for r in rows])),
+        file_mb=mean([r["file_mb"] for r in rows]),
+        psnr_to_exact=mean([r["psnr_to_exact"] for r in rows]),
+        psnr_to_truth=mean([r["psnr_to_truth"] for r in rows]),
+    )

@@ -17,6 +17,10 @@ def avatar(
     ),
     model: options.Model = None,
     matting: Annotated[str, typer.Option(help="Matting network: u2netp or modnet.")] = "modnet",
+    refine: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", help="Fit the avatar more closely to them.", min=0),
+    ] = 0.0,
     sheet: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a picture of crops, mattes and landmarks."),
@@ -31,7 +35,9 @@ def avatar(
 
     console.consent()
     with console.progress("Preparing photographs") as tick:
-        made = make_avatar(photos, model, matting=matting, sheet=sheet, progress=tick)
+        made = make_avatar(
+            photos, model, matting=matting, sheet=sheet, refine_s=refine, progress=tick
+        )
     made.save(out)
     console.say(f"{len(made.canonical)} Gaussians from {len(photos)} photographs.")
     console.result(str(out))

@@ -7,13 +7,14 @@ as JSON the layout of the codes and what made it. It never needs the encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from pipeline.config import from_dict, to_dict
 from pipeline.errors import ShapeError
@@ -46,6 +47,9 @@ class Avatar:
     made: Mapping[str, Any]
     """What made it: program version, checkpoint, number of pictures."""
     precision: Precision = "auto"
+    shown: Gaussians | None = None
+    """The head's Gaussians as `pipeline.refine` left them. The deformation goes on as if they were
+    where the model had put them: it has never seen others."""
 
     @staticmethod
     @torch.no_grad()
@@ -68,7 +72,7 @@ class Avatar:
     @property
     def canonical(self) -> Gaussians:
         """The head before any expression; no picture has ever supervised it."""
-        return self.head.gaussians
+        return self.head.gaussians if self.shown is None else self.shown
 
     @torch.no_grad()
     def animate(self, code: ExpressionCode) -> Gaussians:
@@ -88,7 +92,15 @@ class Avatar:
         if isinstance(self.deformation, Baked):
             return self.deformation(self.head, values)
         with autocast(values.device, self.precision):
-            return self.deformation(self._prepared, values)
+            moved = self.deformation(self._prepared, values)
+        if self.shown is None:
+            return moved
+        still = self.head.gaussians
+        return replace(
+            self.shown,
+            means=self.shown.means + (moved.means - still.means),
+            colors=self.shown.colors + (moved.colors - still.colors),
+        )
 
     def render(self, code: ExpressionCode, camera: Camera, backend: Backend = "auto") -> Rendering:
         """Draw the head under an expression, on white."""
@@ -115,10 +127,12 @@ class Avatar:
     def save(self, path: Path) -> None:
         """Write the avatar file whole; shapes of a baked one in half precision."""
         tensors = {
-            **{f"gaussians.{k}": v for k, v in vars(self.canonical).items()},
+            **{f"gaussians.{k}": v for k, v in vars(self.head.gaussians).items()},
             "features": self.head.features,
             **{f"deformation.{k}": v for k, v in self.deformation.state_dict().items()},
         }
+        if self.shown is not None:
+            tensors |= {f"shown.{k}": v for k, v in vars(self.shown).items()}
         baked = isinstance(self.deformation, Baked)
         if baked:
             for name in ("deformation.shapes", "deformation.mean"):
@@ -144,10 +158,7 @@ class Avatar:
         path = require_file(Path(path), "an avatar")
         facts = read_header(path, FORMAT, VERSION)
         tensors = load_file(path)
-        prefix = "gaussians."
-        gaussians = Gaussians(
-            **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        )
+        gaussians = _gaussians(tensors, "gaussians.")
         features = tensors["features"]
         sizes = facts["deformation"]
         if facts.get("baked"):
@@ -157,9 +168,16 @@ class Avatar:
         restore(deformation, tensors, "deformation.", path)
         deformation.eval().requires_grad_(False)
         head = CanonicalHead(gaussians, features)
-        return Avatar(head, deformation, facts["layout"], facts["made"], precision)
+        shown = _gaussians(tensors, "shown.") if "shown.means" in tensors else None
+        return Avatar(head, deformation, facts["layout"], facts["made"], precision, shown)
 
     @cached_property
     def _prepared(self) -> PreparedHead:
         assert isinstance(self.deformation, Deformation)
         return self.deformation.prepare(self.head)
+
+
+def _gaussians(tensors: Mapping[str, Tensor], prefix: str) -> Gaussians:
+    return Gaussians(
+        **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    )

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from pipeline.animate import orbit
 from pipeline.avatar import Avatar
-from pipeline.bake import BakeConfig, bake, prune, sample_codes
+from pipeline.bake import sample_codes
 from pipeline.evaluate.metrics import psnr
 from pipeline.evaluate.protocol import Task, read, tasks
 from pipeline.evaluate.run import Scene, scene
 from pipeline.model.deform import Deformation
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
+from pipeline.refine import refine
 from pipeline.shipped import checkpoint_path
 from pipeline.stage import Progress, silent
 from pipeline.train.checkpoint import load_model
@@ -60,7 +61,7 @@ def bench(
     frames: int = 24,
     progress: Progress = silent,
 ) -> list[Row]:
-    """Measure avatars of held-out people: plain, with the first layer kept, pruned, baked.
+    """Measure avatars of held-out people: plain, with the first layer kept, pruned, baked, refined.
 
     The truth is the people's own pictures, from cameras and under expressions that no input
     shows; it exists at the protocol's size only, so all sizes state that figure.
@@ -84,7 +85,7 @@ def bench(
         for done, task in enumerate(chosen, start=1):
             seen, truth = scene(_few(task), protocol)
             exact = Avatar.create(model, seen.inputs, loaded.header["layout"], {})
-            for name, form in forms(exact).items():
+            for name, form in forms(exact, seen).items():
                 close, right = _quality(form, exact, seen, truth)
                 form.avatar.save(file := Path(place) / "x.avatar")
                 for size in sizes:
@@ -106,10 +107,12 @@ def bench(
     return [_mean(rows) for rows in found.values()]
 
 
-def forms(exact: Avatar) -> dict[str, Form]:
-    """Give an avatar as it is and in its light forms."""
-    pruned, _ = prune(exact)
-    baked, _ = bake(pruned, BakeConfig())
+def forms(exact: Avatar, seen: Scene) -> dict[str, Form]:
+    """Give an avatar as it is, in its light forms, and refined on its inputs."""
+    pruned = exact.prune()
+    baked = pruned.bake()
+    refined, _ = refine(exact, seen.inputs, seen.input_codes)
+    light = refined.prune().bake()
 
     def plain(code: ExpressionCode) -> Gaussians:
         assert isinstance(exact.deformation, Deformation)
@@ -120,6 +123,8 @@ def forms(exact: Avatar) -> dict[str, Form]:
         "first layer kept": Form(exact, exact.animate),
         "pruned": Form(pruned, pruned.animate),
         "pruned and baked": Form(baked, baked.animate),
+        "refined": Form(refined, refined.animate),
+        "refined, pruned and baked": Form(light, light.animate),
     }
 
 

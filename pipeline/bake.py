@@ -226,7 +226,8 @@ def select(avatar: Avatar, keep: Tensor) -> Avatar:
     if isinstance(avatar.deformation, Baked):
         raise ConfigError("This avatar is baked already.", "Prune before baking.")
     head = CanonicalHead(avatar.head.gaussians[keep], avatar.head.features[keep])
-    return Avatar(head, avatar.deformation, avatar.layout, dict(avatar.made), avatar.precision)
+    shown = None if avatar.shown is None else avatar.shown[keep]
+    return replace(avatar, head=head, shown=shown)
 
 
 def _report(

@@ -9,14 +9,20 @@ import numpy as np
 
 from pipeline.avatar import Avatar
 from pipeline.errors import InputError
+from pipeline.faces.layouts import MAKEHUMAN, neutral_code
+from pipeline.faces.makehuman import mean_landmarks
 from pipeline.io.images import read_rgb, write_rgb
 from pipeline.model.fastgha import MOST_VIEWS
 from pipeline.prep import photos
-from pipeline.prep.landmarks import MeshDetector
+from pipeline.prep.landmarks import MESH_HEAD, MeshDetector
 from pipeline.prep.matte import OnnxMatter
+from pipeline.refine import RefineConfig, refine
 from pipeline.shipped import checkpoint_path
 from pipeline.stage import Progress, digest, silent
+from pipeline.trackers.fit import Observations, track
+from pipeline.trackers.models import MakeHumanFace
 from pipeline.train.checkpoint import load_model
+from pipeline.types import ExpressionCode
 
 
 def make_avatar(
@@ -26,6 +32,7 @@ def make_avatar(
     matting: str = "modnet",
     size: int = 256,
     sheet: Path | None = None,
+    refine_s: float = 0.0,
     progress: Progress = silent,
 ) -> Avatar:
     """Make an avatar of 1 to 6 photographs of one person.
@@ -36,6 +43,7 @@ def make_avatar(
         matting: Name of the matting network.
         size: Width and height of the crops, pixels.
         sheet: Where to write a picture of crops, mattes and landmarks.
+        refine_s: Seconds of gradient steps on the photographs.
         progress: Called after each photograph.
 
     Raises:
@@ -61,4 +69,19 @@ def make_avatar(
         "pictures": len(paths),
         "matting": matting,
     }
-    return Avatar.create(net, found.view, str(loaded.header["layout"]), facts)
+    made = Avatar.create(net, found.view, str(loaded.header["layout"]), facts)
+    if refine_s <= 0:
+        return made
+    return refine(made, found.view, _codes(found, made.layout), RefineConfig(refine_s))[0]
+
+
+def _codes(found: photos.Photos, layout: str) -> ExpressionCode:
+    """Fit the head model to the photographs' landmarks, for their expressions."""
+    neutral = neutral_code(layout)
+    count, size = len(found.view), found.view.camera.width
+    if layout != MAKEHUMAN:  # no other head model comes with the package
+        return ExpressionCode(neutral.values.repeat(count, 1), layout)
+    model = MakeHumanFace()
+    bias = MESH_HEAD - mean_landmarks()
+    points = found.landmarks[:, None].astype(float)
+    return track(model, Observations(points, None, ((size, size),) * count, bias)).codes

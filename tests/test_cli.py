@@ -14,12 +14,12 @@ from PIL import Image
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN
 
 COMMANDS = {
-    "avatar", "bench model", "bench prep", "bench render", "bench track", "bench train",
-    "demo", "doctor", "eval", "eval export-targets", "eval submit-nersemble", "export splats",
-    "flame convert", "prep ava256", "prep check", "prep crop", "prep folder",
-    "prep landmarks", "prep matte", "prep nersemble", "prep pack", "prep photos",
-    "prep synthetic", "prep track", "prep video", "render", "train", "vggt-cache",
-    "weights fetch",
+    "avatar", "bake", "bench avatar", "bench model", "bench prep", "bench render",
+    "bench track", "bench train", "demo", "doctor", "eval", "eval export-targets",
+    "eval submit-nersemble", "export splats", "flame convert", "prep ava256", "prep check",
+    "prep crop", "prep folder", "prep landmarks", "prep matte", "prep nersemble",
+    "prep pack", "prep photos", "prep synthetic", "prep track", "prep video", "prune",
+    "render", "train", "vggt-cache", "weights fetch",
 }  # fmt: skip
 
 

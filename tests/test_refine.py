@@ -1,0 +1,77 @@
+"""Refining an avatar on its own pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.avatar import Avatar
+from pipeline.bake import BakeConfig, bake, select
+from pipeline.errors import ConfigError, ShapeError
+from pipeline.faces.layouts import MAKEHUMAN, neutral_code
+from pipeline.model.fastgha import FastGHA
+from pipeline.presets import tiny
+from pipeline.refine import RefineConfig, refine
+from pipeline.types import ExpressionCode
+from tests.conftest import blob_views
+
+CONFIG = RefineConfig(seconds=60, most_steps=40, block=8, held_back=0.2)
+
+
+@pytest.fixture(scope="module")
+def avatar() -> Avatar:
+    torch.manual_seed(0)
+    model = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    torch.nn.init.normal_(model.deformation.out.weight, std=0.05)
+    return Avatar.create(model, blob_views(2, 64), MAKEHUMAN, {"by": "the tests"})
+
+
+def codes(count: int) -> ExpressionCode:
+    return ExpressionCode(neutral_code(MAKEHUMAN).values.repeat(count, 1), MAKEHUMAN)
+
+
+def error(avatar: Avatar, seed: int) -> float:
+    unseen = blob_views(3, 64, seed)
+    drawn = [avatar.render(codes(1)[0], unseen.camera[i]).color for i in range(3)]
+    truth = unseen.image.permute(0, 2, 3, 1)
+    return float((torch.stack(drawn) - truth).abs().mean())
+
+
+def test_it_helps_pictures_that_were_not_given(avatar: Avatar, tmp_path: Path):
+    views = blob_views(2, 64)
+    refined, report = refine(avatar, views, codes(2), CONFIG)
+    assert report.after < report.before and 0 < report.steps <= 40
+    assert error(refined, 7) < error(avatar, 7)
+    refined.save(tmp_path / "r.avatar")
+    again = Avatar.load(tmp_path / "r.avatar", "float32")
+    code = codes(1)[0]
+    for name, value in vars(refined.animate(code)).items():
+        torch.testing.assert_close(getattr(again.animate(code), name), value)
+
+
+def test_the_deformation_moves_refined_gaussians_as_it_did(avatar: Avatar):
+    refined, _ = refine(avatar, blob_views(2, 64), codes(2), replace(CONFIG, most_steps=10))
+    code = codes(1)[0]
+    code.values[:8] += 0.5
+    old = avatar.animate(code).means - avatar.canonical.means
+    new = refined.animate(code).means - refined.canonical.means
+    torch.testing.assert_close(new, old, atol=1e-6, rtol=0)
+    few = select(refined, torch.arange(50))
+    assert torch.equal(few.canonical.means, refined.canonical.means[:50])
+
+
+def test_no_time_changes_nothing(avatar: Avatar):
+    same, report = refine(avatar, blob_views(2, 64), codes(2), replace(CONFIG, seconds=0))
+    assert report.steps == 0 and report.after == report.before
+    assert torch.equal(same.canonical.means, avatar.canonical.means)
+
+
+def test_what_cannot_be_refined_is_refused(avatar: Avatar):
+    with pytest.raises(ShapeError, match="2 pictures, 1 codes"):
+        refine(avatar, blob_views(2, 64), codes(1), CONFIG)
+    light, _ = bake(avatar, BakeConfig(tolerance_db=3, codes=40, held_out=2, size=48))
+    with pytest.raises(ConfigError, match="Refine first"):
+        refine(light, blob_views(2, 64), codes(2), CONFIG)

@@ -21,6 +21,7 @@ from fastgha_cli import (
     render,
     train,
     vggt_cache,
+    view,
     weights,
 )
 
@@ -40,6 +41,7 @@ app.command("avatar", epilog=avatar.EXAMPLE)(avatar.avatar)
 app.command("prune", epilog=bake.PRUNE_EXAMPLE)(bake.prune)
 app.command("bake", epilog=bake.BAKE_EXAMPLE)(bake.bake)
 app.command("render", epilog=render.EXAMPLE)(render.render)
+app.command("view", epilog=view.EXAMPLE)(view.view)
 app.add_typer(export.app, name="export")
 app.add_typer(prep.app, name="prep")
 app.command("vggt-cache", epilog=vggt_cache.EXAMPLE)(vggt_cache.vggt_cache)

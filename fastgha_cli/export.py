@@ -48,3 +48,33 @@ def splats(
             write_splats(name, loaded.animate(codes[i]))
             tick(done + 1, len(chosen))
             console.result(str(name))
+
+
+@app.command(epilog="Example:  fastgha export web me.avatar -o site")
+def web(
+    avatar: Annotated[Path, typer.Argument(help="Avatar file; an exact one is baked first.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("site"),
+    expr: Annotated[
+        Path | None, typer.Option(help="Sequence to play; a talking head if left out.")
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="Loss of baking, dB.", min=0.001)] = 0.3,
+) -> None:
+    """Write a page with the avatar: sliders, a sequence, an FPS counter, ?bench.
+
+    Everything is inside; index.html opens from the disk or from any server of files. ?size=256
+    fixes the picture's size, ?bench measures and prints JSON.
+    """
+    from fastgha_cli import console
+    from pipeline.avatar import Avatar
+    from pipeline.export_web import export_web
+    from pipeline.expressions import read_expressions
+    from pipeline.model.baked import Baked
+    from pipeline.shipped import SEQUENCE
+
+    console.consent()
+    loaded = Avatar.load(avatar)
+    if not isinstance(loaded.deformation, Baked):
+        console.say("Baking it first.")
+        loaded = loaded.prune(tolerance / 2).bake(tolerance / 2)
+    sequence = read_expressions(expr or SEQUENCE, loaded.layout)
+    console.result(str(export_web(loaded, out, sequence)))

@@ -1,10 +1,16 @@
 """The public Python API: `from fastgha import Avatar`."""
 
-from pipeline.animate import orbit as orbit
+from pipeline.animate import Style as Style
+from pipeline.animate import exaggerate as exaggerate
 from pipeline.animate import write_video as write_video
 from pipeline.avatar import Avatar as Avatar
+from pipeline.camera_path import orbit as orbit
 from pipeline.errors import FastGHAError as FastGHAError
+from pipeline.export_web import export_web as export_web
+from pipeline.expressions import read_expressions as read_expressions
 from pipeline.io.sequences import read_sequence as read_sequence
+from pipeline.io.splats import write_splats as write_splats
+from pipeline.refine import refine as refine
 from pipeline.render import Rendering as Rendering
 from pipeline.render import render as render
 from pipeline.types import Camera as Camera

@@ -25,7 +25,7 @@ TRACKER_FPS = 25.0
 """Trackers do not write the rate; `fastgha render --fps` sets another."""
 
 
-def read_expressions(path: Path, layout: str) -> Sequence:
+def read_expressions(path: Path | str, layout: str) -> Sequence:
     """Read a sequence of any known kind.
 
     Args:
@@ -38,6 +38,7 @@ def read_expressions(path: Path, layout: str) -> Sequence:
         LayoutError: If the codes are of another layout, which cannot be converted.
         ShapeError: If an array has the wrong shape or numbers that are not finite.
     """
+    path = Path(path)
     if path.suffix.lower() == ".csv":
         sequence = _live_link(require_file(path, "a CSV of Live Link Face"))
     elif path.is_dir() or path.suffix in (".frame", ".pkl") or _of_a_tracker(path):

@@ -1,0 +1,11 @@
+"""Make an avatar many times faster: python examples/light.py demo_out/head.avatar fast.avatar."""
+
+import sys
+from pathlib import Path
+
+from fastgha import Avatar
+
+avatar = Avatar.load(sys.argv[1])
+light = avatar.prune(tolerance_db=0.3).bake(tolerance_db=0.3)
+print(f"{len(avatar.canonical)} Gaussians, now {len(light.canonical)}")
+light.save(Path(sys.argv[2]))

@@ -80,6 +80,7 @@ class _Shift:
         )
 
 
+@torch.enable_grad()
 def refine(
     avatar: Avatar,
     views: View,

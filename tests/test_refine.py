@@ -63,6 +63,13 @@ def test_the_deformation_moves_refined_gaussians_as_it_did(avatar: Avatar):
     assert torch.equal(few.canonical.means, refined.canonical.means[:50])
 
 
+@torch.no_grad()
+def test_it_works_where_gradients_are_off(avatar: Avatar):
+    refined, _ = refine(avatar, blob_views(2, 64), codes(2), replace(CONFIG, most_steps=10))
+    assert not torch.equal(refined.canonical.means, avatar.canonical.means)
+    assert not refined.canonical.means.requires_grad
+
+
 def test_no_time_changes_nothing(avatar: Avatar):
     same, report = refine(avatar, blob_views(2, 64), codes(2), replace(CONFIG, seconds=0))
     assert report.steps == 0 and report.after == report.before

@@ -18,6 +18,7 @@ from pipeline.errors import InputError, MissingItemError
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
 UNREAD = (".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng")
 """Photographs too, but in formats that are not read."""
+OPAQUE = 250
 CAMERA = "photo"
 
 
@@ -66,7 +67,9 @@ class PhotosCapture(Capture):
         picture = read_picture(file)
         matte: Matte | None = None
         if "A" in picture.getbands():
-            matte = np.asarray(picture.getchannel("A"))
+            cover = np.asarray(picture.getchannel("A"))
+            # Many programs save an alpha channel that is opaque everywhere: nobody cut that out.
+            matte = cover if cover.min() < OPAQUE else None
             white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture.convert("RGBA"))
         image = rgb_of(picture, file)

@@ -98,6 +98,13 @@ def test_photographs_are_upright_moments_of_one_person(tmp_path):
     assert (views[2].image[50] == 255).all()
 
 
+def test_a_picture_with_an_alpha_channel_that_nobody_used_has_no_matte(tmp_path):
+    rgba = np.dstack([bars(5), np.full((64, 96), 255, np.uint8)])
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    capture = open_capture("photos", tmp_path)
+    assert capture.view(capture.timesteps[0], "photo").matte is None
+
+
 def test_a_folder_without_photographs_says_what_it_needs(tmp_path):
     (tmp_path / "a.heic").write_bytes(b"x")
     with pytest.raises(InputError, match="1 raw or HEIC"):

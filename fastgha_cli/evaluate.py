@@ -44,7 +44,10 @@ def evaluate(
         int | None, typer.Option(help="The paper's table: 1, 2 (speed), 3, 5 or 6.")
     ] = None,
     figure: Annotated[
-        int | None, typer.Option(help="The paper's figure: 12 (inputs) or 14 (camera noise).")
+        int | None,
+        typer.Option(
+            help="The paper's figure: 11 (colour offsets), 12 (inputs), 14 (camera noise)."
+        ),
     ] = None,
     runs: Annotated[
         Path | None,
@@ -101,7 +104,9 @@ def evaluate(
         raise ConfigError("Which pictures? No shards were given.", "Add --shards FOLDER.")
     chosen = _protocol(protocol, table, inputs, size, targets)
     job = evaluation.Job(shards, chosen, choose(device), out, json)
-    if figure is not None:
+    if figure == 11:
+        evaluation.variants(job, 11, runs)
+    elif figure is not None:
         evaluation.figure(job, model, figure)
     elif table in (3, 5, 6):
         evaluation.variants(job, table, runs)

@@ -90,7 +90,7 @@ def one(
 
 
 def variants(job: Job, table: int, runs: Path | None) -> None:
-    """Measure all variants of a table, every seed."""
+    """Measure all variants of a table, or of figure 11, every seed."""
     from pipeline.train.variants import FULL, ONE_SHOT, TABLES, run_of
 
     if runs is None:
@@ -120,7 +120,8 @@ def variants(job: Job, table: int, runs: Path | None) -> None:
             f"{runs} holds no runs of table {table}.",
             f"Train them: fastgha train SHARDS -o {runs} --table {table}.",
         )
-    finished = tables.comparison(found, job.protocol, table)
+    in_paper = table in tables.REFERENCE
+    finished = tables.comparison(found, job.protocol, table if in_paper else None)
     if absent:
         note = f"Not there, so not measured: {', '.join(absent)}."
         finished = replace(finished, notes=(*finished.notes, note))
@@ -128,7 +129,7 @@ def variants(job: Job, table: int, runs: Path | None) -> None:
     if job.out:
         sheet.write(job.out / "sheet.png")
         pictures.append((f"In a row: {sheet.legend}.", job.out / "sheet.png"))
-    both = [finished, tables.orderings(found, table)]
+    both = [finished, *([tables.orderings(found, table)] if in_paper else [])]
     _finish(job, both, pictures, {"table": table, "results": _json(found)})
 
 
@@ -154,7 +155,7 @@ def figure(job: Job, checkpoint: Path | None, number: int) -> None:
     """Draw figure 12 or 14, with its numbers."""
     draw = {12: figures.against_inputs, 14: figures.against_noise}.get(number)
     if draw is None:
-        raise ConfigError(f"There is no figure {number} to draw.", "Choose 12 or 14.")
+        raise ConfigError(f"There is no figure {number} to draw.", "Choose 11, 12 or 14.")
     path = checkpoint_path(checkpoint)
     model, loaded = load_model(path)
     with console.progress(f"Figure {number}") as tick:

@@ -347,6 +347,8 @@ def test_a_table_of_variants_is_trained_and_measured(shards: Path, tmp_path: Pat
     assert {"table.csv", "table.tex", "report.html", "sheet.png"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }
+    pair = cli("eval", "--figure", 11, *few)
+    assert pair.returncode == 0 and "not measured: no-colour-offsets" in pair.stderr
     nothing = cli("eval", "--table", 3, "--shards", shards, "--runs", tmp_path)
     assert nothing.returncode == 1 and "fastgha train SHARDS" in nothing.stderr
     unclear = cli("eval", "--table", 4, "--shards", shards)

@@ -121,9 +121,9 @@ class PipNet:
     def __init__(self, name: str) -> None:
         path = weights.find(name)  # uniface would otherwise download, or hang without a network
         try:
-            from uniface import set_cache_dir  # noqa: PLC0415
-            from uniface.constants import PIPNetWeights  # noqa: PLC0415
-            from uniface.landmark import PIPNet as Net  # noqa: PLC0415
+            from uniface import set_cache_dir  # noqa: PLC0415  # pyright: ignore
+            from uniface.constants import PIPNetWeights  # noqa: PLC0415  # pyright: ignore
+            from uniface.landmark import PIPNet as Net  # noqa: PLC0415  # pyright: ignore
         except ImportError as error:
             raise MissingPackageError(
                 "AKD by PIPNet needs the package uniface.", "Install it: pip install uniface"

@@ -5,7 +5,11 @@ from pipeline.animate import exaggerate as exaggerate
 from pipeline.animate import write_video as write_video
 from pipeline.avatar import Avatar as Avatar
 from pipeline.camera_path import orbit as orbit
-from pipeline.errors import FastGHAError as FastGHAError
+from pipeline.core.errors import FastGHAError as FastGHAError
+from pipeline.core.types import Camera as Camera
+from pipeline.core.types import ExpressionCode as ExpressionCode
+from pipeline.core.types import Gaussians as Gaussians
+from pipeline.core.types import View as View
 from pipeline.export_web import export_web as export_web
 from pipeline.expressions import read_expressions as read_expressions
 from pipeline.io.sequences import read_sequence as read_sequence
@@ -13,7 +17,3 @@ from pipeline.io.splats import write_splats as write_splats
 from pipeline.refine import refine as refine
 from pipeline.render import Rendering as Rendering
 from pipeline.render import render as render
-from pipeline.types import Camera as Camera
-from pipeline.types import ExpressionCode as ExpressionCode
-from pipeline.types import Gaussians as Gaussians
-from pipeline.types import View as View

@@ -82,7 +82,7 @@ def main() -> None:
     except Exception as error:
         # Importing what the errors are made of must not make --help slow.
         from fastgha_cli import console
-        from pipeline.errors import FastGHAError
+        from pipeline.core.errors import FastGHAError
 
         if isinstance(error, FastGHAError):
             console.fail(error.problem, error.remedy)

@@ -94,7 +94,7 @@ def bake(
 
 
 def _db(text: str) -> float:
-    from pipeline.errors import ConfigError
+    from pipeline.core.errors import ConfigError
 
     try:
         value = float(text.lower().removesuffix("db").strip())

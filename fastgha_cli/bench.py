@@ -216,7 +216,7 @@ def train(
 ) -> None:
     """Time the parts of a training step, and its memory, in several ways side by side."""
     from fastgha_cli import console
-    from pipeline.config import from_dict, override
+    from pipeline.core.config import from_dict, override
     from pipeline.presets import recipe
     from pipeline.train import bench
     from pipeline.train.config import RunConfig

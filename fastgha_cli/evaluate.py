@@ -94,7 +94,7 @@ def evaluate(
     if context.invoked_subcommand is not None:
         return
     from fastgha_cli import evaluation
-    from pipeline.errors import ConfigError
+    from pipeline.core.errors import ConfigError
     from pipeline.train.device import choose
 
     if table == 2:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastgha_cli import console
-from pipeline.errors import ConfigError, InputError
+from pipeline.core.errors import ConfigError, InputError
 from pipeline.evaluate import figures, report, results, tables
 from pipeline.evaluate.metrics import Metrics, prepare
 from pipeline.evaluate.predictions import read_predictions

@@ -28,7 +28,7 @@ def splats(
     """
     from fastgha_cli import console
     from pipeline.avatar import Avatar
-    from pipeline.errors import InputError
+    from pipeline.core.errors import InputError
     from pipeline.expressions import read_expressions
     from pipeline.io.splats import write_splats
 

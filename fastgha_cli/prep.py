@@ -33,7 +33,7 @@ def synthetic(
     A run that was stopped goes on where it was when started again.
     """
     from fastgha_cli import console
-    from pipeline.config import from_dict
+    from pipeline.core.config import from_dict
     from pipeline.prep import synthetic as stage
 
     config = from_dict(
@@ -219,7 +219,7 @@ def check(
     from dataclasses import asdict
 
     from fastgha_cli import console
-    from pipeline.errors import FormatError
+    from pipeline.core.errors import FormatError
     from pipeline.prep import check as stage
 
     with console.progress("Checking") as tick:
@@ -252,7 +252,7 @@ def _recipe(
     overwrite: bool,
 ) -> None:
     from fastgha_cli import console
-    from pipeline.config import from_dict
+    from pipeline.core.config import from_dict
     from pipeline.prep import recipes
 
     config = from_dict(recipes.PrepConfig, {"source": source, **settings})

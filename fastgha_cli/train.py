@@ -96,8 +96,8 @@ def train(
     import torch
 
     from fastgha_cli import console
-    from pipeline.config import from_dict, override
-    from pipeline.errors import ConfigError
+    from pipeline.core.config import from_dict, override
+    from pipeline.core.errors import ConfigError
     from pipeline.nets.perceptual import load_perceptual
     from pipeline.presets import recipe
     from pipeline.stage import silent

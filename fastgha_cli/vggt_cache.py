@@ -41,7 +41,7 @@ def vggt_cache(
 ) -> None:
     """Store depth in the shards: point maps of all views, aligned to the tracked head."""
     from fastgha_cli import console
-    from pipeline.config import from_dict
+    from pipeline.core.config import from_dict
     from pipeline.prep import points as stage
     from pipeline.train.device import choose
 

@@ -15,7 +15,8 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.avatar import Avatar
 from pipeline.camera_path import orbit
-from pipeline.errors import InputError, ShapeError
+from pipeline.core.errors import InputError, ShapeError
+from pipeline.core.types import Camera, ExpressionCode, Gaussians
 from pipeline.faces.layouts import (
     JAW,
     LEFT_EYE,
@@ -28,7 +29,6 @@ from pipeline.io.sequences import Sequence
 from pipeline.io.video import write_mp4, write_pngs, write_webm
 from pipeline.render import render
 from pipeline.stage import Progress, silent
-from pipeline.types import Camera, ExpressionCode, Gaussians
 
 __all__ = ["Style", "exaggerate", "frames", "orbit", "picture", "write_video"]
 

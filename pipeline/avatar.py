@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.config import from_dict, to_dict
-from pipeline.errors import ShapeError
+from pipeline.core.config import from_dict, to_dict
+from pipeline.core.errors import ShapeError
+from pipeline.core.types import Camera, ExpressionCode, Gaussians, View
 from pipeline.faces.layouts import require_layout
 from pipeline.io.tensors import read_header, restore, write_tensors
 from pipeline.model.activate import CanonicalHead
@@ -27,7 +28,6 @@ from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.fastgha import FastGHA, Precision, autocast
 from pipeline.render import Backend, Rendering, render
 from pipeline.stage import require_file
-from pipeline.types import Camera, ExpressionCode, Gaussians, View
 
 FORMAT = "fastgha-avatar"
 VERSION = 1

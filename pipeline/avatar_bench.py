@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.animate import orbit
 from pipeline.avatar import Avatar
 from pipeline.bake import sample_codes
+from pipeline.core.types import ExpressionCode, Gaussians
 from pipeline.evaluate.metrics import psnr
 from pipeline.evaluate.protocol import Task, read, tasks
 from pipeline.evaluate.run import Scene, scene
@@ -26,7 +27,6 @@ from pipeline.refine import refine
 from pipeline.shipped import checkpoint_path
 from pipeline.stage import Progress, silent
 from pipeline.train.checkpoint import load_model
-from pipeline.types import ExpressionCode, Gaussians
 
 
 class Row(TypedDict):

@@ -17,7 +17,8 @@ from torch import Tensor
 from pipeline.animate import orbit
 from pipeline.avatar import Avatar
 from pipeline.captures.synthetic.expressions import sample_expression
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
+from pipeline.core.types import Camera, ExpressionCode, Gaussians
 from pipeline.faces.layouts import (
     EXPRESSION,
     JAW,
@@ -30,7 +31,6 @@ from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked
 from pipeline.render import render
 from pipeline.stage import Progress, silent
-from pipeline.types import Camera, ExpressionCode, Gaussians
 
 REFERENCE_DB = 25.0
 """What the exact avatar is taken to reach against the truth. A tolerance is the loss from there if

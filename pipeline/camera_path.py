@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation, Slerp
 
-from pipeline.errors import FormatError, InputError
-from pipeline.geometry import look_at
+from pipeline.core.errors import FormatError, InputError
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera
 from pipeline.stage import require_file, write_whole
-from pipeline.types import Camera
 
 DISTANCE = 1.0
 """Of the cameras from the head's origin, metres."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.errors import FastGHAError, MissingPackageError, WorkerError
+from pipeline.core.errors import FastGHAError, MissingPackageError, WorkerError
 from pipeline.stage import Progress, silent
 
 RETRIES = 3

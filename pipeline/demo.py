@@ -23,6 +23,7 @@ from pipeline.animate import orbit, write_video
 from pipeline.avatar import Avatar
 from pipeline.captures.synthetic.expressions import sample_expression
 from pipeline.captures.synthetic.subject import Subject
+from pipeline.core.types import Camera, View
 from pipeline.evaluate.metrics import psnr, ssim
 from pipeline.faces.layouts import code_to_arkit
 from pipeline.io.images import write_rgb
@@ -32,7 +33,6 @@ from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.shipped import SEQUENCE, checkpoint_path
 from pipeline.stage import Progress, digest, write_whole
 from pipeline.train.checkpoint import load_model
-from pipeline.types import Camera, View
 
 Bar = Callable[[str], AbstractContextManager[Progress]]
 """Gives a progress bar with a title."""

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import FormatError
+from pipeline.core.errors import FormatError
 from pipeline.faces.layouts import ARKIT_NAMES, arkit_to_code, require_layout
 from pipeline.io.sequences import Sequence, read_sequence
 from pipeline.stage import require_file

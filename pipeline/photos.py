@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.avatar import Avatar
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
+from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.faces.makehuman import mean_landmarks
 from pipeline.io.images import read_rgb, write_rgb
@@ -22,7 +23,6 @@ from pipeline.stage import Progress, digest, silent
 from pipeline.trackers.fit import Observations, track
 from pipeline.trackers.models import MakeHumanFace
 from pipeline.train.checkpoint import load_model
-from pipeline.types import ExpressionCode
 
 
 def make_avatar(

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pipeline.config import nearest
-from pipeline.errors import ConfigError
+from pipeline.core.config import nearest
+from pipeline.core.errors import ConfigError
 from pipeline.losses import LossConfig
 from pipeline.model.config import (
     DecoderConfig,

@@ -13,12 +13,12 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from pipeline.avatar import Avatar
-from pipeline.errors import ConfigError, ShapeError
+from pipeline.core.errors import ConfigError, ShapeError
+from pipeline.core.types import ExpressionCode, Gaussians, View
 from pipeline.losses import ssim
 from pipeline.model.baked import Baked
 from pipeline.render import render
 from pipeline.stage import Progress, silent
-from pipeline.types import ExpressionCode, Gaussians, View
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.config import to_dict
-from pipeline.errors import InputError, StaleOutputError, WorkerError
+from pipeline.core.config import to_dict
+from pipeline.core.errors import InputError, StaleOutputError, WorkerError
 
 Progress = Callable[[int, int], None]
 """Called with how many items are done and how many there are."""

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from pipeline.avatar import Avatar
-from pipeline.errors import InputError, MissingPackageError
+from pipeline.core.errors import InputError, MissingPackageError
+from pipeline.core.types import ExpressionCode, Gaussians
 from pipeline.export_web import sliders
 from pipeline.faces.layouts import EXPRESSION, neutral_code
 from pipeline.io.sequences import Sequence
 from pipeline.io.splats import covariances
-from pipeline.types import ExpressionCode, Gaussians
 
 RAW = 6
 """Raw expression numbers that get sliders."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
-from pipeline.errors import ConfigError, FormatError, InputError, MissingWeightsError
+from pipeline.core.errors import ConfigError, FormatError, InputError, MissingWeightsError
 from pipeline.stage import Progress, digest, silent, write_whole
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.geometry import look_at
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, View
 from pipeline.shards.writer import Capture, write_shard
-from pipeline.types import Camera, View
 
 LAYOUT = "fastgha120/makehuman-hm08/1"
 

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pipeline.geometry import look_at
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render import Rendering, render
-from pipeline.types import Camera, Gaussians
 
 Scene = tuple[Gaussians, Camera]
 

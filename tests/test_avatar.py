@@ -7,11 +7,11 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.animate import orbit
 from pipeline.avatar import Avatar
-from pipeline.errors import FormatError, LayoutError, ShapeError
+from pipeline.core.errors import FormatError, LayoutError, ShapeError
+from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.model.fastgha import FastGHA
 from pipeline.presets import tiny
-from pipeline.types import ExpressionCode
 from tests.conftest import blob_views
 
 

@@ -11,13 +11,13 @@ import torch
 from pipeline.animate import orbit
 from pipeline.avatar import Avatar
 from pipeline.bake import BakeConfig, bake, contributions, loss_db, prune, sample_codes, select
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
+from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import FLAME2023, JAW, MAKEHUMAN, matrix_from_rot6d
 from pipeline.model.baked import Baked, BakedConfig
 from pipeline.model.deform import Deformation
 from pipeline.model.fastgha import FastGHA
 from pipeline.presets import tiny
-from pipeline.types import ExpressionCode
 from tests.conftest import blob_views
 
 CONFIG = BakeConfig(tolerance_db=0.5, codes=160, held_out=4, size=48)

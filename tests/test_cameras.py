@@ -3,10 +3,10 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import CameraError, ShapeError
-from pipeline.geometry import look_at, project
+from pipeline.core.errors import CameraError, ShapeError
+from pipeline.core.geometry import look_at, project
+from pipeline.core.types import Camera
 from pipeline.prep import cameras
-from pipeline.types import Camera
 from tests.heads import HEAD
 
 SIZE = (600, 800)

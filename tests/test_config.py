@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from pipeline.config import from_dict, override, to_dict
-from pipeline.errors import ConfigError
+from pipeline.core.config import from_dict, override, to_dict
+from pipeline.core.errors import ConfigError
 from pipeline.model.config import ModelConfig
 from pipeline.presets import PRESETS, recipe, small
 from pipeline.train.config import TrainConfig

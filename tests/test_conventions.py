@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.errors import CameraError, LayoutError, ShapeError
-from pipeline.geometry import (
+from pipeline.core.errors import CameraError, LayoutError, ShapeError
+from pipeline.core.geometry import (
     farthest_points,
     look_at,
     pixel_directions,
@@ -17,8 +17,8 @@ from pipeline.geometry import (
     project,
     rays,
 )
+from pipeline.core.types import Camera, ExpressionCode, Gaussians, View
 from pipeline.io.sheets import to_bytes
-from pipeline.types import Camera, ExpressionCode, Gaussians, View
 
 
 def frontal(size: int = 64, focal: float = 128.0) -> Camera:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from pipeline.errors import ConfigError, FormatError, InputError, StaleOutputError
+from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutputError
 from pipeline.evaluate import figures, results, tables
 from pipeline.evaluate.baselines import mean_head, nearest_input, white_image
 from pipeline.evaluate.metrics import HIGHER_IS_BETTER, Metrics, prepare, psnr, ssim
@@ -382,7 +382,7 @@ def test_a_face_is_turned_onto_arcfaces_points():
 
 def test_likeness_and_keypoints_of_real_networks_where_they_are(monkeypatch):
     from pipeline import weights
-    from pipeline.errors import MissingPackageError, MissingWeightsError
+    from pipeline.core.errors import MissingPackageError, MissingWeightsError
     from pipeline.evaluate.metrics import MAKERS
 
     monkeypatch.undo()  # the real places of weights

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.errors import MissingPackageError, MissingWeightsError
+from pipeline.core.errors import MissingPackageError, MissingWeightsError
 from pipeline.prep.landmarks import MESH_TO_IBUG, MeshDetector
 
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pipeline.captures.synthetic.expressions import sample_expression, sequence
-from pipeline.errors import LayoutError, ShapeError
+from pipeline.core.errors import LayoutError, ShapeError
+from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.faces.layouts import (
     ARKIT,
     ARKIT_NAMES,
@@ -27,7 +28,6 @@ from pipeline.faces.layouts import (
     require_layout,
     rot6d_from_matrix,
 )
-from pipeline.types import CODE_SIZE, ExpressionCode
 
 
 def weights(**units: float) -> np.ndarray:

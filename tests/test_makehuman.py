@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.errors import FormatError, LayoutError, ShapeError
+from pipeline.core.errors import FormatError, LayoutError, ShapeError
 from pipeline.faces.layouts import ARKIT, FLAME2020, arkit_to_code, neutral_code
 from pipeline.faces.makehuman import (
     ASSET,

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import override
-from pipeline.errors import ShapeError
+from pipeline.core.config import override
+from pipeline.core.errors import ShapeError
+from pipeline.core.geometry import project
+from pipeline.core.types import Gaussians
 from pipeline.faces.layouts import ARKIT, MAKEHUMAN, arkit_to_code, neutral_code
-from pipeline.geometry import project
 from pipeline.model.activate import HEAD_RADIUS, CanonicalHead, activate
 from pipeline.model.deform import Deformation
 from pipeline.model.fastgha import FastGHA
 from pipeline.presets import small, tiny
-from pipeline.types import Gaussians
 from tests.conftest import blob_views
 
 

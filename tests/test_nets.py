@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipeline import weights
-from pipeline.errors import FormatError, InputError, MissingWeightsError
+from pipeline.core.errors import FormatError, InputError, MissingWeightsError
 from pipeline.nets.lpips import Lpips, load_lpips
 from pipeline.nets.mobilenet import MobileNetV2
 from pipeline.nets.perceptual import load_perceptual

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, FormatError, MissingWeightsError
+from pipeline.core.errors import ConfigError, FormatError, MissingWeightsError
 from pipeline.model.config import (
     DecoderConfig,
     DeformConfig,

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.errors import InputError, MissingPackageError, MissingWeightsError, ShapeError
-from pipeline.geometry import look_at, project
+from pipeline.core.errors import InputError, MissingPackageError, MissingWeightsError, ShapeError
+from pipeline.core.geometry import look_at, project
+from pipeline.core.types import Camera
 from pipeline.prep import photos
 from pipeline.prep.crop import Box, cropped, square_at_head
 from pipeline.prep.landmarks import Face
-from pipeline.types import Camera
 from tests.heads import HEAD
 
 WHOLE = photos.CropConfig(neck=(5.0, 6.0))

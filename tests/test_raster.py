@@ -15,8 +15,8 @@ from pipeline.captures.synthetic.shading import (
     prepare_texture,
     sample_lights,
 )
-from pipeline.errors import ShapeError
-from pipeline.types import Camera
+from pipeline.core.errors import ShapeError
+from pipeline.core.types import Camera
 
 SIZE = 16
 F32 = np.float32

@@ -16,7 +16,8 @@ from fastgha_cli.app import app
 from pipeline import animate
 from pipeline.avatar import Avatar
 from pipeline.camera_path import cameras_for, orbit, read_path, spread, write_path
-from pipeline.errors import FormatError, InputError, LayoutError
+from pipeline.core.errors import FormatError, InputError, LayoutError
+from pipeline.core.types import Gaussians
 from pipeline.expressions import read_expressions
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, code_to_arkit
 from pipeline.io.sequences import Sequence, write_sequence
@@ -24,7 +25,6 @@ from pipeline.io.splats import covariances, ply_bytes, read_ply, read_spz, write
 from pipeline.model.fastgha import FastGHA
 from pipeline.presets import tiny
 from pipeline.trackers.importers import read_tracking
-from pipeline.types import Gaussians
 from tests.conftest import blob_views
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import BackendError
+from pipeline.core.errors import BackendError
 from pipeline.render import render
 from pipeline.render.bench import bench, head_scene
 from pipeline.render.cpu import binning, projection, rasterize, simd

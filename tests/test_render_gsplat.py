@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import BackendError
+from pipeline.core.errors import BackendError
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render import gsplat_backend, render, render_sets
 from pipeline.render.gsplat_backend import rasterize
-from pipeline.types import Camera, Gaussians
 from tests.render_scenes import cameras, cloud, needles, ordinary
 from tests.test_render_cpu import _records, conics
 

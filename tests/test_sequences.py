@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import LayoutError
+from pipeline.core.errors import LayoutError
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, neutral_code
 from pipeline.io.sequences import Sequence, read_sequence, write_sequence
 from pipeline.shipped import SEQUENCE

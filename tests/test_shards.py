@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import FormatError, InputError, ShapeError
+from pipeline.core.errors import FormatError, InputError, ShapeError
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, load
 from pipeline.shards.schema import FIELDS, PICTURES

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import InputError, StaleOutputError, WorkerError
+from pipeline.core.errors import InputError, StaleOutputError, WorkerError
 from pipeline.stage import claim, locked, run_items, write_whole
 
 
@@ -87,7 +87,7 @@ def take_lock(folder: str) -> str:
     """What another process says that wants the same folder."""
     code = (
         "import sys; from pathlib import Path; from pipeline.stage import locked\n"
-        "from pipeline.errors import StaleOutputError\n"
+        "from pipeline.core.errors import StaleOutputError\n"
         "try:\n    with locked(Path(sys.argv[1])): print('mine')\n"
         "except StaleOutputError as error: print(error.problem)"
     )

@@ -8,10 +8,10 @@ from pipeline.animate import orbit
 from pipeline.captures.synthetic.cameras import sample_cameras
 from pipeline.captures.synthetic.expressions import sample_expression, sequence
 from pipeline.captures.synthetic.subject import Subject
-from pipeline.errors import ShapeError
+from pipeline.core.errors import ShapeError
+from pipeline.core.geometry import project
+from pipeline.core.types import Camera
 from pipeline.faces.layouts import ARKIT, arkit_to_code
-from pipeline.geometry import project
-from pipeline.types import Camera
 
 
 def frontal(size: int = 128) -> Camera:

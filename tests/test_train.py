@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, FormatError, LayoutError, StaleOutputError, TrainingError
+from pipeline.core.errors import (
+    ConfigError,
+    FormatError,
+    LayoutError,
+    StaleOutputError,
+    TrainingError,
+)
 from pipeline.faces.layouts import FLAME2020
 from pipeline.losses import LossConfig
 from pipeline.presets import recipe
@@ -174,7 +180,7 @@ def test_a_killed_run_loses_only_what_came_after_its_checkpoint(shards: Path, tm
 
 
 def test_shards_of_two_layouts_do_not_mix(tmp_path: Path):
-    from pipeline.errors import ConfigError
+    from pipeline.core.errors import ConfigError
 
     folder = tmp_path / "shards"
     write_shard(folder / "a.h5", toy_capture("a"), {})

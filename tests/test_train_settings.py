@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import ConfigError, InputError, TrainingError
-from pipeline.geometry import jitter
+from pipeline.core.errors import ConfigError, InputError, TrainingError
+from pipeline.core.geometry import jitter
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.rerun import rerun_backward
 from pipeline.presets import recipe

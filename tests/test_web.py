@@ -17,14 +17,14 @@ from PIL import Image
 from pipeline.avatar import Avatar
 from pipeline.bake import BakeConfig, bake
 from pipeline.camera_path import orbit
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
+from pipeline.core.types import ExpressionCode
 from pipeline.export_web import UNITS, export_web, sliders
 from pipeline.faces.layouts import FLAME2023, MAKEHUMAN, neutral_code
 from pipeline.io.sequences import Sequence, read_sequence
 from pipeline.model.fastgha import FastGHA
 from pipeline.presets import tiny
 from pipeline.shipped import SEQUENCE
-from pipeline.types import ExpressionCode
 from tests.conftest import blob_views
 
 ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import weights
-from pipeline.errors import ConfigError, FormatError, MissingWeightsError
+from pipeline.core.errors import ConfigError, FormatError, MissingWeightsError
 
 CONTENT = b"numbers"
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.geometry import look_at
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, View
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.hub import BACKBONES, VAE, load_backbone, load_vae
 from pipeline.presets import recipe
 from pipeline.render import render
-from pipeline.types import Camera, View
 
 
 def main() -> None:

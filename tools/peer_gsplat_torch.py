@@ -12,8 +12,8 @@ import warnings
 import torch
 from torch import Tensor
 
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render.types import MAX_ALPHA, MIN_ALPHA, MIN_COVER, MIN_TRANSMITTANCE, Rendering
-from pipeline.types import Camera, Gaussians
 
 
 def render(gaussians: Gaussians, camera: Camera, background: Tensor) -> Rendering:

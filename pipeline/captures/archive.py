@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.captures.raw_files import BROKEN, MOST_BYTES
-from pipeline.errors import MissingItemError
+from pipeline.core.errors import MissingItemError
 
 _ROW = np.dtype(
     [

@@ -50,8 +50,8 @@ from pipeline.captures.raw_files import (
     read_json,
     rgb_of,
 )
-from pipeline.errors import CameraError, InputError, MissingItemError
-from pipeline.types import Camera
+from pipeline.core.errors import CameraError, InputError, MissingItemError
+from pipeline.core.types import Camera
 
 NAME = re.compile(r"(?:m--)?(\d{8})--(\d{4})--([A-Z]{3}\d{3})(?:--GHS)?")
 FULL_WIDTH, FULL_HEIGHT = 2668, 4096

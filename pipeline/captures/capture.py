@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Float32, Float64, UInt8
 
 from pipeline.captures.flame_fit import FlameFit
-from pipeline.errors import CameraError, ShapeError
-from pipeline.types import Camera, ExpressionCode
+from pipeline.core.errors import CameraError, ShapeError
+from pipeline.core.types import Camera, ExpressionCode
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Matte = UInt8[np.ndarray, "h w"]

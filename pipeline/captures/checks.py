@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw
 from scipy.spatial import ConvexHull, QhullError
 
-from pipeline.geometry import project
-from pipeline.types import Camera
+from pipeline.core.geometry import project
+from pipeline.core.types import Camera
 
 LEAST_OVERLAP = 0.5
 """Of mesh and matte. A true fit has 0.65 to 0.9, as hair and ears go past the mesh."""

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 from pipeline.captures.raw_files import load_array, read_bytes
-from pipeline.errors import InputError, MissingItemError, MissingPackageError
+from pipeline.core.errors import InputError, MissingItemError, MissingPackageError
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float64
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import ShapeError
+from pipeline.core.errors import ShapeError
+from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.faces.layouts import (
     EXPRESSION,
     EYELIDS,
@@ -24,7 +25,6 @@ from pipeline.faces.layouts import (
     RIGHT_EYE,
     rot6d_from_matrix,
 )
-from pipeline.types import CODE_SIZE, ExpressionCode
 
 VERTICES = 5023
 """Of FLAME; exporters append others (teeth)."""

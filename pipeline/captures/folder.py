@@ -40,9 +40,9 @@ from pipeline.captures.raw_files import (
     read_picture,
     rgb_of,
 )
-from pipeline.errors import CameraError, InputError, MissingItemError, ShapeError
+from pipeline.core.errors import CameraError, InputError, MissingItemError, ShapeError
+from pipeline.core.types import Camera
 from pipeline.faces.layouts import FLAME2023
-from pipeline.types import Camera
 
 PARTS = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
 KEYS = ("translation", "rotation", "neck_pose", "jaw_pose", "eyes_pose", "shape", "expr")

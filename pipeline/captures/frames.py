@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pipeline.captures.raw_files import BROKEN
-from pipeline.errors import MissingItemError
+from pipeline.core.errors import MissingItemError
 
 _ERRORS = (av.error.FFmpegError, *BROKEN)
 MOST_PIXELS = 100_000_000

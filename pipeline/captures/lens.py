@@ -14,7 +14,7 @@ from jaxtyping import Float64, UInt8
 from scipy import ndimage
 
 from pipeline.captures.raw_files import number
-from pipeline.types import Camera
+from pipeline.core.types import Camera
 
 Picture = TypeVar("Picture", bound=UInt8[np.ndarray, "..."])
 

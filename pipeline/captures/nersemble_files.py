@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.captures.capture import Matte, Rgb, natural
 from pipeline.captures.frames import VideoFrames
 from pipeline.captures.raw_files import grey_of, read_picture, rgb_of
-from pipeline.errors import MissingItemError
+from pipeline.core.errors import MissingItemError
 
 VIDEO = re.compile(r"cam_(\w+)\.mp4")
 STILL = re.compile(r"cam_(\w+)\.(?:png|jpg|jpeg)")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.captures.capture import Capture, Matte, RawView, Timestep, backdrop, natural
 from pipeline.captures.raw_files import read_picture, rgb_of
-from pipeline.errors import InputError, MissingItemError
+from pipeline.core.errors import InputError, MissingItemError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
 UNREAD = (".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng")

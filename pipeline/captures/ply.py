@@ -7,7 +7,7 @@ import re
 import numpy as np
 from jaxtyping import Float32
 
-from pipeline.errors import MissingItemError
+from pipeline.core.errors import MissingItemError
 
 _TYPES = {
     "char": "i1", "int8": "i1", "uchar": "u1", "uint8": "u1", "short": "i2", "int16": "i2",

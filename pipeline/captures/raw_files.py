@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import InputError, MissingItemError
+from pipeline.core.errors import InputError, MissingItemError
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Matte = UInt8[np.ndarray, "h w"]

@@ -13,7 +13,7 @@ from jaxtyping import Float64
 from scipy.spatial.transform import Rotation
 
 from pipeline.captures.capture import Capture, Timestep, natural
-from pipeline.errors import InputError, MissingItemError
+from pipeline.core.errors import InputError, MissingItemError
 
 NEUTRAL = ("EXP_neutral_peak", "EXP_eye_neutral")
 """Sentences in which the face looks straight ahead, the best first."""

@@ -12,7 +12,7 @@ from pipeline.captures.folder import FolderCapture
 from pipeline.captures.nersemble import NersembleCapture, calibration_file
 from pipeline.captures.photos import PhotosCapture, is_photo
 from pipeline.captures.video import ENDINGS, VideoCapture
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.captures.capture import Capture, RawView, Timestep
 from pipeline.captures.frames import VideoFrames
-from pipeline.errors import InputError, MissingItemError
+from pipeline.core.errors import InputError, MissingItemError
 
 ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 CAMERA = "video"

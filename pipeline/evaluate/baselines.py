@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.core.types import Camera, View
 from pipeline.shards.reader import Shard
-from pipeline.types import Camera, View
 
 
 def white_image(camera: Camera) -> Float[Tensor, "v 3 h w"]:

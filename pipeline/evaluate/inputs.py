@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from pipeline.core.types import View
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
 from pipeline.shards.reader import Shard, find_shards
-from pipeline.types import View
 
 
 def some_views(shards: Path | None, count: int, size: int) -> View:

@@ -18,7 +18,7 @@ from torchmetrics.functional.image import (
 )
 
 from pipeline import weights
-from pipeline.errors import ConfigError, MissingPackageError, MissingWeightsError
+from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
 from pipeline.evaluate.protocol import Protocol
 from pipeline.io.sheets import to_bytes
 from pipeline.stage import digest

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.io.video import write_mp4
 from pipeline.stage import Progress, silent, write_whole
 

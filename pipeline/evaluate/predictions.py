@@ -19,13 +19,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
+from pipeline.core.types import Camera
 from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.run import Method, Scene, scene
 from pipeline.io.images import write_rgb
 from pipeline.io.sheets import to_bytes
 from pipeline.stage import Progress, silent, write_whole
-from pipeline.types import Camera
 
 LISTED = 8
 """Files that an error names at most."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import from_dict, to_dict
-from pipeline.errors import ConfigError, FormatError, InputError
-from pipeline.geometry import farthest_points
+from pipeline.core.config import from_dict, to_dict
+from pipeline.core.errors import ConfigError, FormatError, InputError
+from pipeline.core.geometry import farthest_points
 from pipeline.shards.reader import Shard, find_shards
 
 FOLDER = Path(__file__).parent / "protocols"

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.errors import ConfigError, FormatError
+from pipeline.core.errors import ConfigError, FormatError
 from pipeline.evaluate.metrics import Metrics
 from pipeline.evaluate.protocol import Protocol
 from pipeline.stage import require_file

@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.errors import StaleOutputError
+from pipeline.core.errors import StaleOutputError
+from pipeline.core.geometry import jitter
+from pipeline.core.types import Camera, ExpressionCode, View
 from pipeline.evaluate.baselines import mean_head, nearest_input, white_image
 from pipeline.evaluate.metrics import Metrics, prepare
 from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.results import Result, summarise
-from pipeline.geometry import jitter
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.shards.reader import Shard
 from pipeline.stage import Progress, silent, write_whole
-from pipeline.types import Camera, ExpressionCode, View
 
 CHUNK = 8
 """Pictures compared at a time."""

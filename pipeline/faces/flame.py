@@ -20,7 +20,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from pipeline.captures.flame_fit import FlameFit
-from pipeline.errors import InputError, LayoutError, MissingItemError, ShapeError
+from pipeline.core.errors import InputError, LayoutError, MissingItemError, ShapeError
 from pipeline.io.pickles import read_pickle
 from pipeline.stage import write_whole
 

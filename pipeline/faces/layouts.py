@@ -21,8 +21,8 @@ from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from pipeline.errors import LayoutError, ShapeError
-from pipeline.types import CODE_SIZE, ExpressionCode
+from pipeline.core.errors import LayoutError, ShapeError
+from pipeline.core.types import CODE_SIZE, ExpressionCode
 
 EXPRESSION = slice(0, 100)
 JAW = slice(100, 106)

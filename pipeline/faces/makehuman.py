@@ -20,10 +20,10 @@ from PIL import Image
 from scipy.sparse import csr_matrix
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import FormatError, ShapeError
+from pipeline.core.errors import FormatError, ShapeError
+from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import ARKIT, ARKIT_NAMES, code_to_arkit, gaze_angles
 from pipeline.faces.subdivide import subdivide, subdivide_uvs
-from pipeline.types import ExpressionCode
 
 ASSET = Path(__file__).parents[1] / "assets" / "head"
 ORIGIN = np.array([0.0, -0.03, -0.075], np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.stage import require_file, write_whole
 
 

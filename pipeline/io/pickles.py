@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 
 MOST_BYTES = 2**30
 """A larger file is none of those that are read here."""

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.errors import FormatError, LayoutError, ShapeError
+from pipeline.core.errors import FormatError, LayoutError, ShapeError
+from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, require_layout
 from pipeline.stage import require_file, write_whole
-from pipeline.types import CODE_SIZE, ExpressionCode
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import FormatError, InputError
+from pipeline.core.errors import FormatError, InputError
+from pipeline.core.types import Gaussians
 from pipeline.provenance import statement
 from pipeline.stage import require_file, write_whole
-from pipeline.types import Gaussians
 
 SH0 = 0.28209479177387814
 """The constant spherical harmonic: 3DGS stores (colour - 0.5) / SH0."""

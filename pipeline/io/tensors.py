@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.errors import FormatError
+from pipeline.core.errors import FormatError
 from pipeline.stage import write_whole
 
 

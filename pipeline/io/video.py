@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.errors import InputError
+from pipeline.core.errors import InputError
 from pipeline.provenance import program, statement
 from pipeline.stage import write_whole
 

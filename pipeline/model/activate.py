@@ -10,9 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.geometry import rays
+from pipeline.core.geometry import rays
+from pipeline.core.types import Gaussians, View
 from pipeline.model.config import ModelConfig
-from pipeline.types import Gaussians, View
 
 HEAD_RADIUS = 0.30
 """Half the side of the head's box, metres: hair, neck and upper shoulders fit in."""

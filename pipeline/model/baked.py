@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.core.types import CODE_SIZE, Gaussians
 from pipeline.model.activate import CanonicalHead
-from pipeline.types import CODE_SIZE, Gaussians
 
 STEPS, LR = 600, 3e-3
 

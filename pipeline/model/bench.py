@@ -13,11 +13,11 @@ from typing import TypedDict
 
 import torch
 
-from pipeline.geometry import look_at
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, View
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA
 from pipeline.stage import Progress, silent
-from pipeline.types import Camera, View
 
 
 class Row(TypedDict):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.model.hub import VAE
 
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.core.types import CODE_SIZE, Gaussians
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA
-from pipeline.types import CODE_SIZE, Gaussians
 
 
 class Count(TypedDict):

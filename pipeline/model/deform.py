@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.core.types import CODE_SIZE, Gaussians
 from pipeline.faces.layouts import code_gain, neutral_code
 from pipeline.model.activate import HEAD_RADIUS, CanonicalHead
 from pipeline.model.blocks import full_precision, zero_
 from pipeline.model.config import DeformConfig
-from pipeline.types import CODE_SIZE, Gaussians
 
 OFFSET_UNIT = 0.01
 """Metres that a small output of 1 moves a Gaussian."""

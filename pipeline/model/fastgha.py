@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.errors import ShapeError
-from pipeline.geometry import plucker_rays
+from pipeline.core.errors import ShapeError
+from pipeline.core.geometry import plucker_rays
+from pipeline.core.types import Gaussians, View
 from pipeline.model.activate import CanonicalHead, activate
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
@@ -18,7 +19,6 @@ from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.features import ConvFeatures, Features
 from pipeline.model.hub import Source
 from pipeline.model.transformer import MultiViewTransformer
-from pipeline.types import Gaussians, View
 
 if TYPE_CHECKING:
     from pipeline.model.frozen import FrozenFeatures, VaeDecoder

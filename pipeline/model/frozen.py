@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.model.blocks import ResidualBlock, full_precision
 from pipeline.model.config import FeatureConfig
 from pipeline.model.features import Features

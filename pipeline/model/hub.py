@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import nn
 
 from pipeline import weights as places
-from pipeline.errors import FormatError, MissingPackageError, MissingWeightsError
+from pipeline.core.errors import FormatError, MissingPackageError, MissingWeightsError
 
 Source = Literal["pretrained", "random"]
 """random: the published sizes with random weights; for counting and for measuring speed."""

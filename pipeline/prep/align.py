@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from pipeline.errors import ShapeError
+from pipeline.core.errors import ShapeError
 
 
 @dataclass(frozen=True)

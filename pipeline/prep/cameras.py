@@ -13,8 +13,8 @@ from jaxtyping import Float64
 from scipy import optimize
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import CameraError, ShapeError
-from pipeline.types import Camera
+from pipeline.core.errors import CameraError, ShapeError
+from pipeline.core.types import Camera
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from pipeline.errors import FormatError
+from pipeline.core.errors import FormatError
+from pipeline.core.geometry import project
 from pipeline.faces.layouts import JAW, matrix_from_rot6d
-from pipeline.geometry import project
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.schema import FIELDS
 from pipeline.stage import Progress, silent, write_whole

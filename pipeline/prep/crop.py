@@ -15,9 +15,9 @@ from PIL import Image
 
 from pipeline.captures.capture import Backdrop, RawView, factor_head_pose
 from pipeline.captures.synthetic.cameras import TARGET
-from pipeline.errors import MissingItemError, ShapeError
-from pipeline.geometry import project
-from pipeline.types import Camera
+from pipeline.core.errors import MissingItemError, ShapeError
+from pipeline.core.geometry import project
+from pipeline.core.types import Camera
 
 LEAST_SIDE = 16
 """A smaller box, in pixels, shows nothing that could be recognised."""

@@ -9,7 +9,7 @@ import numba
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from pipeline.types import Camera
+from pipeline.core.types import Camera
 
 NEAR = 0.05
 """Triangles with a corner nearer than this are left out, metres."""

@@ -8,7 +8,7 @@ from urllib.error import URLError
 
 import numpy as np
 
-from pipeline.errors import ConfigError, MissingPackageError, MissingWeightsError
+from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
 from pipeline.prep.landmarks import Detector, Face, MeshDetector, Rgb
 
 

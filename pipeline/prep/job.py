@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pipeline.captures.capture import Capture, Timestep
 from pipeline.captures.selection import frontal_cameras
 from pipeline.captures.sources import find_captures, open_capture
-from pipeline.errors import FormatError, InputError
+from pipeline.core.errors import FormatError, InputError
 from pipeline.prep.work import WORK, item_path
 from pipeline.stage import write_whole
 

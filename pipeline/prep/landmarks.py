@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from pipeline import weights
-from pipeline.errors import MissingPackageError
+from pipeline.core.errors import MissingPackageError
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 

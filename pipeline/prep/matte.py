@@ -11,7 +11,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from pipeline import weights
-from pipeline.errors import ConfigError, MissingPackageError
+from pipeline.core.errors import ConfigError, MissingPackageError
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Alpha = Float32[np.ndarray, "h w"]

@@ -14,14 +14,14 @@ from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
 from scipy import ndimage
 
 from pipeline.captures.synthetic.cameras import TARGET
-from pipeline.errors import InputError, ShapeError
-from pipeline.geometry import project, rays
+from pipeline.core.errors import InputError, ShapeError
+from pipeline.core.geometry import project, rays
+from pipeline.core.types import Camera, View
 from pipeline.io.images import read_rgb
 from pipeline.prep import cameras, crop
 from pipeline.prep.landmarks import MESH_HEAD, Detector, Face
 from pipeline.prep.matte import Matter
 from pipeline.stage import Progress, silent
-from pipeline.types import Camera, View
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float32
 from PIL import Image
 
-from pipeline.errors import ConfigError, FormatError, MissingPackageError, MissingWeightsError
-from pipeline.types import View
+from pipeline.core.errors import ConfigError, FormatError, MissingPackageError, MissingWeightsError
+from pipeline.core.types import View
 
 SIDE = 518
 """Pictures go into VGGT at this size: 37 patches of 14 pixels."""

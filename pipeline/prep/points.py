@@ -21,10 +21,11 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from pipeline.cluster import run_on_ray
-from pipeline.config import to_dict
-from pipeline.errors import ConfigError, FormatError, InputError, StaleOutputError
+from pipeline.core.config import to_dict
+from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutputError
+from pipeline.core.geometry import project
+from pipeline.core.types import View
 from pipeline.faces.makehuman import load_asset
-from pipeline.geometry import project
 from pipeline.prep.align import AlignConfig, Alignment, align
 from pipeline.prep.depth_raster import draw_depth
 from pipeline.prep.pointmaps import HUB, PointMaps, Source, make_source, shrunk
@@ -32,7 +33,6 @@ from pipeline.prep.work import WORK, Item, load_item, save_item
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import Moment, encode_depth, write_moments
 from pipeline.stage import Progress, StageReport, Workers, locked, silent, write_whole
-from pipeline.types import View
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from shutil import disk_usage
 from typing import Any
 
 from pipeline.cluster import run_on_ray
-from pipeline.config import from_dict
-from pipeline.errors import FormatError, InputError
+from pipeline.core.config import from_dict
+from pipeline.core.errors import FormatError, InputError
 from pipeline.prep.job import Job, PrepConfig, load_plans, plan_all, save_plan
 from pipeline.prep.stages.crop import Crop
 from pipeline.prep.stages.landmarks import Landmarks

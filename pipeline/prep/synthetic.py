@@ -17,7 +17,7 @@ from pipeline.captures.synthetic.cameras import sample_cameras
 from pipeline.captures.synthetic.expressions import sample_expression
 from pipeline.captures.synthetic.shading import sample_lights
 from pipeline.captures.synthetic.subject import Frame, Subject
-from pipeline.config import to_dict
+from pipeline.core.config import to_dict
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
 from pipeline.faces.makehuman import sample_identity
 from pipeline.shards.writer import Capture, write_shard

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.errors import FormatError
+from pipeline.core.errors import FormatError
 from pipeline.stage import write_whole
 
 WORK = "work"

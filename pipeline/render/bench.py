@@ -17,13 +17,13 @@ from typing import TypedDict, cast
 import torch
 from torch import Tensor
 
-from pipeline.config import nearest
-from pipeline.errors import BackendError, ConfigError
-from pipeline.geometry import look_at
+from pipeline.core.config import nearest
+from pipeline.core.errors import BackendError, ConfigError
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render.render import available_backends, render
 from pipeline.render.types import Backend, Rendering
 from pipeline.stage import Progress, silent, write_whole
-from pipeline.types import Camera, Gaussians
 
 
 class Row(TypedDict):

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.geometry import look_at
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render.render import render
 from pipeline.render.types import Backend, Rendering
-from pipeline.types import Camera, Gaussians
 
 GOLDEN = Path(__file__).parent.parent / "assets" / "golden_render.npz"
 

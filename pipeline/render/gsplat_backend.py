@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.errors import BackendError
+from pipeline.core.errors import BackendError
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render.types import BLUR, FAR, NEAR, Rendering
-from pipeline.types import Camera, Gaussians
 
 
 def render_gsplat(

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render.types import (
     BLUR,
     FAR,
@@ -22,7 +23,6 @@ from pipeline.render.types import (
     NEAR,
     Rendering,
 )
-from pipeline.types import Camera, Gaussians
 
 
 def render_reference(

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.errors import BackendError, ShapeError
+from pipeline.core.errors import BackendError, ShapeError
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render.types import Backend, Rendering
-from pipeline.types import Camera, Gaussians
 
 log = logging.getLogger("fastgha")
 

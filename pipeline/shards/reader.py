@@ -16,11 +16,11 @@ from jaxtyping import Bool, Float, Float32
 from PIL import Image
 from torch import Tensor
 
-from pipeline.errors import FormatError, InputError, ShapeError
+from pipeline.core.errors import FormatError, InputError, ShapeError
+from pipeline.core.types import Camera, ExpressionCode, View
 from pipeline.io.images import decode
 from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, READABLE
 from pipeline.shards.writer import Header, Moment
-from pipeline.types import Camera, ExpressionCode, View
 
 
 class Shard:

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from pipeline.errors import FastGHAError, InputError, WorkerError
-from pipeline.geometry import farthest_points, jitter
+from pipeline.core.errors import FastGHAError, InputError, WorkerError
+from pipeline.core.geometry import farthest_points, jitter
+from pipeline.core.types import ExpressionCode, View
 from pipeline.shards.reader import Shard
-from pipeline.types import ExpressionCode, View
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8, UInt16
 
-from pipeline.errors import ShapeError
+from pipeline.core.errors import ShapeError
 from pipeline.io.images import encode_jpeg, encode_png
 from pipeline.shards.layout import lay_out
 from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, VERSION

@@ -13,14 +13,14 @@ import torch
 
 from pipeline.captures.synthetic.cameras import sample_cameras
 from pipeline.captures.synthetic.expressions import sample_expression
+from pipeline.core.geometry import project
+from pipeline.core.types import Camera
 from pipeline.faces.layouts import arkit_to_code
 from pipeline.faces.makehuman import Head, sample_identity
-from pipeline.geometry import project
 from pipeline.prep.align import umeyama
 from pipeline.stage import Progress, silent
 from pipeline.trackers.fit import Observations, TrackConfig, track
 from pipeline.trackers.models import MakeHumanFace
-from pipeline.types import Camera
 
 SIZE = 512
 

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from pipeline.errors import CameraError, ShapeError
+from pipeline.core.errors import CameraError, ShapeError
+from pipeline.core.types import Camera, ExpressionCode
 from pipeline.prep import cameras as estimation
 from pipeline.trackers.models import FaceModel, FaceState, rotation
-from pipeline.types import Camera, ExpressionCode
 
 
 @dataclass(frozen=True)

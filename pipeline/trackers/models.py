@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pipeline.errors import ShapeError
+from pipeline.core.errors import ShapeError
+from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.faces import makehuman
 from pipeline.faces.flame import Flame
 from pipeline.faces.layouts import (
@@ -35,7 +36,6 @@ from pipeline.faces.layouts import (
     RIGHT_EYE,
     rot6d_from_matrix,
 )
-from pipeline.types import CODE_SIZE, ExpressionCode
 
 SAMPLES, COMPONENTS = 300, 60
 """People that the MakeHuman identity space is made of, and its dimensions."""

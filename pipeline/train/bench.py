@@ -16,8 +16,8 @@ from typing import Any, TypedDict
 
 import torch
 
-from pipeline.config import override
-from pipeline.errors import ConfigError
+from pipeline.core.config import override
+from pipeline.core.errors import ConfigError
 from pipeline.losses import Perceptual
 from pipeline.model.hub import Source
 from pipeline.nets.perceptual import load_perceptual

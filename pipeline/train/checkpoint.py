@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.config import from_dict, nearest, to_dict
-from pipeline.errors import ConfigError, FormatError, InputError, LayoutError
+from pipeline.core.config import from_dict, nearest, to_dict
+from pipeline.core.errors import ConfigError, FormatError, InputError, LayoutError
 from pipeline.io.tensors import read_header, restore, write_tensors
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA, Precision

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from math import cos, pi
 from typing import Literal
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 from pipeline.losses import LossConfig
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import Precision

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 
 def choose(name: str) -> str:

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import to_dict
-from pipeline.errors import ConfigError, StaleOutputError
+from pipeline.core.config import to_dict
+from pipeline.core.errors import ConfigError, StaleOutputError
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.sampling import check
 from pipeline.stage import digest, write_whole

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from pipeline.config import to_dict
-from pipeline.errors import TrainingError
+from pipeline.core.config import to_dict
+from pipeline.core.errors import TrainingError
 from pipeline.losses import LossConfig, Perceptual
 from pipeline.model.fastgha import FastGHA
 from pipeline.shards.sampling import Sample, Samples, load

@@ -14,7 +14,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ConfigError, TrainingError
+from pipeline.core.errors import ConfigError, TrainingError
 
 LOST = ("closed by peer", "timed out", "Connection reset", "NCCL", "gloo", "Broken pipe")
 

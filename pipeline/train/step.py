@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pipeline.errors import TrainingError
+from pipeline.core.errors import TrainingError
+from pipeline.core.types import Gaussians, View
 from pipeline.losses import Perceptual, Prediction, losses, motion
 from pipeline.model.activate import kept
 from pipeline.model.deform import PreparedHead
@@ -21,7 +22,6 @@ from pipeline.model.rerun import rerun_backward
 from pipeline.render import render
 from pipeline.shards.sampling import Sample
 from pipeline.train.config import RunConfig, TrainConfig
-from pipeline.types import Gaussians, View
 
 
 @dataclass(frozen=True)

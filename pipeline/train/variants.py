@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.config import nearest
-from pipeline.errors import ConfigError
+from pipeline.core.config import nearest
+from pipeline.core.errors import ConfigError
 from pipeline.losses import Perceptual
 from pipeline.presets import recipe
 from pipeline.stage import Progress, silent

@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.captures.capture import Capture
 from pipeline.captures.sources import find_captures, open_capture
-from pipeline.errors import FastGHAError
+from pipeline.core.errors import FastGHAError
 from pipeline.io.video import write_mp4
 from pipeline.prep.crop import CropConfig, crop_head
 from tests.captures import ava, nersemble, vhap

@@ -18,8 +18,8 @@ from pipeline.captures.selection import (
     held_out_nersemble,
 )
 from pipeline.captures.sources import find_captures, open_capture
-from pipeline.errors import InputError, MissingItemError
-from pipeline.geometry import project
+from pipeline.core.errors import InputError, MissingItemError
+from pipeline.core.geometry import project
 from tests.captures import ava
 from tests.captures.studio import WALL, over, shoot
 

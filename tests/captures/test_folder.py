@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.captures.capture import Timestep, factor_head_pose
 from pipeline.captures.sources import find_captures, open_capture
-from pipeline.errors import InputError, MissingItemError
+from pipeline.core.errors import InputError, MissingItemError
 from pipeline.faces.layouts import FLAME2023, JAW, matrix_from_rot6d
 from tests.captures import vhap
 from tests.captures.studio import shoot

@@ -12,9 +12,9 @@ from pipeline.captures.color import Cheung
 from pipeline.captures.nersemble import fit_intrinsics
 from pipeline.captures.sources import find_captures, open_capture
 from pipeline.captures.synthetic.shading import encode, linearize
-from pipeline.errors import InputError, MissingItemError
+from pipeline.core.errors import InputError, MissingItemError
+from pipeline.core.geometry import project
 from pipeline.faces.layouts import FLAME2023
-from pipeline.geometry import project
 from tests.captures import nersemble
 from tests.captures.nersemble import SEQUENCES, SERIALS
 from tests.captures.studio import Studio, over, shoot

@@ -10,7 +10,7 @@ from PIL import Image
 from pipeline.captures.capture import Timestep
 from pipeline.captures.frames import VideoFrames
 from pipeline.captures.sources import find_captures, open_capture
-from pipeline.errors import InputError, MissingItemError
+from pipeline.core.errors import InputError, MissingItemError
 from pipeline.io.video import write_mp4
 
 

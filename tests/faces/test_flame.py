@@ -14,7 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from pipeline.captures.flame_fit import FlameFit
-from pipeline.errors import InputError, LayoutError
+from pipeline.core.errors import InputError, LayoutError
 from pipeline.faces.flame import Flame, convert, load_flame
 from tests.flames import numbers, write_pickle
 

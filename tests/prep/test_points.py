@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import ConfigError, FormatError, MissingPackageError, StaleOutputError
-from pipeline.geometry import pixel_directions
+from pipeline.core.errors import ConfigError, FormatError, MissingPackageError, StaleOutputError
+from pipeline.core.geometry import pixel_directions
 from pipeline.prep import points
 from pipeline.prep.align import align, umeyama
 from pipeline.prep.points import PointsConfig

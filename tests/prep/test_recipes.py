@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from pipeline.cluster import run_on_ray
-from pipeline.errors import InputError, MissingPackageError, StaleOutputError
-from pipeline.geometry import project
+from pipeline.core.errors import InputError, MissingPackageError, StaleOutputError
+from pipeline.core.geometry import project
 from pipeline.prep import recipes
 from pipeline.prep.detectors import make_detector
 from pipeline.prep.job import PrepConfig

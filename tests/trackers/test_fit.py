@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from pipeline.captures.synthetic.expressions import sample_expression
-from pipeline.errors import CameraError, LayoutError, ShapeError
+from pipeline.core.errors import CameraError, LayoutError, ShapeError
+from pipeline.core.geometry import project
 from pipeline.faces.flame import Flame
 from pipeline.faces.layouts import FLAME2020, arkit_to_code, code_to_arkit
 from pipeline.faces.makehuman import Head, sample_identity
-from pipeline.geometry import project
 from pipeline.trackers import bench
 from pipeline.trackers.fit import Observations, track
 from pipeline.trackers.models import FaceState, FlameFace, MakeHumanFace

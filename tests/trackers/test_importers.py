@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline.errors import InputError, LayoutError
+from pipeline.core.errors import InputError, LayoutError
 from pipeline.faces.layouts import EYELIDS, FLAME2020, FLAME2023, JAW, LEFT_EYE, RIGHT_EYE
 from pipeline.trackers.importers import read_tracking
 

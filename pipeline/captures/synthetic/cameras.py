@@ -11,8 +11,8 @@ from numpy.random import Generator
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from pipeline.geometry import look_at
-from pipeline.types import Camera
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera
 
 YAW, PITCH = 65.0, 25.0
 """Reach of the dome to each side and up and down, degrees."""

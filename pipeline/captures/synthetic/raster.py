@@ -36,8 +36,8 @@ from pipeline.captures.synthetic.shading import (
     light_surface,
     sample_texture,
 )
-from pipeline.errors import ShapeError
-from pipeline.types import Camera
+from pipeline.core.errors import ShapeError
+from pipeline.core.types import Camera
 
 NEAR = np.float32(0.05)
 """Triangles with a corner nearer than this along the camera's z axis are dropped, metres."""

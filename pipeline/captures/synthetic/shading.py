@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from scipy.ndimage import distance_transform_edt
 
-from pipeline.errors import ShapeError
+from pipeline.core.errors import ShapeError
 
 WRAP = np.float32(0.3)
 """How far diffuse light reaches past the terminator, as the cosine of the angle."""

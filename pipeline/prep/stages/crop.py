@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from pipeline.captures.capture import RawView
-from pipeline.errors import FastGHAError
+from pipeline.core.errors import FastGHAError
+from pipeline.core.types import Camera
 from pipeline.io.images import encode_jpeg, encode_png
 from pipeline.prep import crop as cutting
 from pipeline.prep.job import Job
 from pipeline.prep.work import Item, load_item, save_item
-from pipeline.types import Camera
 
 
 @dataclass

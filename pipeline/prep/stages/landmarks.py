@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.errors import FastGHAError
+from pipeline.core.errors import FastGHAError
 from pipeline.prep.detectors import make_detector
 from pipeline.prep.job import Job
 from pipeline.prep.landmarks import Detector

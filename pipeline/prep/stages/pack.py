@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.config import to_dict
+from pipeline.core.config import to_dict
 from pipeline.prep.job import Job
 from pipeline.prep.work import load_item
 from pipeline.shards.writer import Header, Moment, placeholder_K, write_moments

@@ -21,7 +21,8 @@ import torch
 
 from pipeline.captures.capture import factor_head_pose
 from pipeline.captures.flame_fit import FlameFit
-from pipeline.errors import CameraError, FastGHAError, MissingItemError
+from pipeline.core.errors import CameraError, FastGHAError, MissingItemError
+from pipeline.core.types import Camera
 from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.makehuman import mean_landmarks
 from pipeline.prep import cameras as estimation
@@ -31,7 +32,6 @@ from pipeline.prep.triangulate import triangulate
 from pipeline.prep.work import Item, load_item, save_item
 from pipeline.trackers.fit import Observations, TrackConfig, track
 from pipeline.trackers.models import MakeHumanFace
-from pipeline.types import Camera
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render.cpu import binning, blend, blend_backward, projection, rasterize
 from pipeline.render.cpu.rasterize import render_cpu
 from pipeline.render.types import MAX_ALPHA, MIN_TRANSMITTANCE
-from pipeline.types import Camera, Gaussians
 
 KERNELS: dict[str, tuple[Any, str]] = {
     "pack": (projection, "pack_shapes"),

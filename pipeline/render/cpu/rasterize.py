@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import BackendError
+from pipeline.core.errors import BackendError
+from pipeline.core.types import Camera, Gaussians
 from pipeline.render.cpu import binning, blend, blend_backward, projection
 from pipeline.render.cpu.simd import WIDTH
 from pipeline.render.cpu.threads import run, spread, thread_count
 from pipeline.render.types import Rendering
-from pipeline.types import Camera, Gaussians
 
 
 def render_cpu(

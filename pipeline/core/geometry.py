@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.types import Camera
+from pipeline.core.types import Camera
 
 
 def pixel_directions(camera: Camera, stride: int = 1) -> Float[Tensor, "*v 3 h w"]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.errors import CameraError, LayoutError, ShapeError
+from pipeline.core.errors import CameraError, LayoutError, ShapeError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 C = TypeVar("C")
 

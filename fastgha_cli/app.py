@@ -72,7 +72,7 @@ def common(
 
 def main() -> None:
     """Run the command line; a user's fault is two lines on stderr and exit code 1."""
-    from pipeline.memory import keep_freed_memory
+    from pipeline.system.memory import keep_freed_memory
 
     keep_freed_memory()
     try:

@@ -19,7 +19,7 @@ from pipeline.evaluate.results import Result
 from pipeline.evaluate.run import baselines, measure, ours
 from pipeline.evaluate.tables import Table
 from pipeline.shipped import checkpoint_path
-from pipeline.stage import digest, write_whole
+from pipeline.system.stage import digest, write_whole
 from pipeline.train.checkpoint import load_model, resolve
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ Perceptual = Annotated[
 
 def perceptual_file(name: str | None) -> Path | None:
     """Give the file that `--perceptual` means."""
-    from pipeline import weights
+    from pipeline.system import weights
 
     if name is None:
         return None

@@ -100,7 +100,7 @@ def train(
     from pipeline.core.errors import ConfigError
     from pipeline.nets.perceptual import load_perceptual
     from pipeline.presets import recipe
-    from pipeline.stage import silent
+    from pipeline.system.stage import silent
     from pipeline.train.checkpoint import Origin, resolve
     from pipeline.train.config import RunConfig
     from pipeline.train.device import choose

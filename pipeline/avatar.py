@@ -27,7 +27,7 @@ from pipeline.model.config import DeformConfig
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.fastgha import FastGHA, Precision, autocast
 from pipeline.render import Backend, Rendering, render
-from pipeline.stage import require_file
+from pipeline.system.stage import require_file
 
 FORMAT = "fastgha-avatar"
 VERSION = 1

@@ -25,7 +25,7 @@ from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
 from pipeline.refine import refine
 from pipeline.shipped import checkpoint_path
-from pipeline.stage import Progress, silent
+from pipeline.system.stage import Progress, silent
 from pipeline.train.checkpoint import load_model
 
 

@@ -30,7 +30,7 @@ from pipeline.faces.layouts import (
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked
 from pipeline.render import render
-from pipeline.stage import Progress, silent
+from pipeline.system.stage import Progress, silent
 
 REFERENCE_DB = 25.0
 """What the exact avatar is taken to reach against the truth. A tolerance is the loss from there if

@@ -31,7 +31,7 @@ from pipeline.io.sequences import read_sequence
 from pipeline.io.sheets import to_bytes
 from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.shipped import SEQUENCE, checkpoint_path
-from pipeline.stage import Progress, digest, write_whole
+from pipeline.system.stage import Progress, digest, write_whole
 from pipeline.train.checkpoint import load_model
 
 Bar = Callable[[str], AbstractContextManager[Progress]]

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from pipeline import weights
 from pipeline.render import available_backends
 from pipeline.render.golden import check_backend
 from pipeline.shipped import CHECKPOINT
-from pipeline.stage import Progress, silent
+from pipeline.system import weights
+from pipeline.system.stage import Progress, silent
 from pipeline.train.checkpoint import read_header
 
 PACKAGES = ("fastgha", "torch", "numpy", "numba", "h5py", "safetensors", "av", "pillow")

@@ -19,7 +19,7 @@ from pipeline.prep.landmarks import MESH_HEAD, MeshDetector
 from pipeline.prep.matte import OnnxMatter
 from pipeline.refine import RefineConfig, refine
 from pipeline.shipped import checkpoint_path
-from pipeline.stage import Progress, digest, silent
+from pipeline.system.stage import Progress, digest, silent
 from pipeline.trackers.fit import Observations, track
 from pipeline.trackers.models import MakeHumanFace
 from pipeline.train.checkpoint import load_model

@@ -381,9 +381,9 @@ def test_a_face_is_turned_onto_arcfaces_points():
 
 
 def test_likeness_and_keypoints_of_real_networks_where_they_are(monkeypatch):
-    from pipeline import weights
     from pipeline.core.errors import MissingPackageError, MissingWeightsError
     from pipeline.evaluate.metrics import MAKERS
+    from pipeline.system import weights
 
     monkeypatch.undo()  # the real places of weights
     try:

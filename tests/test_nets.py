@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import weights
 from pipeline.core.errors import FormatError, InputError, MissingWeightsError
 from pipeline.nets.lpips import Lpips, load_lpips
 from pipeline.nets.mobilenet import MobileNetV2
 from pipeline.nets.perceptual import load_perceptual
 from pipeline.nets.vgg import AlexNet, Vgg16
+from pipeline.system import weights
 
 # Of torchvision's files, read once: the index and shape of each convolution.
 VGG_SHAPES = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import weights
 from pipeline.core.errors import ConfigError, FormatError, MissingWeightsError
+from pipeline.system import weights
 
 CONTENT = b"numbers"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from pipeline.shipped import CHECKPOINT
-from pipeline.stage import write_whole
+from pipeline.system.stage import write_whole
 from pipeline.train import checkpoint as checkpoints
 
 THINNED = 10

@@ -12,7 +12,7 @@ from pipeline.evaluate.results import Result
 from pipeline.evaluate.run import measure, ours
 from pipeline.evaluate.tables import Table
 from pipeline.model.fastgha import FastGHA
-from pipeline.stage import Progress, silent, write_whole
+from pipeline.system.stage import Progress, silent, write_whole
 
 INPUTS = (2, 3, 4, 5, 6)
 DEGREES = (0.0, 0.5, 1.0, 2.0, 4.0)

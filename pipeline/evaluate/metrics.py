@@ -17,11 +17,11 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-from pipeline import weights
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
 from pipeline.evaluate.protocol import Protocol
 from pipeline.io.sheets import to_bytes
-from pipeline.stage import digest
+from pipeline.system import weights
+from pipeline.system.stage import digest
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Drawn and true pictures [v, 3, h, w] in [0, 1] to a number each; nan where no face was found."""

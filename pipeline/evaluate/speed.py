@@ -15,7 +15,7 @@ from pipeline.avatar import Avatar
 from pipeline.core.types import ExpressionCode, View
 from pipeline.faces.layouts import neutral_code
 from pipeline.model.fastgha import FastGHA
-from pipeline.stage import Progress, silent
+from pipeline.system.stage import Progress, silent
 
 PAPER = {2: (0.68, 128.0), 3: (0.83, 83.0), 4: (0.98, 62.0), 5: (1.15, 48.0), 6: (1.40, 32.0)}
 """Inputs to seconds and frames a second, on an H800 (Table 2)."""

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from torch import nn
 
-from pipeline import weights as places
 from pipeline.core.errors import FormatError, MissingPackageError, MissingWeightsError
+from pipeline.system import weights as places
 
 Source = Literal["pretrained", "random"]
 """random: the published sizes with random weights; for counting and for measuring speed."""

@@ -13,9 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import weights
 from pipeline.nets.pretrained import fill, read_state
 from pipeline.nets.vgg import AlexNet, Vgg16
+from pipeline.system import weights
 
 LpipsNet = Literal["alex", "vgg"]
 TRUNKS: dict[LpipsNet, tuple[type[AlexNet] | type[Vgg16], str]] = {
@@ -57,7 +57,7 @@ def load_lpips(
 
     Args:
         net: Network whose features are compared.
-        trunk: Its file; by default looked for by `pipeline.weights`.
+        trunk: Its file; by default looked for by `pipeline.system.weights`.
         heads: File of the linear heads; likewise.
 
     Raises:

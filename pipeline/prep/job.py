@@ -17,7 +17,7 @@ from pipeline.captures.selection import frontal_cameras
 from pipeline.captures.sources import find_captures, open_capture
 from pipeline.core.errors import FormatError, InputError
 from pipeline.prep.work import WORK, item_path
-from pipeline.stage import write_whole
+from pipeline.system.stage import write_whole
 
 PLAN = "plan.json"
 

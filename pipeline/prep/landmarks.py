@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
-from pipeline import weights
 from pipeline.core.errors import MissingPackageError
+from pipeline.system import weights
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 

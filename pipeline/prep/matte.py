@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image
 
-from pipeline import weights
 from pipeline.core.errors import ConfigError, MissingPackageError
+from pipeline.system import weights
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Alpha = Float32[np.ndarray, "h w"]

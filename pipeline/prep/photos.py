@@ -21,7 +21,7 @@ from pipeline.io.images import read_rgb
 from pipeline.prep import cameras, crop
 from pipeline.prep.landmarks import MESH_HEAD, Detector, Face
 from pipeline.prep.matte import Matter
-from pipeline.stage import Progress, silent
+from pipeline.system.stage import Progress, silent
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int
 
-from pipeline.cluster import run_on_ray
 from pipeline.core.config import to_dict
 from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutputError
 from pipeline.core.geometry import project
@@ -32,7 +31,8 @@ from pipeline.prep.pointmaps import HUB, PointMaps, Source, make_source, shrunk
 from pipeline.prep.work import WORK, Item, load_item, save_item
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import Moment, encode_depth, write_moments
-from pipeline.stage import Progress, StageReport, Workers, locked, silent, write_whole
+from pipeline.system.cluster import run_on_ray
+from pipeline.system.stage import Progress, StageReport, Workers, locked, silent, write_whole
 
 
 @dataclass(frozen=True)

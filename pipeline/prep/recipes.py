@@ -9,7 +9,6 @@ from pathlib import Path
 from shutil import disk_usage
 from typing import Any
 
-from pipeline.cluster import run_on_ray
 from pipeline.core.config import from_dict
 from pipeline.core.errors import FormatError, InputError
 from pipeline.prep.job import Job, PrepConfig, load_plans, plan_all, save_plan
@@ -18,7 +17,8 @@ from pipeline.prep.stages.landmarks import Landmarks
 from pipeline.prep.stages.matte import Matte
 from pipeline.prep.stages.pack import Pack
 from pipeline.prep.stages.track import Track
-from pipeline.stage import STAMP, StageReport, Workers, claim, locked
+from pipeline.system.cluster import run_on_ray
+from pipeline.system.stage import STAMP, StageReport, Workers, claim, locked
 
 STAGES = ("landmarks", "track", "crop", "matte", "pack")
 """In order: landmarks and tracking see the raw pictures, so that crops know the head's pose."""

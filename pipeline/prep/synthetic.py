@@ -21,7 +21,7 @@ from pipeline.core.config import to_dict
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
 from pipeline.faces.makehuman import sample_identity
 from pipeline.shards.writer import Capture, write_shard
-from pipeline.stage import Progress, StageReport, claim, run_items, silent
+from pipeline.system.stage import Progress, StageReport, claim, run_items, silent
 
 SPLITS = {"train": 0, "test": 1}
 

@@ -18,7 +18,7 @@ from pipeline.core.types import Camera
 from pipeline.faces.layouts import arkit_to_code
 from pipeline.faces.makehuman import Head, sample_identity
 from pipeline.prep.align import umeyama
-from pipeline.stage import Progress, silent
+from pipeline.system.stage import Progress, silent
 from pipeline.trackers.fit import Observations, TrackConfig, track
 from pipeline.trackers.models import MakeHumanFace
 

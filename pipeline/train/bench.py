@@ -24,7 +24,7 @@ from pipeline.nets.perceptual import load_perceptual
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
 from pipeline.shards.sampling import Samples, load
-from pipeline.stage import Progress, silent
+from pipeline.system.stage import Progress, silent
 from pipeline.train import folder
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.step import (

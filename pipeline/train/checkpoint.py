@@ -16,7 +16,7 @@ from pipeline.core.errors import ConfigError, FormatError, InputError, LayoutErr
 from pipeline.io.tensors import read_header, restore, write_tensors
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA, Precision
-from pipeline.stage import require_file
+from pipeline.system.stage import require_file
 
 FORMAT = "fastgha-checkpoint"
 VERSION = 1

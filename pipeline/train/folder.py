@@ -12,7 +12,7 @@ from pipeline.core.config import to_dict
 from pipeline.core.errors import ConfigError, StaleOutputError
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.sampling import check
-from pipeline.stage import digest, write_whole
+from pipeline.system.stage import digest, write_whole
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import TrainConfig

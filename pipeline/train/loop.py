@@ -16,7 +16,7 @@ from pipeline.core.errors import TrainingError
 from pipeline.losses import LossConfig, Perceptual
 from pipeline.model.fastgha import FastGHA
 from pipeline.shards.sampling import Sample, Samples, load
-from pipeline.stage import Progress, locked, silent
+from pipeline.system.stage import Progress, locked, silent
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train import folder
 from pipeline.train.checkpoint import Origin

@@ -10,7 +10,7 @@ from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError
 from pipeline.losses import Perceptual
 from pipeline.presets import recipe
-from pipeline.stage import Progress, silent
+from pipeline.system.stage import Progress, silent
 from pipeline.train.checkpoint import Origin, resolve
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.loop import TrainReport, train

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.cluster import run_on_ray
 from pipeline.core.errors import InputError, MissingPackageError, StaleOutputError
 from pipeline.core.geometry import project
 from pipeline.prep import recipes
@@ -20,7 +19,8 @@ from pipeline.prep.detectors import make_detector
 from pipeline.prep.job import PrepConfig
 from pipeline.prep.triangulate import triangulate
 from pipeline.shards.reader import Shard
-from pipeline.stage import locked
+from pipeline.system.cluster import run_on_ray
+from pipeline.system.stage import locked
 from tests.captures import ava
 from tests.captures.studio import shoot
 from tests.conftest import dome

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.core.errors import FastGHAError, MissingPackageError, WorkerError
-from pipeline.stage import Progress, silent
+from pipeline.system.stage import Progress, silent
 
 RETRIES = 3
 """An item that so many workers were lost over is given up."""

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from pipeline.core.errors import ConfigError, FormatError, InputError, MissingWeightsError
-from pipeline.stage import Progress, digest, silent, write_whole
+from pipeline.system.stage import Progress, digest, silent, write_whole
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,6 @@ import torch
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
-from pipeline.captures.archive import Archive
 from pipeline.captures.capture import (
     Capture,
     Matte,
@@ -39,8 +38,11 @@ from pipeline.captures.capture import (
     natural,
     nearest_rotation,
 )
-from pipeline.captures.ply import read_vertices
-from pipeline.captures.raw_files import (
+from pipeline.core.errors import CameraError, InputError, MissingItemError
+from pipeline.core.types import Camera
+from pipeline.io.archive import Archive
+from pipeline.io.ply import read_vertices
+from pipeline.io.raw_files import (
     DRIFTED,
     decode_picture,
     grey_of,
@@ -50,8 +52,6 @@ from pipeline.captures.raw_files import (
     read_json,
     rgb_of,
 )
-from pipeline.core.errors import CameraError, InputError, MissingItemError
-from pipeline.core.types import Camera
 
 NAME = re.compile(r"(?:m--)?(\d{8})--(\d{4})--([A-Z]{3}\d{3})(?:--GHS)?")
 FULL_WIDTH, FULL_HEIGHT = 2668, 4096

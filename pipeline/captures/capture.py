@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64, UInt8
 
-from pipeline.captures.flame_fit import FlameFit
 from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode
+from pipeline.faces.flame_fit import FlameFit
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 Matte = UInt8[np.ndarray, "h w"]

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
-from pipeline.captures.raw_files import load_array, read_bytes
 from pipeline.core.errors import InputError, MissingItemError, MissingPackageError
+from pipeline.io.raw_files import load_array, read_bytes
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 

@@ -28,9 +28,12 @@ from pipeline.captures.capture import (
     natural,
     nearest_rotation,
 )
-from pipeline.captures.flame_fit import FlameFit, from_vectors
 from pipeline.captures.lens import Lens, undistort
-from pipeline.captures.raw_files import (
+from pipeline.core.errors import CameraError, InputError, MissingItemError, ShapeError
+from pipeline.core.types import Camera
+from pipeline.faces.flame_fit import FlameFit, from_vectors
+from pipeline.faces.layouts import FLAME2023
+from pipeline.io.raw_files import (
     grey_of,
     matrix,
     need,
@@ -40,9 +43,6 @@ from pipeline.captures.raw_files import (
     read_picture,
     rgb_of,
 )
-from pipeline.core.errors import CameraError, InputError, MissingItemError, ShapeError
-from pipeline.core.types import Camera
-from pipeline.faces.layouts import FLAME2023
 
 PARTS = ("transforms_train.json", "transforms_val.json", "transforms_test.json")
 KEYS = ("translation", "rotation", "neck_pose", "jaw_pose", "eyes_pose", "shape", "expr")

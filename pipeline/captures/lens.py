@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 from scipy import ndimage
 
-from pipeline.captures.raw_files import number
 from pipeline.core.types import Camera
+from pipeline.io.raw_files import number
 
 Picture = TypeVar("Picture", bound=UInt8[np.ndarray, "..."])
 

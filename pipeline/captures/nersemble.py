@@ -37,13 +37,13 @@ from pipeline.captures.capture import (
     nearest_rotation,
 )
 from pipeline.captures.color import Affine, Cheung, Correction
-from pipeline.captures.flame_fit import FlameFit
 from pipeline.captures.lens import Lens, undistort
 from pipeline.captures.nersemble_files import find_sequences
-from pipeline.captures.raw_files import matrix, need, read_json, read_npz, read_picture, rgb_of
 from pipeline.core.errors import CameraError, InputError, MissingItemError, ShapeError
 from pipeline.core.types import Camera
+from pipeline.faces.flame_fit import FlameFit
 from pipeline.faces.layouts import FLAME2023
+from pipeline.io.raw_files import matrix, need, read_json, read_npz, read_picture, rgb_of
 
 FULL_WIDTH, FULL_HEIGHT = 2200, 3208
 """Size of the sensor, for which the one K of all cameras is."""

@@ -13,9 +13,9 @@ from jaxtyping import Int64
 from PIL import Image
 
 from pipeline.captures.capture import Matte, Rgb, natural
-from pipeline.captures.frames import VideoFrames
-from pipeline.captures.raw_files import grey_of, read_picture, rgb_of
 from pipeline.core.errors import MissingItemError
+from pipeline.io.raw_files import grey_of, read_picture, rgb_of
+from pipeline.io.video_frames import VideoFrames
 
 VIDEO = re.compile(r"cam_(\w+)\.mp4")
 STILL = re.compile(r"cam_(\w+)\.(?:png|jpg|jpeg)")

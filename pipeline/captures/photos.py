@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captures.capture import Capture, Matte, RawView, Timestep, backdrop, natural
-from pipeline.captures.raw_files import read_picture, rgb_of
 from pipeline.core.errors import InputError, MissingItemError
+from pipeline.io.raw_files import read_picture, rgb_of
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
 UNREAD = (".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng")

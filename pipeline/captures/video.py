@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.captures.capture import Capture, RawView, Timestep
-from pipeline.captures.frames import VideoFrames
 from pipeline.core.errors import InputError, MissingItemError
+from pipeline.io.video_frames import VideoFrames
 
 ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi")
 CAMERA = "video"

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from pipeline.captures.flame_fit import FlameFit
 from pipeline.core.errors import InputError, LayoutError, MissingItemError, ShapeError
+from pipeline.faces.flame_fit import FlameFit
 from pipeline.io.pickles import read_pickle
 from pipeline.system.stage import write_whole
 
@@ -254,7 +254,7 @@ def load_flame(path: Path, version: str | None = None) -> Flame:
         InputError: If it is missing, damaged or not FLAME's.
         LayoutError: If it is of another version.
     """
-    from pipeline.captures.raw_files import read_npz  # noqa: PLC0415
+    from pipeline.io.raw_files import read_npz  # noqa: PLC0415
 
     if path.suffix == ".pkl":
         raise InputError(
@@ -305,7 +305,7 @@ def _check(path: Path, numbers: dict[str, np.ndarray], faces: np.ndarray) -> Non
 
 
 def _eyelid(path: Path) -> np.ndarray:
-    from pipeline.captures.raw_files import load_array, read_bytes  # noqa: PLC0415
+    from pipeline.io.raw_files import load_array, read_bytes  # noqa: PLC0415
 
     values = load_array(read_bytes(path), path)
     if values.shape != (VERTICES, 3) or not (np.abs(values) < 0.1).all():

@@ -26,9 +26,9 @@ from pipeline.core.geometry import project
 from pipeline.core.types import View
 from pipeline.faces.makehuman import load_asset
 from pipeline.prep.align import AlignConfig, Alignment, align
-from pipeline.prep.depth_raster import draw_depth
 from pipeline.prep.pointmaps import HUB, PointMaps, Source, make_source, shrunk
 from pipeline.prep.work import WORK, Item, load_item, save_item
+from pipeline.render.triangles import draw_depth
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import Moment, encode_depth, write_moments
 from pipeline.system.cluster import run_on_ray

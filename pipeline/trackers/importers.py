@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline.captures.flame_fit import LAYOUT_OF, FlameFit, from_vectors
-from pipeline.captures.raw_files import read_npz
 from pipeline.core.errors import CameraError, InputError, LayoutError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode
+from pipeline.faces.flame_fit import LAYOUT_OF, FlameFit, from_vectors
 from pipeline.faces.layouts import matrix_from_rot6d
 from pipeline.io.pickles import read_pickle
+from pipeline.io.raw_files import read_npz
 
 VHAP = ("expr", "jaw_pose", "eyes_pose", "neck_pose", "rotation", "translation", "shape")
 BENCHMARK = ("expression", "rotation_matrices", "frames", "neck", "jaw", "eyes", "translation")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.captures import raw_files
+from pipeline.io import raw_files
 from tests.captures import mutations
 
 

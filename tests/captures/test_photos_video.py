@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from pipeline.captures.capture import Timestep
-from pipeline.captures.frames import VideoFrames
 from pipeline.captures.sources import find_captures, open_capture
 from pipeline.core.errors import InputError, MissingItemError
 from pipeline.io.video import write_mp4
+from pipeline.io.video_frames import VideoFrames
 
 
 def bars(i: int) -> np.ndarray:

@@ -13,9 +13,9 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline.captures.flame_fit import FlameFit
 from pipeline.core.errors import InputError, LayoutError
 from pipeline.faces.flame import Flame, convert, load_flame
+from pipeline.faces.flame_fit import FlameFit
 from tests.flames import numbers, write_pickle
 
 

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from pipeline.captures.capture import factor_head_pose
-from pipeline.captures.flame_fit import FlameFit
 from pipeline.core.errors import CameraError, FastGHAError, MissingItemError
 from pipeline.core.types import Camera
 from pipeline.faces.flame import Flame, load_flame
+from pipeline.faces.flame_fit import FlameFit
 from pipeline.faces.makehuman import mean_landmarks
 from pipeline.prep import cameras as estimation
 from pipeline.prep.job import Job

@@ -11,8 +11,8 @@ import av.error
 import numpy as np
 from jaxtyping import UInt8
 
-from pipeline.captures.raw_files import BROKEN
 from pipeline.core.errors import MissingItemError
+from pipeline.io.raw_files import BROKEN
 
 _ERRORS = (av.error.FFmpegError, *BROKEN)
 MOST_PIXELS = 100_000_000

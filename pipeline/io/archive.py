@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from pipeline.captures.raw_files import BROKEN, MOST_BYTES
 from pipeline.core.errors import MissingItemError
+from pipeline.io.raw_files import BROKEN, MOST_BYTES
 
 _ROW = np.dtype(
     [

@@ -98,7 +98,7 @@ def train(
     from fastgha_cli import console
     from pipeline.core.config import from_dict, override
     from pipeline.core.errors import ConfigError
-    from pipeline.nets.perceptual import load_perceptual
+    from pipeline.perception.perceptual import load_perceptual
     from pipeline.presets import recipe
     from pipeline.system.stage import silent
     from pipeline.train.checkpoint import Origin, resolve

@@ -14,9 +14,9 @@ from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.faces.makehuman import mean_landmarks
 from pipeline.io.images import read_rgb, write_rgb
 from pipeline.model.fastgha import MOST_VIEWS
+from pipeline.perception.landmarks import MESH_HEAD, MeshDetector
+from pipeline.perception.matting import OnnxMatter
 from pipeline.prep import photos
-from pipeline.prep.landmarks import MESH_HEAD, MeshDetector
-from pipeline.prep.matte import OnnxMatter
 from pipeline.refine import RefineConfig, refine
 from pipeline.shipped import checkpoint_path
 from pipeline.system.stage import Progress, digest, silent

@@ -356,8 +356,8 @@ def test_a_table_of_variants_is_trained_and_measured(shards: Path, tmp_path: Pat
 
 
 def test_a_face_is_turned_onto_arcfaces_points():
-    from pipeline.evaluate.faces import ARCFACE_POINTS, EYES, MOUTH, NOSE, aligned
-    from pipeline.prep.landmarks import Face
+    from pipeline.perception.identity import ARCFACE_POINTS, EYES, MOUTH, NOSE, aligned
+    from pipeline.perception.landmarks import Face
 
     angle, scale = 0.4, 1.7
     turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])

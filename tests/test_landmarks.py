@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from pipeline.core.errors import MissingPackageError, MissingWeightsError
-from pipeline.prep.landmarks import MESH_TO_IBUG, MeshDetector
+from pipeline.perception.landmarks import MESH_TO_IBUG, MeshDetector
 
 
 @pytest.fixture(scope="module")

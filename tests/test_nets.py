@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from pipeline.core.errors import FormatError, InputError, MissingWeightsError
-from pipeline.nets.lpips import Lpips, load_lpips
-from pipeline.nets.mobilenet import MobileNetV2
-from pipeline.nets.perceptual import load_perceptual
-from pipeline.nets.vgg import AlexNet, Vgg16
+from pipeline.perception.lpips import Lpips, load_lpips
+from pipeline.perception.mobilenet import MobileNetV2
+from pipeline.perception.perceptual import load_perceptual
+from pipeline.perception.vgg import AlexNet, Vgg16
 from pipeline.system import weights
 
 # Of torchvision's files, read once: the index and shape of each convolution.

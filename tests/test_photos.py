@@ -8,9 +8,9 @@ from PIL import Image
 from pipeline.core.errors import InputError, MissingPackageError, MissingWeightsError, ShapeError
 from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera
+from pipeline.perception.landmarks import Face
 from pipeline.prep import photos
 from pipeline.prep.crop import Box, cropped, square_at_head
-from pipeline.prep.landmarks import Face
 from tests.heads import HEAD
 
 WHOLE = photos.CropConfig(neck=(5.0, 6.0))
@@ -265,8 +265,8 @@ def test_a_matte_of_another_size_is_refused(tmp_path: Path):
 def test_an_astronaut_is_cut_out_and_looks_at_the_camera(tmp_path: Path):
     data = pytest.importorskip("skimage.data")
     try:
-        from pipeline.prep.landmarks import MeshDetector
-        from pipeline.prep.matte import OnnxMatter
+        from pipeline.perception.landmarks import MeshDetector
+        from pipeline.perception.matting import OnnxMatter
 
         networks = {"detector": MeshDetector(), "matter": OnnxMatter()}
     except (MissingPackageError, MissingWeightsError) as missing:

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.captures.synthetic.cameras import sample_cameras
 from pipeline.captures.synthetic.subject import Subject
 from pipeline.faces.makehuman import mean_landmarks
-from pipeline.prep.landmarks import MIRROR, MeshDetector
+from pipeline.perception.landmarks import MIRROR, MeshDetector
 
 PEOPLE, VIEWS, SIZE = 40, 8, 320
 

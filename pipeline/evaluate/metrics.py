@@ -109,14 +109,14 @@ def prepare(protocol: Protocol) -> Metrics:
 
 
 def _lpips(net: str) -> Metric:
-    from pipeline.nets.lpips import load_lpips
+    from pipeline.perception.lpips import load_lpips
 
     return load_lpips("vgg" if net == "vgg" else "alex")
 
 
 def _csim(net: str) -> Metric:
     """Cosine of the two faces' identities."""
-    from pipeline.evaluate.faces import Identity, faces
+    from pipeline.perception.identity import Identity, faces
 
     find, identity = faces(), Identity(net)
 
@@ -134,7 +134,7 @@ def _csim(net: str) -> Metric:
 
 def _akd(net: str) -> Metric:
     """Mean distance of the two faces' keypoints in pixels."""
-    from pipeline.evaluate.faces import faces, keypoints
+    from pipeline.perception.identity import faces, keypoints
 
     find, where = faces(), keypoints(net)
 

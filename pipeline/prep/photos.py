@@ -18,9 +18,9 @@ from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.geometry import project, rays
 from pipeline.core.types import Camera, View
 from pipeline.io.images import read_rgb
+from pipeline.perception.landmarks import MESH_HEAD, Detector, Face
+from pipeline.perception.matting import Matter
 from pipeline.prep import cameras, crop
-from pipeline.prep.landmarks import MESH_HEAD, Detector, Face
-from pipeline.prep.matte import Matter
 from pipeline.system.stage import Progress, silent
 
 Rgb = UInt8[np.ndarray, "h w 3"]
@@ -113,11 +113,11 @@ def look_at_photos(
     if size < 16:
         raise ShapeError(f"Views of {size} pixels show nothing.", "Ask for 64 or more.")
     if detector is None:
-        from pipeline.prep.landmarks import MeshDetector  # noqa: PLC0415
+        from pipeline.perception.landmarks import MeshDetector  # noqa: PLC0415
 
         detector = MeshDetector()
     if matter is None:
-        from pipeline.prep.matte import OnnxMatter  # noqa: PLC0415
+        from pipeline.perception.matting import OnnxMatter  # noqa: PLC0415
 
         matter = OnnxMatter()
     if model is None:

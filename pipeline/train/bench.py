@@ -20,7 +20,7 @@ from pipeline.core.config import override
 from pipeline.core.errors import ConfigError
 from pipeline.losses import Perceptual
 from pipeline.model.hub import Source
-from pipeline.nets.perceptual import load_perceptual
+from pipeline.perception.perceptual import load_perceptual
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
 from pipeline.shards.sampling import Samples, load

@@ -14,8 +14,8 @@ import torch
 
 from pipeline.core.errors import InputError, MissingPackageError, StaleOutputError
 from pipeline.core.geometry import project
+from pipeline.perception.detectors import make_detector
 from pipeline.prep import recipes
-from pipeline.prep.detectors import make_detector
 from pipeline.prep.job import PrepConfig
 from pipeline.prep.triangulate import triangulate
 from pipeline.shards.reader import Shard

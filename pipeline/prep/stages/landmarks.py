@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import FastGHAError
-from pipeline.prep.detectors import make_detector
+from pipeline.perception.detectors import make_detector
+from pipeline.perception.landmarks import Detector
 from pipeline.prep.job import Job
-from pipeline.prep.landmarks import Detector
 from pipeline.prep.work import Item, save_item
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.io.images import decode, encode_jpeg, encode_png
+from pipeline.perception.matting import Matter, OnnxMatter
 from pipeline.prep.job import Job
-from pipeline.prep.matte import Matter, OnnxMatter
 from pipeline.prep.work import Item, load_item, save_item
 
 

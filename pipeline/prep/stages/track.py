@@ -25,9 +25,9 @@ from pipeline.core.types import Camera
 from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.flame_fit import FlameFit
 from pipeline.faces.makehuman import mean_landmarks
+from pipeline.perception.landmarks import MESH_HEAD
 from pipeline.prep import cameras as estimation
 from pipeline.prep.job import Job
-from pipeline.prep.landmarks import MESH_HEAD
 from pipeline.prep.triangulate import triangulate
 from pipeline.prep.work import Item, load_item, save_item
 from pipeline.trackers.fit import Observations, TrackConfig, track

@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.nets.pretrained import fill, read_state
-from pipeline.nets.vgg import AlexNet, Vgg16
+from pipeline.perception.pretrained import fill, read_state
+from pipeline.perception.vgg import AlexNet, Vgg16
 from pipeline.system import weights
 
 LpipsNet = Literal["alex", "vgg"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.nets.mobilenet import MobileNetV2
-from pipeline.nets.pretrained import fill, read_state
-from pipeline.nets.vgg import Vgg16
+from pipeline.perception.mobilenet import MobileNetV2
+from pipeline.perception.pretrained import fill, read_state
+from pipeline.perception.vgg import Vgg16
 
 WHAT = "torchvision's VGG-16 or MobileNetV2 weights (.pth)"
 VGG_ONLY = "features.28.weight"

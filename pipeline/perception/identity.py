@@ -17,7 +17,7 @@ from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from pipeline.core.errors import FormatError, MissingPackageError
-from pipeline.prep.landmarks import Face, MeshDetector
+from pipeline.perception.landmarks import Face, MeshDetector
 from pipeline.system import weights
 
 Rgb = UInt8[np.ndarray, "h w 3"]

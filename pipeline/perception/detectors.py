@@ -1,5 +1,5 @@
 # pyright: basic
-"""Detectors of landmarks by name, behind the interface of `pipeline.prep.landmarks`."""
+"""Detectors of landmarks by name, behind the interface of `pipeline.perception.landmarks`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.error import URLError
 import numpy as np
 
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
-from pipeline.prep.landmarks import Detector, Face, MeshDetector, Rgb
+from pipeline.perception.landmarks import Detector, Face, MeshDetector, Rgb
 
 
 class FanDetector:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pipeline.nets.pretrained import imagenet
+from pipeline.perception.pretrained import imagenet
 
 Settings = tuple[int, int, int, int]
 # Expansion, channels, repeats, stride: Table 2 of the paper, as torchvision numbers the blocks.

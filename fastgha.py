@@ -11,8 +11,8 @@ from pipeline.core.types import ExpressionCode as ExpressionCode
 from pipeline.core.types import Gaussians as Gaussians
 from pipeline.core.types import View as View
 from pipeline.export_web import export_web as export_web
-from pipeline.expressions import read_expressions as read_expressions
-from pipeline.io.sequences import read_sequence as read_sequence
+from pipeline.expressions.read import read_expressions as read_expressions
+from pipeline.expressions.sequences import read_sequence as read_sequence
 from pipeline.io.splats import write_splats as write_splats
 from pipeline.refine import refine as refine
 from pipeline.render import Rendering as Rendering

@@ -29,7 +29,7 @@ def splats(
     from fastgha_cli import console
     from pipeline.avatar import Avatar
     from pipeline.core.errors import InputError
-    from pipeline.expressions import read_expressions
+    from pipeline.expressions.read import read_expressions
     from pipeline.io.splats import write_splats
 
     console.consent()
@@ -67,7 +67,7 @@ def web(
     from fastgha_cli import console
     from pipeline.avatar import Avatar
     from pipeline.export_web import export_web
-    from pipeline.expressions import read_expressions
+    from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
     from pipeline.shipped import SEQUENCE
 

@@ -51,8 +51,8 @@ def render(
     from pipeline import animate
     from pipeline.avatar import Avatar
     from pipeline.camera_path import cameras_for
-    from pipeline.expressions import read_expressions
-    from pipeline.io.sequences import Sequence
+    from pipeline.expressions.read import read_expressions
+    from pipeline.expressions.sequences import Sequence
 
     console.consent()
     style = animate.Style(background, alpha)

@@ -28,7 +28,7 @@ def view(
 
     from fastgha_cli import console
     from pipeline.avatar import Avatar
-    from pipeline.expressions import read_expressions
+    from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
     from pipeline.shipped import SEQUENCE
     from pipeline.viewer import Viewer

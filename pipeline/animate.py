@@ -17,6 +17,7 @@ from pipeline.avatar import Avatar
 from pipeline.camera_path import orbit
 from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode, Gaussians
+from pipeline.expressions.sequences import Sequence
 from pipeline.faces.layouts import (
     JAW,
     LEFT_EYE,
@@ -25,7 +26,6 @@ from pipeline.faces.layouts import (
     neutral_code,
     rot6d_from_matrix,
 )
-from pipeline.io.sequences import Sequence
 from pipeline.io.video import write_mp4, write_pngs, write_webm
 from pipeline.render import render
 from pipeline.system.stage import Progress, silent

@@ -25,9 +25,9 @@ from pipeline.captures.synthetic.expressions import sample_expression
 from pipeline.captures.synthetic.subject import Subject
 from pipeline.core.types import Camera, View
 from pipeline.evaluate.metrics import psnr, ssim
+from pipeline.expressions.sequences import read_sequence
 from pipeline.faces.layouts import code_to_arkit
 from pipeline.io.images import write_rgb
-from pipeline.io.sequences import read_sequence
 from pipeline.io.sheets import to_bytes
 from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.shipped import SEQUENCE, checkpoint_path

@@ -16,8 +16,8 @@ from torch import Tensor
 from pipeline.avatar import Avatar
 from pipeline.camera_path import DISTANCE, FIELD
 from pipeline.core.errors import ConfigError
+from pipeline.expressions.sequences import Sequence
 from pipeline.faces.layouts import ARKIT_NAMES, EXPRESSION, MAKEHUMAN, arkit_to_code, neutral_code
-from pipeline.io.sequences import Sequence
 from pipeline.model.baked import Baked
 from pipeline.shipped import ASSETS
 from pipeline.system.provenance import program, statement

@@ -20,8 +20,8 @@ from pipeline.prep import photos
 from pipeline.refine import RefineConfig, refine
 from pipeline.shipped import checkpoint_path
 from pipeline.system.stage import Progress, digest, silent
-from pipeline.trackers.fit import Observations, track
-from pipeline.trackers.models import MakeHumanFace
+from pipeline.tracking.fit import Observations, track
+from pipeline.tracking.models import MakeHumanFace
 from pipeline.train.checkpoint import load_model
 
 

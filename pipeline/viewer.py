@@ -16,8 +16,8 @@ from pipeline.avatar import Avatar
 from pipeline.core.errors import InputError, MissingPackageError
 from pipeline.core.types import ExpressionCode, Gaussians
 from pipeline.export_web import sliders
+from pipeline.expressions.sequences import Sequence
 from pipeline.faces.layouts import EXPRESSION, neutral_code
-from pipeline.io.sequences import Sequence
 from pipeline.io.splats import covariances
 
 RAW = 6

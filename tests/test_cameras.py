@@ -6,7 +6,7 @@ from scipy.spatial.transform import Rotation
 from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera
-from pipeline.prep import cameras
+from pipeline.tracking import cameras
 from tests.heads import HEAD
 
 SIZE = (600, 800)

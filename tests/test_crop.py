@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from pipeline.captures.capture import RawView, factor_head_pose
-from pipeline.captures.checks import faults, overlap
 from pipeline.core.errors import MissingItemError
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera
 from pipeline.prep import crop
 from pipeline.prep.crop import Box, CropConfig
+from pipeline.tracking.checks import faults, overlap
 from tests.captures.studio import over, shoot
 
 numbers = st.floats(-1, 1, allow_nan=False)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pipeline.core.errors import LayoutError
+from pipeline.expressions.sequences import Sequence, read_sequence, write_sequence
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, neutral_code
-from pipeline.io.sequences import Sequence, read_sequence, write_sequence
 from pipeline.shipped import SEQUENCE
 
 

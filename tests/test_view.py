@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from pipeline.avatar import Avatar
+from pipeline.expressions.sequences import read_sequence
 from pipeline.faces.layouts import MAKEHUMAN
-from pipeline.io.sequences import read_sequence
 from pipeline.model.fastgha import FastGHA
 from pipeline.presets import tiny
 from pipeline.shipped import SEQUENCE

@@ -20,8 +20,8 @@ from pipeline.camera_path import orbit
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import ExpressionCode
 from pipeline.export_web import UNITS, export_web, sliders
+from pipeline.expressions.sequences import Sequence, read_sequence
 from pipeline.faces.layouts import FLAME2023, MAKEHUMAN, neutral_code
-from pipeline.io.sequences import Sequence, read_sequence
 from pipeline.model.fastgha import FastGHA
 from pipeline.presets import tiny
 from pipeline.shipped import SEQUENCE

@@ -20,8 +20,9 @@ from pipeline.core.types import Camera, View
 from pipeline.io.images import read_rgb
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face
 from pipeline.perception.matting import Matter
-from pipeline.prep import cameras, crop
+from pipeline.prep import crop
 from pipeline.system.stage import Progress, silent
+from pipeline.tracking import cameras
 
 Rgb = UInt8[np.ndarray, "h w 3"]
 

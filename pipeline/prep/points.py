@@ -25,7 +25,6 @@ from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutp
 from pipeline.core.geometry import project
 from pipeline.core.types import View
 from pipeline.faces.makehuman import load_asset
-from pipeline.prep.align import AlignConfig, Alignment, align
 from pipeline.prep.pointmaps import HUB, PointMaps, Source, make_source, shrunk
 from pipeline.prep.work import WORK, Item, load_item, save_item
 from pipeline.render.triangles import draw_depth
@@ -33,6 +32,7 @@ from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import Moment, encode_depth, write_moments
 from pipeline.system.cluster import run_on_ray
 from pipeline.system.stage import Progress, StageReport, Workers, locked, silent, write_whole
+from pipeline.tracking.align import AlignConfig, Alignment, align
 
 
 @dataclass(frozen=True)

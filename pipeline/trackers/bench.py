@@ -17,10 +17,10 @@ from pipeline.core.geometry import project
 from pipeline.core.types import Camera
 from pipeline.faces.layouts import arkit_to_code
 from pipeline.faces.makehuman import Head, sample_identity
-from pipeline.prep.align import umeyama
 from pipeline.system.stage import Progress, silent
-from pipeline.trackers.fit import Observations, TrackConfig, track
-from pipeline.trackers.models import MakeHumanFace
+from pipeline.tracking.align import umeyama
+from pipeline.tracking.fit import Observations, TrackConfig, track
+from pipeline.tracking.models import MakeHumanFace
 
 SIZE = 512
 

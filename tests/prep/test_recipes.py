@@ -17,10 +17,10 @@ from pipeline.core.geometry import project
 from pipeline.perception.detectors import make_detector
 from pipeline.prep import recipes
 from pipeline.prep.job import PrepConfig
-from pipeline.prep.triangulate import triangulate
 from pipeline.shards.reader import Shard
 from pipeline.system.cluster import run_on_ray
 from pipeline.system.stage import locked
+from pipeline.tracking.triangulate import triangulate
 from tests.captures import ava
 from tests.captures.studio import shoot
 from tests.conftest import dome

@@ -13,8 +13,8 @@ from pipeline.faces.flame import Flame
 from pipeline.faces.layouts import FLAME2020, arkit_to_code, code_to_arkit
 from pipeline.faces.makehuman import Head, sample_identity
 from pipeline.trackers import bench
-from pipeline.trackers.fit import Observations, track
-from pipeline.trackers.models import FaceState, FlameFace, MakeHumanFace
+from pipeline.tracking.fit import Observations, track
+from pipeline.tracking.models import FaceState, FlameFace, MakeHumanFace
 from tests.conftest import dome
 
 

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import InputError, LayoutError
 from pipeline.faces.layouts import EYELIDS, FLAME2020, FLAME2023, JAW, LEFT_EYE, RIGHT_EYE
-from pipeline.trackers.importers import read_tracking
+from pipeline.tracking.importers import read_tracking
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(0, 0.3, (4, 5, 3))

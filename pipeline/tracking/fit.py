@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode
-from pipeline.prep import cameras as estimation
-from pipeline.trackers.models import FaceModel, FaceState, rotation
+from pipeline.tracking import cameras as estimation
+from pipeline.tracking.models import FaceModel, FaceState, rotation
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Expression sequences of any known kind, in the layout that an avatar needs.
 
-npz with codes or ARKit weights   ours, see `pipeline.io.sequences`
+npz with codes or ARKit weights   ours, see `pipeline.expressions.sequences`
 CSV of Live Link Face             ARKit weights, one row a frame
 results of FLAME trackers         VHAP, GAGAvatar, LAM, metrical-tracker and others, see
-                                  `pipeline.trackers.importers`
+                                  `pipeline.tracking.importers`
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.errors import FormatError
+from pipeline.expressions.sequences import Sequence, read_sequence
 from pipeline.faces.layouts import ARKIT_NAMES, arkit_to_code, require_layout
-from pipeline.io.sequences import Sequence, read_sequence
 from pipeline.system.stage import require_file
-from pipeline.trackers.importers import read_tracking
+from pipeline.tracking.importers import read_tracking
 
 LIVE_LINK_FPS = 60.0
 TRACKER_FPS = 25.0

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from pipeline.animate import orbit
 from pipeline.avatar import Avatar
-from pipeline.captures.synthetic.expressions import sample_expression
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import Camera, ExpressionCode, Gaussians
 from pipeline.faces.layouts import (
@@ -30,6 +29,7 @@ from pipeline.faces.layouts import (
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked
 from pipeline.render import render
+from pipeline.synthetic.expressions import sample_expression
 from pipeline.system.stage import Progress, silent
 
 REFERENCE_DB = 25.0

@@ -21,8 +21,6 @@ from torch import Tensor
 
 from pipeline.animate import orbit, write_video
 from pipeline.avatar import Avatar
-from pipeline.captures.synthetic.expressions import sample_expression
-from pipeline.captures.synthetic.subject import Subject
 from pipeline.core.types import Camera, View
 from pipeline.evaluate.metrics import psnr, ssim
 from pipeline.expressions.sequences import read_sequence
@@ -31,6 +29,8 @@ from pipeline.io.images import write_rgb
 from pipeline.io.sheets import to_bytes
 from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.shipped import SEQUENCE, checkpoint_path
+from pipeline.synthetic.expressions import sample_expression
+from pipeline.synthetic.subject import Subject
 from pipeline.system.stage import Progress, digest, write_whole
 from pipeline.train.checkpoint import load_model
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.captures.synthetic.expressions import sample_expression, sequence
 from pipeline.core.errors import LayoutError, ShapeError
 from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.faces.layouts import (
@@ -28,6 +27,7 @@ from pipeline.faces.layouts import (
     require_layout,
     rot6d_from_matrix,
 )
+from pipeline.synthetic.expressions import sample_expression, sequence
 
 
 def weights(**units: float) -> np.ndarray:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.captures.synthetic.raster import Layer, draw, draw_views, vertex_normals
-from pipeline.captures.synthetic.shading import (
+from pipeline.core.errors import ShapeError
+from pipeline.core.types import Camera
+from pipeline.synthetic.raster import Layer, draw, draw_views, vertex_normals
+from pipeline.synthetic.shading import (
     Lights,
     bleed_colors,
     encode,
@@ -15,8 +17,6 @@ from pipeline.captures.synthetic.shading import (
     prepare_texture,
     sample_lights,
 )
-from pipeline.core.errors import ShapeError
-from pipeline.core.types import Camera
 
 SIZE = 16
 F32 = np.float32

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from pipeline.animate import orbit
-from pipeline.captures.synthetic.cameras import sample_cameras
-from pipeline.captures.synthetic.expressions import sample_expression, sequence
-from pipeline.captures.synthetic.subject import Subject
 from pipeline.core.errors import ShapeError
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera
 from pipeline.faces.layouts import ARKIT, arkit_to_code
+from pipeline.synthetic.cameras import sample_cameras
+from pipeline.synthetic.expressions import sample_expression, sequence
+from pipeline.synthetic.subject import Subject
 
 
 def frontal(size: int = 128) -> Camera:

@@ -5,10 +5,10 @@ python tools/build_demo_sequence.py
 
 import numpy as np
 
-from pipeline.captures.synthetic.expressions import sequence
 from pipeline.expressions.sequences import Sequence, write_sequence
 from pipeline.faces.layouts import arkit_to_code
 from pipeline.shipped import SEQUENCE
+from pipeline.synthetic.expressions import sequence
 
 FPS, SECONDS, SEED = 25.0, 5, 3
 

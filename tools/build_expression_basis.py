@@ -13,9 +13,9 @@ are taken about zero, so the neutral face has the code zero.
 
 import numpy as np
 
-from pipeline.captures.synthetic.expressions import sample_expression
 from pipeline.faces.layouts import ARKIT, BASIS_FILE, EXPRESSION_UNITS
 from pipeline.faces.makehuman import load_asset
+from pipeline.synthetic.expressions import sample_expression
 
 SEED = 7
 SAMPLES = 40_000

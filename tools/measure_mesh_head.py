@@ -11,10 +11,10 @@ import sys
 
 import numpy as np
 
-from pipeline.captures.synthetic.cameras import sample_cameras
-from pipeline.captures.synthetic.subject import Subject
 from pipeline.faces.makehuman import mean_landmarks
 from pipeline.perception.landmarks import MIRROR, MeshDetector
+from pipeline.synthetic.cameras import sample_cameras
+from pipeline.synthetic.subject import Subject
 
 PEOPLE, VIEWS, SIZE = 40, 8, 320
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.captures.sources import find_captures, open_capture
+from pipeline.captures.registry import find_captures, open_capture
 from pipeline.prep import recipes
 from pipeline.prep.job import PrepConfig
 from pipeline.shards.reader import Shard, find_shards

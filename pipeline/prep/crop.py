@@ -14,10 +14,10 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 
 from pipeline.captures.capture import Backdrop, RawView, factor_head_pose
-from pipeline.captures.synthetic.cameras import TARGET
 from pipeline.core.errors import MissingItemError, ShapeError
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera
+from pipeline.synthetic.cameras import TARGET
 
 LEAST_SIDE = 16
 """A smaller box, in pixels, shows nothing that could be recognised."""

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float32, Float64, Int32, UInt8
 from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
 from scipy import ndimage
 
-from pipeline.captures.synthetic.cameras import TARGET
 from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.geometry import project, rays
 from pipeline.core.types import Camera, View
@@ -21,6 +20,7 @@ from pipeline.io.images import read_rgb
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face
 from pipeline.perception.matting import Matter
 from pipeline.prep import crop
+from pipeline.synthetic.cameras import TARGET
 from pipeline.system.stage import Progress, silent
 from pipeline.tracking import cameras
 

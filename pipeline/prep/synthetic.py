@@ -13,14 +13,14 @@ from typing import Literal
 
 import numpy as np
 
-from pipeline.captures.synthetic.cameras import sample_cameras
-from pipeline.captures.synthetic.expressions import sample_expression
-from pipeline.captures.synthetic.shading import sample_lights
-from pipeline.captures.synthetic.subject import Frame, Subject
 from pipeline.core.config import to_dict
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
 from pipeline.faces.makehuman import sample_identity
 from pipeline.shards.writer import Capture, write_shard
+from pipeline.synthetic.cameras import sample_cameras
+from pipeline.synthetic.expressions import sample_expression
+from pipeline.synthetic.shading import sample_lights
+from pipeline.synthetic.subject import Frame, Subject
 from pipeline.system.stage import Progress, StageReport, claim, run_items, silent
 
 SPLITS = {"train": 0, "test": 1}

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.captures.synthetic.cameras import sample_cameras
-from pipeline.captures.synthetic.expressions import sample_expression
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera
 from pipeline.faces.layouts import arkit_to_code
 from pipeline.faces.makehuman import Head, sample_identity
+from pipeline.synthetic.cameras import sample_cameras
+from pipeline.synthetic.expressions import sample_expression
 from pipeline.system.stage import Progress, silent
 from pipeline.tracking.align import umeyama
 from pipeline.tracking.fit import Observations, TrackConfig, track

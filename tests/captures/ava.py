@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.captures.synthetic.subject import Frame
+from pipeline.synthetic.subject import Frame
 from tests.captures.studio import WALL, Studio
 
 NAME = "20230308--1352--BDF920"

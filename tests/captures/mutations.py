@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.captures.capture import Capture
-from pipeline.captures.sources import find_captures, open_capture
+from pipeline.captures.registry import find_captures, open_capture
 from pipeline.core.errors import FastGHAError
 from pipeline.io.video import write_mp4
 from pipeline.prep.crop import CropConfig, crop_head

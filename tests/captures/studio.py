@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from pipeline.captures.synthetic.subject import Frame, Subject
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
 from pipeline.faces.layouts import ARKIT
+from pipeline.synthetic.subject import Frame, Subject
 
 WALL = (90, 120, 100)
 

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.captures import ava256
 from pipeline.captures.capture import Timestep
+from pipeline.captures.registry import find_captures, open_capture
 from pipeline.captures.selection import (
     AVA256_EVALUATED,
     AVA256_HELD_OUT,
@@ -17,7 +18,6 @@ from pipeline.captures.selection import (
     frontal_cameras,
     held_out_nersemble,
 )
-from pipeline.captures.sources import find_captures, open_capture
 from pipeline.core.errors import InputError, MissingItemError
 from pipeline.core.geometry import project
 from tests.captures import ava

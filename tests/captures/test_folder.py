@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from pipeline.captures.capture import Timestep, factor_head_pose
-from pipeline.captures.sources import find_captures, open_capture
+from pipeline.captures.registry import find_captures, open_capture
 from pipeline.core.errors import InputError, MissingItemError
 from pipeline.faces.layouts import FLAME2023, JAW, matrix_from_rot6d
 from tests.captures import vhap

@@ -10,11 +10,11 @@ from colour.characterisation import matrix_augmented_Cheung2004
 from pipeline.captures.capture import Timestep
 from pipeline.captures.color import Cheung
 from pipeline.captures.nersemble import fit_intrinsics
-from pipeline.captures.sources import find_captures, open_capture
-from pipeline.captures.synthetic.shading import encode, linearize
+from pipeline.captures.registry import find_captures, open_capture
 from pipeline.core.errors import InputError, MissingItemError
 from pipeline.core.geometry import project
 from pipeline.faces.layouts import FLAME2023
+from pipeline.synthetic.shading import encode, linearize
 from tests.captures import nersemble
 from tests.captures.nersemble import SEQUENCES, SERIALS
 from tests.captures.studio import Studio, over, shoot

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.captures.capture import Timestep
-from pipeline.captures.sources import find_captures, open_capture
+from pipeline.captures.registry import find_captures, open_capture
 from pipeline.core.errors import InputError, MissingItemError
 from pipeline.io.video import write_mp4
 from pipeline.io.video_frames import VideoFrames

@@ -27,7 +27,7 @@ def test_cameras_and_mesh_come_into_the_head_frame(tmp_path: Path, monkeypatch: 
     recipes.run(raw, out, config, until="track")
     plan = next(iter(load_plans(out).values()))
     model = load_flame(tmp_path / "flame.npz")
-    from pipeline.captures.sources import open_capture
+    from pipeline.captures.registry import open_capture
 
     capture = open_capture("folder", raw)
     for step in plan.timesteps:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from pipeline.captures.synthetic.raster import Layer, Picture, draw_views
-from pipeline.captures.synthetic.shading import Lights, Texture, prepare_texture, sample_lights
 from pipeline.core.errors import ShapeError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.makehuman import Head, Identity, load_texture, sample_identity
+from pipeline.synthetic.raster import Layer, Picture, draw_views
+from pipeline.synthetic.shading import Lights, Texture, prepare_texture, sample_lights
 
 
 @dataclass(frozen=True)

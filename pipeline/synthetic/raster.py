@@ -25,7 +25,9 @@ import numba
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 
-from pipeline.captures.synthetic.shading import (
+from pipeline.core.errors import ShapeError
+from pipeline.core.types import Camera
+from pipeline.synthetic.shading import (
     ENCODED_OF_STEP,
     LINEAR_OF_BYTE,
     Lights,
@@ -36,8 +38,6 @@ from pipeline.captures.synthetic.shading import (
     light_surface,
     sample_texture,
 )
-from pipeline.core.errors import ShapeError
-from pipeline.core.types import Camera
 
 NEAR = np.float32(0.05)
 """Triangles with a corner nearer than this along the camera's z axis are dropped, metres."""

@@ -293,7 +293,7 @@ def prep(
     """Time the stages of `fastgha prep photos` with 1 and 2 workers, and reading of shards."""
     from fastgha_cli import console
     from pipeline.prep import bench
-    from pipeline.prep.job import PrepConfig
+    from pipeline.prep.plan import PrepConfig
 
     figures = bench.bench(photos, PrepConfig("photos", size=size, cameras=0, need_codes=False))
     console.table(

@@ -253,7 +253,7 @@ def _recipe(
 ) -> None:
     from fastgha_cli import console
     from pipeline.core.config import from_dict
-    from pipeline.prep import recipes
+    from pipeline.prep import run as recipes
 
     config = from_dict(recipes.PrepConfig, {"source": source, **settings})
     if dry_run:
@@ -277,7 +277,7 @@ def _recipe(
 
 def _stage(stage: str, out: Path, workers: int, ray: str | None) -> None:
     from fastgha_cli import console
-    from pipeline.prep import recipes
+    from pipeline.prep import run as recipes
 
     with console.progress(stage.capitalize()) as tick:
         report = recipes.run_stage(

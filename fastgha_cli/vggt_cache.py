@@ -42,7 +42,7 @@ def vggt_cache(
     """Store depth in the shards: point maps of all views, aligned to the tracked head."""
     from fastgha_cli import console
     from pipeline.core.config import from_dict
-    from pipeline.prep import points as stage
+    from pipeline.prep.depth import run as stage
     from pipeline.train.device import choose
 
     values = {"backend": backend, "weights": weights, "head": head, "group": group}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.captures.registry import find_captures, open_capture
-from pipeline.prep import recipes
-from pipeline.prep.job import PrepConfig
+from pipeline.prep import run as recipes
+from pipeline.prep.plan import PrepConfig
 from pipeline.shards.reader import Shard, find_shards
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pipeline.faces.flame import convert, load_flame
-from pipeline.prep import recipes
-from pipeline.prep.job import PrepConfig, load_plans
-from pipeline.prep.work import item_path, load_item
+from pipeline.prep import run as recipes
+from pipeline.prep.items import item_path, load_item
+from pipeline.prep.plan import PrepConfig, load_plans
 from tests.captures import vhap
 from tests.captures.studio import shoot
 from tests.flames import numbers, write_pickle

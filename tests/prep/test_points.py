@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import ConfigError, FormatError, MissingPackageError, StaleOutputError
 from pipeline.core.geometry import pixel_directions
-from pipeline.prep import points
-from pipeline.prep.points import PointsConfig
+from pipeline.prep.depth import run as points
+from pipeline.prep.depth.run import PointsConfig
 from pipeline.prep.synthetic import SyntheticConfig, capture
 from pipeline.shards.reader import Shard
 from pipeline.shards.writer import write_shard

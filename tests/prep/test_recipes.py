@@ -15,8 +15,8 @@ import torch
 from pipeline.core.errors import InputError, MissingPackageError, StaleOutputError
 from pipeline.core.geometry import project
 from pipeline.perception.detectors import make_detector
-from pipeline.prep import recipes
-from pipeline.prep.job import PrepConfig
+from pipeline.prep import run as recipes
+from pipeline.prep.plan import PrepConfig
 from pipeline.shards.reader import Shard
 from pipeline.system.cluster import run_on_ray
 from pipeline.system.stage import locked

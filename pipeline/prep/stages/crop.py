@@ -17,8 +17,8 @@ from pipeline.core.errors import FastGHAError
 from pipeline.core.types import Camera
 from pipeline.io.images import encode_jpeg, encode_png
 from pipeline.prep import crop as cutting
-from pipeline.prep.job import Job
-from pipeline.prep.work import Item, load_item, save_item
+from pipeline.prep.items import Item, load_item, save_item
+from pipeline.prep.plan import Job
 
 
 @dataclass

@@ -14,8 +14,8 @@ import numpy as np
 from pipeline.core.errors import FastGHAError
 from pipeline.perception.detectors import make_detector
 from pipeline.perception.landmarks import Detector
-from pipeline.prep.job import Job
-from pipeline.prep.work import Item, save_item
+from pipeline.prep.items import Item, save_item
+from pipeline.prep.plan import Job
 
 
 @dataclass

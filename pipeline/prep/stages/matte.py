@@ -13,8 +13,8 @@ import numpy as np
 
 from pipeline.io.images import decode, encode_jpeg, encode_png
 from pipeline.perception.matting import Matter, OnnxMatter
-from pipeline.prep.job import Job
-from pipeline.prep.work import Item, load_item, save_item
+from pipeline.prep.items import Item, load_item, save_item
+from pipeline.prep.plan import Job
 
 
 @dataclass

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.core.config import to_dict
-from pipeline.prep.job import Job
-from pipeline.prep.work import load_item
+from pipeline.prep.items import load_item
+from pipeline.prep.plan import Job
 from pipeline.shards.writer import Header, Moment, placeholder_K, write_moments
 from pipeline.system.stage import write_whole
 

@@ -26,8 +26,8 @@ from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.flame_fit import FlameFit
 from pipeline.faces.makehuman import mean_landmarks
 from pipeline.perception.landmarks import MESH_HEAD
-from pipeline.prep.job import Job
-from pipeline.prep.work import Item, load_item, save_item
+from pipeline.prep.items import Item, load_item, save_item
+from pipeline.prep.plan import Job
 from pipeline.tracking import cameras as estimation
 from pipeline.tracking.fit import Observations, TrackConfig, track
 from pipeline.tracking.models import MakeHumanFace

@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.core.config import from_dict
 from pipeline.core.errors import FormatError, InputError
-from pipeline.prep.job import Job, PrepConfig, load_plans, plan_all, save_plan
+from pipeline.prep.plan import Job, PrepConfig, load_plans, plan_all, save_plan
 from pipeline.prep.stages.crop import Crop
 from pipeline.prep.stages.landmarks import Landmarks
 from pipeline.prep.stages.matte import Matte

@@ -25,8 +25,8 @@ from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutp
 from pipeline.core.geometry import project
 from pipeline.core.types import View
 from pipeline.faces.makehuman import load_asset
-from pipeline.prep.pointmaps import HUB, PointMaps, Source, make_source, shrunk
-from pipeline.prep.work import WORK, Item, load_item, save_item
+from pipeline.prep.depth.pointmaps import HUB, PointMaps, Source, make_source, shrunk
+from pipeline.prep.items import WORK, Item, load_item, save_item
 from pipeline.render.triangles import draw_depth
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import Moment, encode_depth, write_moments

@@ -16,7 +16,7 @@ from pipeline.captures.capture import Capture, Timestep
 from pipeline.captures.registry import find_captures, open_capture
 from pipeline.captures.selection import frontal_cameras
 from pipeline.core.errors import FormatError, InputError
-from pipeline.prep.work import WORK, item_path
+from pipeline.prep.items import WORK, item_path
 from pipeline.system.stage import write_whole
 
 PLAN = "plan.json"

@@ -1,10 +1,11 @@
 """The public Python API: `from fastgha import Avatar`."""
 
-from pipeline.animate import Style as Style
-from pipeline.animate import exaggerate as exaggerate
-from pipeline.animate import write_video as write_video
-from pipeline.avatar import Avatar as Avatar
-from pipeline.camera_path import orbit as orbit
+from pipeline.avatar.animate import Style as Style
+from pipeline.avatar.animate import exaggerate as exaggerate
+from pipeline.avatar.animate import write_video as write_video
+from pipeline.avatar.avatar import Avatar as Avatar
+from pipeline.avatar.camera_path import orbit as orbit
+from pipeline.avatar.refine import refine as refine
 from pipeline.core.errors import FastGHAError as FastGHAError
 from pipeline.core.types import Camera as Camera
 from pipeline.core.types import ExpressionCode as ExpressionCode
@@ -14,6 +15,5 @@ from pipeline.export_web import export_web as export_web
 from pipeline.expressions.read import read_expressions as read_expressions
 from pipeline.expressions.sequences import read_sequence as read_sequence
 from pipeline.io.splats import write_splats as write_splats
-from pipeline.refine import refine as refine
 from pipeline.render import Rendering as Rendering
 from pipeline.render import render as render

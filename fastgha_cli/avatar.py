@@ -31,7 +31,7 @@ def avatar(
     Only make avatars of people who agreed to it.
     """
     from fastgha_cli import console
-    from pipeline.photos import make_avatar
+    from pipeline.avatar.create import make_avatar
 
     console.consent()
     with console.progress("Preparing photographs") as tick:

@@ -35,8 +35,8 @@ def prune(
     from dataclasses import asdict
 
     from fastgha_cli import console
-    from pipeline import bake as light
-    from pipeline.avatar import Avatar
+    from pipeline.avatar import bake as light
+    from pipeline.avatar.avatar import Avatar
 
     loaded = Avatar.load(avatar)
     with console.progress("Pruning") as tick:
@@ -72,8 +72,8 @@ def bake(
     from dataclasses import asdict
 
     from fastgha_cli import console
-    from pipeline import bake as light
-    from pipeline.avatar import Avatar
+    from pipeline.avatar import bake as light
+    from pipeline.avatar.avatar import Avatar
 
     loaded, allowed = Avatar.load(avatar), _db(tolerance)
     kept: list[light.Kept] = []

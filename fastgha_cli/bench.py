@@ -126,7 +126,7 @@ def model(
     """
     from fastgha_cli import console
     from pipeline.model.bench import bench as measure
-    from pipeline.presets import recipe
+    from pipeline.train.presets import recipe
 
     config = recipe(preset).model
     views = inputs or [1, 2, 3, 4, 5, 6]
@@ -217,10 +217,10 @@ def train(
     """Time the parts of a training step, and its memory, in several ways side by side."""
     from fastgha_cli import console
     from pipeline.core.config import from_dict, override
-    from pipeline.presets import recipe
     from pipeline.train import bench
     from pipeline.train.config import RunConfig
     from pipeline.train.device import choose
+    from pipeline.train.presets import recipe
 
     config = override(recipe(preset), changes or [])
     how = from_dict(RunConfig, {"device": choose(device), "precision": precision})
@@ -312,7 +312,7 @@ def show_counts(preset: str, views: list[int], tflops: float | None = None) -> l
     """Print what the parts of a preset's model cost, for each number of views."""
     from fastgha_cli import console
     from pipeline.model.counts import count
-    from pipeline.presets import recipe
+    from pipeline.train.presets import recipe
 
     config = recipe(preset).model
     counts = [row for v in views for row in count(config, v)]

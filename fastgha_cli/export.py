@@ -27,7 +27,7 @@ def splats(
     as me_00000.ply and so on.
     """
     from fastgha_cli import console
-    from pipeline.avatar import Avatar
+    from pipeline.avatar.avatar import Avatar
     from pipeline.core.errors import InputError
     from pipeline.expressions.read import read_expressions
     from pipeline.io.splats import write_splats
@@ -65,7 +65,7 @@ def web(
     fixes the picture's size, ?bench measures and prints JSON.
     """
     from fastgha_cli import console
-    from pipeline.avatar import Avatar
+    from pipeline.avatar.avatar import Avatar
     from pipeline.export_web import export_web
     from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked

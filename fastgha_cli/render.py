@@ -48,9 +48,9 @@ def render(
     video. Only show people who agreed to it.
     """
     from fastgha_cli import console
-    from pipeline import animate
-    from pipeline.avatar import Avatar
-    from pipeline.camera_path import cameras_for
+    from pipeline.avatar import animate
+    from pipeline.avatar.avatar import Avatar
+    from pipeline.avatar.camera_path import cameras_for
     from pipeline.expressions.read import read_expressions
     from pipeline.expressions.sequences import Sequence
 

@@ -99,12 +99,12 @@ def train(
     from pipeline.core.config import from_dict, override
     from pipeline.core.errors import ConfigError
     from pipeline.perception.perceptual import load_perceptual
-    from pipeline.presets import recipe
     from pipeline.system.stage import silent
     from pipeline.train.checkpoint import Origin, resolve
     from pipeline.train.config import RunConfig
     from pipeline.train.device import choose
     from pipeline.train.loop import train as run
+    from pipeline.train.presets import recipe
     from pipeline.train.processes import launch_line
 
     if processes is not None:

@@ -27,7 +27,7 @@ def view(
     import time
 
     from fastgha_cli import console
-    from pipeline.avatar import Avatar
+    from pipeline.avatar.avatar import Avatar
     from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
     from pipeline.shipped import SEQUENCE

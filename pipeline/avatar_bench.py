@@ -13,9 +13,10 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from pipeline.animate import orbit
-from pipeline.avatar import Avatar
-from pipeline.bake import sample_codes
+from pipeline.avatar.animate import orbit
+from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.bake import sample_codes
+from pipeline.avatar.refine import refine
 from pipeline.core.types import ExpressionCode, Gaussians
 from pipeline.evaluate.metrics import psnr
 from pipeline.evaluate.protocol import Task, read, tasks
@@ -23,7 +24,6 @@ from pipeline.evaluate.run import Scene, scene
 from pipeline.model.deform import Deformation
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
-from pipeline.refine import refine
 from pipeline.shipped import checkpoint_path
 from pipeline.system.stage import Progress, silent
 from pipeline.train.checkpoint import load_model

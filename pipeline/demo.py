@@ -19,8 +19,8 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pipeline.animate import orbit, write_video
-from pipeline.avatar import Avatar
+from pipeline.avatar.animate import orbit, write_video
+from pipeline.avatar.avatar import Avatar
 from pipeline.core.types import Camera, View
 from pipeline.evaluate.metrics import psnr, ssim
 from pipeline.expressions.sequences import read_sequence

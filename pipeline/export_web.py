@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.avatar import Avatar
-from pipeline.camera_path import DISTANCE, FIELD
+from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.camera_path import DISTANCE, FIELD
 from pipeline.core.errors import ConfigError
 from pipeline.expressions.sequences import Sequence
 from pipeline.faces.layouts import ARKIT_NAMES, EXPRESSION, MAKEHUMAN, arkit_to_code, neutral_code

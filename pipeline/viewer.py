@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.avatar import Avatar
+from pipeline.avatar.avatar import Avatar
 from pipeline.core.errors import InputError, MissingPackageError
 from pipeline.core.types import ExpressionCode, Gaussians
 from pipeline.export_web import sliders

@@ -5,13 +5,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pipeline.animate import orbit
-from pipeline.avatar import Avatar
+from pipeline.avatar.animate import orbit
+from pipeline.avatar.avatar import Avatar
 from pipeline.core.errors import FormatError, LayoutError, ShapeError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import tiny
+from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 
 

@@ -8,16 +8,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.animate import orbit
-from pipeline.avatar import Avatar
-from pipeline.bake import BakeConfig, bake, contributions, loss_db, prune, sample_codes, select
+from pipeline.avatar.animate import orbit
+from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.bake import (
+    BakeConfig,
+    bake,
+    contributions,
+    loss_db,
+    prune,
+    sample_codes,
+    select,
+)
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import FLAME2023, JAW, MAKEHUMAN, matrix_from_rot6d
 from pipeline.model.baked import Baked, BakedConfig
 from pipeline.model.deform import Deformation
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import tiny
+from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 
 CONFIG = BakeConfig(tolerance_db=0.5, codes=160, held_out=4, size=48)
@@ -77,7 +85,7 @@ def test_gaussians_that_no_code_moves_stay_exactly_where_they_are(avatar: Avatar
 
 
 def test_an_impossible_tolerance_says_what_is_possible(avatar: Avatar, monkeypatch):
-    monkeypatch.setattr("pipeline.bake.RANKS", (4,))
+    monkeypatch.setattr("pipeline.avatar.bake.RANKS", (4,))
     with pytest.raises(ConfigError, match=r"No rank up to .* loses"):
         bake(avatar, replace(CONFIG, tolerance_db=1e-9))
 

@@ -9,10 +9,10 @@ from pipeline.core.errors import BackendError, ConfigError
 from pipeline.core.types import Gaussians
 from pipeline.model.counts import count
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import recipe, tiny
 from pipeline.render import render
 from pipeline.render.bench import bench, head_scene, load_peer, parse_backends, parse_scenes
 from pipeline.render.cpu import limits
+from pipeline.train.presets import recipe, tiny
 from tests.render_scenes import ordinary
 from tests.test_cli import fastgha
 

@@ -97,9 +97,9 @@ def avatar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An avatar of an untrained tiny model."""
     import torch
 
-    from pipeline.avatar import Avatar
+    from pipeline.avatar.avatar import Avatar
     from pipeline.model.fastgha import FastGHA
-    from pipeline.presets import tiny
+    from pipeline.train.presets import tiny
     from tests.conftest import blob_views
 
     torch.manual_seed(0)

@@ -5,8 +5,8 @@ import pytest
 from pipeline.core.config import from_dict, override, to_dict
 from pipeline.core.errors import ConfigError
 from pipeline.model.config import ModelConfig
-from pipeline.presets import PRESETS, recipe, small
 from pipeline.train.config import TrainConfig
+from pipeline.train.presets import PRESETS, recipe, small
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.avatar import Avatar
+from pipeline.avatar.avatar import Avatar
 from pipeline.io.images import read_rgb
 from pipeline.shards.reader import Shard, find_shards
 from tests.test_cli import fastgha

@@ -25,8 +25,8 @@ from pipeline.evaluate.results import Figure, Result, interval
 from pipeline.evaluate.run import measure, ours, scene
 from pipeline.evaluate.speed import Speed, speed
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import tiny
 from pipeline.shards.reader import Shard
+from pipeline.train.presets import tiny
 from tests.conftest import LAYOUT, blob_views
 
 TOY = Protocol(

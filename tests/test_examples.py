@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.avatar import Avatar
+from pipeline.avatar.avatar import Avatar
 from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import tiny
+from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,7 @@ from pipeline.faces.layouts import ARKIT, MAKEHUMAN, arkit_to_code, neutral_code
 from pipeline.model.activate import HEAD_RADIUS, CanonicalHead, activate
 from pipeline.model.deform import Deformation
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import small, tiny
+from pipeline.train.presets import small, tiny
 from tests.conftest import blob_views
 
 

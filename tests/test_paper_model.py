@@ -18,7 +18,7 @@ from pipeline.model.config import (
 )
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.hub import BACKBONES, VAE
-from pipeline.presets import ABLATIONS, PRESETS, recipe
+from pipeline.train.presets import ABLATIONS, PRESETS, recipe
 from tests.conftest import blob_views
 
 pytest.importorskip("diffusers")

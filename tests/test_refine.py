@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.avatar import Avatar
-from pipeline.bake import BakeConfig, bake, select
+from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.bake import BakeConfig, bake, select
+from pipeline.avatar.refine import RefineConfig, refine
 from pipeline.core.errors import ConfigError, ShapeError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import tiny
-from pipeline.refine import RefineConfig, refine
+from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 
 CONFIG = RefineConfig(seconds=60, most_steps=40, block=8, held_back=0.2)

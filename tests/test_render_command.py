@@ -13,9 +13,9 @@ from scipy.spatial.transform import Rotation
 from typer.testing import CliRunner
 
 from fastgha_cli.app import app
-from pipeline import animate
-from pipeline.avatar import Avatar
-from pipeline.camera_path import cameras_for, orbit, read_path, spread, write_path
+from pipeline.avatar import animate
+from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.camera_path import cameras_for, orbit, read_path, spread, write_path
 from pipeline.core.errors import FormatError, InputError, LayoutError
 from pipeline.core.types import Gaussians
 from pipeline.expressions.read import read_expressions
@@ -23,8 +23,8 @@ from pipeline.expressions.sequences import Sequence, write_sequence
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, code_to_arkit
 from pipeline.io.splats import covariances, ply_bytes, read_ply, read_spz, write_splats
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import tiny
 from pipeline.tracking.importers import read_tracking
+from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 
 

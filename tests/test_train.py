@@ -18,12 +18,12 @@ from pipeline.core.errors import (
 )
 from pipeline.faces.layouts import FLAME2020
 from pipeline.losses import LossConfig
-from pipeline.presets import recipe
 from pipeline.shards.writer import write_shard
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.loop import train
+from pipeline.train.presets import recipe
 from tests.conftest import toy_capture
 
 CONFIG = replace(recipe("tiny"), sizes=(32, 64), steps=(12, 8))
@@ -104,7 +104,7 @@ def test_weights_of_another_preset_are_refused(shards: Path, tmp_path: Path):
     report = train(shards, tmp_path / "run", CONFIG, RUN, stop_after=1)
     from pipeline.io.tensors import restore
     from pipeline.model.fastgha import FastGHA
-    from pipeline.presets import small
+    from pipeline.train.presets import small
 
     with pytest.raises(FormatError, match="does not fit"):
         restore(FastGHA(small()), weights(report.checkpoint), "model.", report.checkpoint)

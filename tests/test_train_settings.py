@@ -15,12 +15,12 @@ from pipeline.core.errors import ConfigError, InputError, TrainingError
 from pipeline.core.geometry import jitter
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.rerun import rerun_backward
-from pipeline.presets import recipe
 from pipeline.shards.reader import Shard
 from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, frontal, load
 from pipeline.shards.writer import write_shard
 from pipeline.train.config import RunConfig
 from pipeline.train.loop import train
+from pipeline.train.presets import recipe
 from tests.conftest import blob_views, dome, toy_capture
 
 CONFIG = replace(recipe("tiny"), sizes=(64,), steps=(3,))

@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.avatar import Avatar
+from pipeline.avatar.avatar import Avatar
 from pipeline.expressions.sequences import read_sequence
 from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import tiny
 from pipeline.shipped import SEQUENCE
+from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 from tests.test_web import browser as browser
 

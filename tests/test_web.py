@@ -14,17 +14,17 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.avatar import Avatar
-from pipeline.bake import BakeConfig, bake
-from pipeline.camera_path import orbit
+from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.bake import BakeConfig, bake
+from pipeline.avatar.camera_path import orbit
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import ExpressionCode
 from pipeline.export_web import UNITS, export_web, sliders
 from pipeline.expressions.sequences import Sequence, read_sequence
 from pipeline.faces.layouts import FLAME2023, MAKEHUMAN, neutral_code
 from pipeline.model.fastgha import FastGHA
-from pipeline.presets import tiny
 from pipeline.shipped import SEQUENCE
+from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 
 ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]

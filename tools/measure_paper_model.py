@@ -20,8 +20,8 @@ from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, View
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.hub import BACKBONES, VAE, load_backbone, load_vae
-from pipeline.presets import recipe
 from pipeline.render import render
+from pipeline.train.presets import recipe
 
 
 def main() -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.animate import orbit
-from pipeline.avatar import Avatar
+from pipeline.avatar.animate import orbit
+from pipeline.avatar.avatar import Avatar
 from pipeline.core.types import ExpressionCode, View
 from pipeline.faces.layouts import neutral_code
 from pipeline.model.fastgha import FastGHA

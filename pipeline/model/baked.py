@@ -1,4 +1,4 @@
-"""Linear shapes in place of the deformation network: what `pipeline.bake` makes.
+"""Linear shapes in place of the deformation network: what `pipeline.avatar.bake` makes.
 
 Letters: n Gaussians, m of them moving (the first ones), r shapes, s samples.
 """

@@ -9,11 +9,11 @@ from pathlib import Path
 from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError
 from pipeline.losses import Perceptual
-from pipeline.presets import recipe
 from pipeline.system.stage import Progress, silent
 from pipeline.train.checkpoint import Origin, resolve
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.loop import TrainReport, train
+from pipeline.train.presets import recipe
 
 FULL, ONE_SHOT = "full", "one-shot"
 TABLES: dict[int, tuple[str, ...]] = {

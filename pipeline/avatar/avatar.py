@@ -41,14 +41,14 @@ class Avatar:
 
     head: CanonicalHead
     deformation: Deformation | Baked
-    """The network of the model, or linear shapes that `pipeline.bake` made of it."""
+    """The network of the model, or linear shapes that `pipeline.avatar.bake` made of it."""
     layout: str
     """Of the codes that drive it."""
     made: Mapping[str, Any]
     """What made it: program version, checkpoint, number of pictures."""
     precision: Precision = "auto"
     shown: Gaussians | None = None
-    """The head's Gaussians as `pipeline.refine` left them. The deformation goes on as if they were
+    """The head's Gaussians as `pipeline.avatar.refine` left them. The deformation goes on as if they were
     where the model had put them: it has never seen others."""
 
     @staticmethod
@@ -113,14 +113,14 @@ class Avatar:
         return render(gaussians, camera, background=white, backend=backend)
 
     def prune(self, tolerance_db: float = 0.05) -> Avatar:
-        """Leave out Gaussians that hardly any picture shows; see `pipeline.bake.prune`."""
-        from pipeline.bake import prune
+        """Leave out Gaussians that hardly any picture shows; see `pipeline.avatar.bake.prune`."""
+        from pipeline.avatar.bake import prune
 
         return prune(self, tolerance_db=tolerance_db)[0]
 
     def bake(self, tolerance_db: float = 0.1) -> Avatar:
-        """Give the same head with linear shapes, many times faster; see `pipeline.bake.bake`."""
-        from pipeline.bake import BakeConfig, bake
+        """Give the same head with linear shapes, many times faster; see `pipeline.avatar.bake.bake`."""
+        from pipeline.avatar.bake import BakeConfig, bake
 
         return bake(self, BakeConfig(tolerance_db=tolerance_db))[0]
 

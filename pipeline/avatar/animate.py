@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 from PIL import ImageColor
 from scipy.spatial.transform import Rotation
 
-from pipeline.avatar import Avatar
-from pipeline.camera_path import orbit
+from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.camera_path import orbit
 from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode, Gaussians
 from pipeline.expressions.sequences import Sequence

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from pipeline.avatar import Avatar
+from pipeline.avatar.avatar import Avatar
 from pipeline.core.errors import ConfigError, ShapeError
 from pipeline.core.types import ExpressionCode, Gaussians, View
 from pipeline.losses import ssim

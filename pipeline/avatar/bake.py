@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.animate import orbit
-from pipeline.avatar import Avatar
+from pipeline.avatar.animate import orbit
+from pipeline.avatar.avatar import Avatar
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import Camera, ExpressionCode, Gaussians
 from pipeline.faces.layouts import (

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.avatar import Avatar
+from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.refine import RefineConfig, refine
 from pipeline.core.errors import InputError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
@@ -17,7 +18,6 @@ from pipeline.model.fastgha import MOST_VIEWS
 from pipeline.perception.landmarks import MESH_HEAD, MeshDetector
 from pipeline.perception.matting import OnnxMatter
 from pipeline.prep import photos
-from pipeline.refine import RefineConfig, refine
 from pipeline.shipped import checkpoint_path
 from pipeline.system.stage import Progress, digest, silent
 from pipeline.tracking.fit import Observations, track

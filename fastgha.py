@@ -1,5 +1,6 @@
 """The public Python API: `from fastgha import Avatar`."""
 
+from pipeline.apps.web import export_web as export_web
 from pipeline.avatar.animate import Style as Style
 from pipeline.avatar.animate import exaggerate as exaggerate
 from pipeline.avatar.animate import write_video as write_video
@@ -11,7 +12,6 @@ from pipeline.core.types import Camera as Camera
 from pipeline.core.types import ExpressionCode as ExpressionCode
 from pipeline.core.types import Gaussians as Gaussians
 from pipeline.core.types import View as View
-from pipeline.export_web import export_web as export_web
 from pipeline.expressions.read import read_expressions as read_expressions
 from pipeline.expressions.sequences import read_sequence as read_sequence
 from pipeline.io.splats import write_splats as write_splats

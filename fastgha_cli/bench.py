@@ -10,8 +10,8 @@ import typer
 from fastgha_cli import options
 
 if TYPE_CHECKING:
-    from pipeline.model.counts import Count
-    from pipeline.render.cpu.limits import Details
+    from pipeline.bench.counts import Count
+    from pipeline.bench.roofline import Details
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
@@ -56,7 +56,7 @@ def render(
     machine's arithmetic and memory would allow.
     """
     from fastgha_cli import console
-    from pipeline.render import bench
+    from pipeline.bench import render as bench
 
     sizes = bench.parse_scenes(scene) if scene else bench.SIZES
     backends = bench.parse_backends(backend)
@@ -81,7 +81,7 @@ def render(
     )
     details: list[tuple[int, int, Details]] = []
     if "cpu" in backends:
-        from pipeline.render.cpu import limits
+        from pipeline.bench import roofline as limits
 
         with console.progress("Counting") as tick:
             for done, (count, size) in enumerate(sizes, start=1):
@@ -125,7 +125,7 @@ def model(
     Counting needs no weights; the time is measured with random ones.
     """
     from fastgha_cli import console
-    from pipeline.model.bench import bench as measure
+    from pipeline.bench.model import bench as measure
     from pipeline.train.presets import recipe
 
     config = recipe(preset).model
@@ -165,7 +165,7 @@ def avatar(
     PSNR is against the exact avatar's pictures, and against the truth.
     """
     from fastgha_cli import console
-    from pipeline import avatar_bench
+    from pipeline.bench import avatar as avatar_bench
 
     with console.progress("Measuring") as tick:
         rows = avatar_bench.bench(
@@ -216,8 +216,8 @@ def train(
 ) -> None:
     """Time the parts of a training step, and its memory, in several ways side by side."""
     from fastgha_cli import console
+    from pipeline.bench import train as bench
     from pipeline.core.config import from_dict, override
-    from pipeline.train import bench
     from pipeline.train.config import RunConfig
     from pipeline.train.device import choose
     from pipeline.train.presets import recipe
@@ -262,7 +262,7 @@ def track(
 ) -> None:
     """Measure the face tracker on synthetic people whose truth is known."""
     from fastgha_cli import console
-    from pipeline.trackers import bench
+    from pipeline.bench import track as bench
 
     with console.progress("Tracking") as tick:
         rows = bench.bench(people, frames, noise, seed, tick)
@@ -292,7 +292,7 @@ def prep(
 ) -> None:
     """Time the stages of `fastgha prep photos` with 1 and 2 workers, and reading of shards."""
     from fastgha_cli import console
-    from pipeline.prep import bench
+    from pipeline.bench import prep as bench
     from pipeline.prep.plan import PrepConfig
 
     figures = bench.bench(photos, PrepConfig("photos", size=size, cameras=0, need_codes=False))
@@ -311,7 +311,7 @@ def prep(
 def show_counts(preset: str, views: list[int], tflops: float | None = None) -> list[Count]:
     """Print what the parts of a preset's model cost, for each number of views."""
     from fastgha_cli import console
-    from pipeline.model.counts import count
+    from pipeline.bench.counts import count
     from pipeline.train.presets import recipe
 
     config = recipe(preset).model

@@ -23,7 +23,7 @@ def demo(
     Needs no download and no GPU. Leaves head.avatar, head.mp4, contact_sheet.png, figures.json.
     """
     from fastgha_cli import console
-    from pipeline.demo import run
+    from pipeline.apps.demo import run
 
     report = run(out, console.progress, model=model, identity=identity, size=size)
     console.result(

@@ -25,7 +25,7 @@ def doctor(
     1 if one that is present draws something else.
     """
     from fastgha_cli import console
-    from pipeline.doctor import examine
+    from pipeline.apps.doctor import examine
 
     with console.progress("Examining") as tick:
         health = examine(tick)

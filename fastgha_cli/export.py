@@ -65,8 +65,8 @@ def web(
     fixes the picture's size, ?bench measures and prints JSON.
     """
     from fastgha_cli import console
+    from pipeline.apps.web import export_web
     from pipeline.avatar.avatar import Avatar
-    from pipeline.export_web import export_web
     from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
     from pipeline.shipped import SEQUENCE

@@ -27,11 +27,11 @@ def view(
     import time
 
     from fastgha_cli import console
+    from pipeline.apps.viewer import Viewer
     from pipeline.avatar.avatar import Avatar
     from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
     from pipeline.shipped import SEQUENCE
-    from pipeline.viewer import Viewer
 
     console.consent()
     loaded = Avatar.load(avatar)

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.bench import roofline as limits
+from pipeline.bench.counts import count
+from pipeline.bench.render import bench, head_scene, load_peer, parse_backends, parse_scenes
 from pipeline.core.errors import BackendError, ConfigError
 from pipeline.core.types import Gaussians
-from pipeline.model.counts import count
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
-from pipeline.render.bench import bench, head_scene, load_peer, parse_backends, parse_scenes
-from pipeline.render.cpu import limits
 from pipeline.train.presets import recipe, tiny
 from tests.render_scenes import ordinary
 from tests.test_cli import fastgha

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.bench.render import bench, head_scene
 from pipeline.core.errors import BackendError
 from pipeline.render import render
-from pipeline.render.bench import bench, head_scene
 from pipeline.render.cpu import binning, projection, rasterize, simd
 from pipeline.render.cpu.threads import run, spread
 from pipeline.render.reference import project_gaussians

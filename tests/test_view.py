@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of the server's threads
 
 @pytest.fixture(scope="module")
 def running():
-    from pipeline.viewer import Viewer
+    from pipeline.apps.viewer import Viewer
 
     torch.manual_seed(0)
     model = FastGHA(tiny(), "float32").eval().requires_grad_(False)

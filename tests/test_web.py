@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.apps.web import UNITS, export_web, sliders
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.bake import BakeConfig, bake
 from pipeline.avatar.camera_path import orbit
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import ExpressionCode
-from pipeline.export_web import UNITS, export_web, sliders
 from pipeline.expressions.sequences import Sequence, read_sequence
 from pipeline.faces.layouts import FLAME2023, MAKEHUMAN, neutral_code
 from pipeline.model.fastgha import FastGHA

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.apps.web import sliders
 from pipeline.avatar.avatar import Avatar
 from pipeline.core.errors import InputError, MissingPackageError
 from pipeline.core.types import ExpressionCode, Gaussians
-from pipeline.export_web import sliders
 from pipeline.expressions.sequences import Sequence
 from pipeline.faces.layouts import EXPRESSION, neutral_code
 from pipeline.io.splats import covariances

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from pipeline.core.errors import InputError, LayoutError
 from pipeline.faces.flame import Flame, convert, load_flame
 from pipeline.faces.flame_fit import FlameFit
-from tests.flames import numbers, write_pickle
+from tests.faces.flames import numbers, write_pickle
 
 
 @pytest.fixture(scope="module")

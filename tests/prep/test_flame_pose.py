@@ -13,7 +13,7 @@ from pipeline.prep.items import item_path, load_item
 from pipeline.prep.plan import PrepConfig, load_plans
 from tests.captures import vhap
 from tests.captures.studio import shoot
-from tests.flames import numbers, write_pickle
+from tests.faces.flames import numbers, write_pickle
 
 
 def test_cameras_and_mesh_come_into_the_head_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -71,8 +71,8 @@ def test_faces_are_found_within_millimetres_and_degrees():
 
 def flame_like(version: str = "2020") -> FlameFace:
     """A few points of a head with FLAME's joints and random shapes."""
-    from tests.flames import JOINTS
-    from tests.heads import HEAD
+    from tests.faces.flames import JOINTS
+    from tests.faces.heads import HEAD
 
     rng = np.random.default_rng(1)
     template = torch.from_numpy(np.concatenate([HEAD, JOINTS])).float()

@@ -12,7 +12,7 @@ import pytest
 from pipeline.avatar.avatar import Avatar
 from pipeline.io.images import read_rgb
 from pipeline.shards.reader import Shard, find_shards
-from tests.test_cli import fastgha
+from tests.cli.test_cli import fastgha
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera
 from pipeline.tracking import cameras
-from tests.heads import HEAD
+from tests.faces.heads import HEAD
 
 SIZE = (600, 800)
 

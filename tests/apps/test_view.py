@@ -17,8 +17,8 @@ from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.model.fastgha import FastGHA
 from pipeline.shipped import SEQUENCE
 from pipeline.train.presets import tiny
+from tests.apps.test_web import browser as browser
 from tests.conftest import blob_views
-from tests.test_web import browser as browser
 
 pytest.importorskip("viser", reason="viser is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the server's threads

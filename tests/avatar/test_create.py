@@ -11,7 +11,7 @@ from pipeline.core.types import Camera
 from pipeline.perception.landmarks import Face
 from pipeline.prep import photos
 from pipeline.prep.crop import Box, cropped, square_at_head
-from tests.heads import HEAD
+from tests.faces.heads import HEAD
 
 WHOLE = photos.CropConfig(neck=(5.0, 6.0))
 """Leave the body on."""

@@ -17,7 +17,7 @@ from pipeline.render import render
 from pipeline.render.cpu import binning, projection, rasterize, simd
 from pipeline.render.cpu.threads import run, spread
 from pipeline.render.reference import project_gaussians
-from tests.render_scenes import cameras, cloud, draw, narrow, needles, ordinary
+from tests.render.scenes import cameras, cloud, draw, narrow, needles, ordinary
 
 
 @pytest.fixture

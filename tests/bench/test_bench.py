@@ -13,8 +13,8 @@ from pipeline.core.types import Gaussians
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.train.presets import recipe, tiny
-from tests.render_scenes import ordinary
-from tests.test_cli import fastgha
+from tests.cli.test_cli import fastgha
+from tests.render.scenes import ordinary
 
 
 def test_every_pixel_that_one_gaussian_covers_is_counted_once():

@@ -129,7 +129,7 @@ def test_sampled_codes_are_rotations_in_both_kinds_of_layout():
 
 
 def test_the_command_prunes_and_bakes(avatar: Avatar, tmp_path: Path):
-    from tests.test_cli import fastgha
+    from tests.cli.test_cli import fastgha
 
     avatar.save(tmp_path / "me.avatar")
     done = fastgha(

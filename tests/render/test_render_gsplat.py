@@ -15,8 +15,8 @@ from pipeline.core.errors import BackendError
 from pipeline.core.types import Camera, Gaussians
 from pipeline.render import gsplat_backend, render, render_sets
 from pipeline.render.gsplat_backend import rasterize
-from tests.render_scenes import cameras, cloud, needles, ordinary
-from tests.test_render_cpu import _records, conics
+from tests.render.scenes import cameras, cloud, needles, ordinary
+from tests.render.test_render_cpu import _records, conics
 
 here = importlib.util.find_spec("gsplat") is not None
 needs_gsplat = pytest.mark.skipif(not here, reason="gsplat is not installed")

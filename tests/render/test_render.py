@@ -11,7 +11,7 @@ from pipeline.core.errors import BackendError, ShapeError
 from pipeline.core.types import Camera, Gaussians
 from pipeline.render import available_backends, render, render_sets
 from pipeline.render.golden import check_backend, golden_scene
-from tests.render_scenes import SCENES, cameras, cloud, draw, ordinary
+from tests.render.scenes import SCENES, cameras, cloud, draw, ordinary
 
 ONE = cameras(8, 8)[0]
 

@@ -5,7 +5,10 @@ from pipeline.avatar.animate import Style as Style
 from pipeline.avatar.animate import exaggerate as exaggerate
 from pipeline.avatar.animate import write_video as write_video
 from pipeline.avatar.avatar import Avatar as Avatar
+from pipeline.avatar.bake import BakeConfig as BakeConfig
+from pipeline.avatar.bake import bake as bake
 from pipeline.avatar.camera_path import orbit as orbit
+from pipeline.avatar.prune import prune as prune
 from pipeline.avatar.refine import refine as refine
 from pipeline.core.errors import FastGHAError as FastGHAError
 from pipeline.core.types import Camera as Camera

@@ -3,9 +3,10 @@
 import sys
 from pathlib import Path
 
-from fastgha import Avatar
+from fastgha import Avatar, BakeConfig, bake, prune
 
 avatar = Avatar.load(sys.argv[1])
-light = avatar.prune(tolerance_db=0.3).bake(tolerance_db=0.3)
+pruned, _ = prune(avatar, tolerance_db=0.3)
+light, _ = bake(pruned, BakeConfig(tolerance_db=0.3))
 print(f"{len(avatar.canonical)} Gaussians, now {len(light.canonical)}")
 light.save(Path(sys.argv[2]))

@@ -35,12 +35,12 @@ def prune(
     from dataclasses import asdict
 
     from fastgha_cli import console
-    from pipeline.avatar import bake as light
     from pipeline.avatar.avatar import Avatar
+    from pipeline.avatar.prune import prune as pruned
 
     loaded = Avatar.load(avatar)
     with console.progress("Pruning") as tick:
-        made, curve = light.prune(loaded, tolerance_db=_db(tolerance), progress=tick)
+        made, curve = pruned(loaded, tolerance_db=_db(tolerance), progress=tick)
     console.table(
         "Kept by weight in the pictures",
         ["share", "Gaussians", "PSNR to the full one", "loss at 25 dB"],
@@ -74,12 +74,14 @@ def bake(
     from fastgha_cli import console
     from pipeline.avatar import bake as light
     from pipeline.avatar.avatar import Avatar
+    from pipeline.avatar.prune import Kept
+    from pipeline.avatar.prune import prune as pruned
 
     loaded, allowed = Avatar.load(avatar), _db(tolerance)
-    kept: list[light.Kept] = []
+    kept: list[Kept] = []
     if not exact_gaussians:
         with console.progress("Pruning") as tick:
-            loaded, kept = light.prune(loaded, tolerance_db=allowed / 2, progress=tick)
+            loaded, kept = pruned(loaded, tolerance_db=allowed / 2, progress=tick)
         allowed /= 2
     with console.progress("Sampling expressions") as tick:
         made, report = light.bake(loaded, light.BakeConfig(tolerance_db=allowed), tick)

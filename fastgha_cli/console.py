@@ -82,7 +82,7 @@ def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    from pipeline.system.stage import write_whole
+    from pipeline.system.files import write_whole
 
     write_whole(path, lambda part: part.write_text(text))
     say(f"wrote {path}")

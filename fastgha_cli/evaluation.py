@@ -18,9 +18,8 @@ from pipeline.evaluate.report import Sheet
 from pipeline.evaluate.results import Result
 from pipeline.evaluate.run import baselines, measure, ours
 from pipeline.evaluate.tables import Table
-from pipeline.shipped import checkpoint_path
-from pipeline.system.stage import digest, write_whole
-from pipeline.train.checkpoint import load_model, resolve
+from pipeline.model.checkpoint import checkpoint_path, load_model, resolve
+from pipeline.system.files import digest, write_whole
 
 if TYPE_CHECKING:
     from pipeline.model.fastgha import FastGHA

@@ -67,14 +67,17 @@ def web(
     from fastgha_cli import console
     from pipeline.apps.web import export_web
     from pipeline.avatar.avatar import Avatar
+    from pipeline.avatar.bake import BakeConfig, bake
+    from pipeline.avatar.prune import prune
     from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
-    from pipeline.shipped import SEQUENCE
+    from pipeline.system.assets import SEQUENCE
 
     console.consent()
     loaded = Avatar.load(avatar)
     if not isinstance(loaded.deformation, Baked):
         console.say("Baking it first.")
-        loaded = loaded.prune(tolerance / 2).bake(tolerance / 2)
+        loaded, _ = prune(loaded, tolerance_db=tolerance / 2)
+        loaded, _ = bake(loaded, BakeConfig(tolerance_db=tolerance / 2))
     sequence = read_expressions(expr or SEQUENCE, loaded.layout)
     console.result(str(export_web(loaded, out, sequence)))

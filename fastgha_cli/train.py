@@ -98,9 +98,10 @@ def train(
     from fastgha_cli import console
     from pipeline.core.config import from_dict, override
     from pipeline.core.errors import ConfigError
+    from pipeline.model.checkpoint import resolve
     from pipeline.perception.perceptual import load_perceptual
-    from pipeline.system.stage import silent
-    from pipeline.train.checkpoint import Origin, resolve
+    from pipeline.system.progress import silent
+    from pipeline.train.checkpoint import Origin
     from pipeline.train.config import RunConfig
     from pipeline.train.device import choose
     from pipeline.train.loop import train as run

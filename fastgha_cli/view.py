@@ -29,17 +29,19 @@ def view(
     from fastgha_cli import console
     from pipeline.apps.viewer import Viewer
     from pipeline.avatar.avatar import Avatar
+    from pipeline.avatar.bake import bake
+    from pipeline.avatar.prune import prune
     from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
-    from pipeline.shipped import SEQUENCE
+    from pipeline.system.assets import SEQUENCE
 
     console.consent()
     loaded = Avatar.load(avatar)
     forms = {"as it is": loaded}
     if light and not isinstance(loaded.deformation, Baked):
         console.say("Pruning and baking.")
-        forms["pruned"] = loaded.prune()
-        forms["pruned and baked"] = forms["pruned"].bake()
+        forms["pruned"], _ = prune(loaded)
+        forms["pruned and baked"], _ = bake(forms["pruned"])
     running = Viewer(forms, read_expressions(expr or SEQUENCE, loaded.layout), host, port)
     console.result(running.address)
     try:

@@ -7,8 +7,8 @@ import numpy as np
 
 from pipeline.expressions.sequences import Sequence, write_sequence
 from pipeline.faces.layouts import arkit_to_code
-from pipeline.shipped import SEQUENCE
 from pipeline.synthetic.expressions import sequence
+from pipeline.system.assets import SEQUENCE
 
 FPS, SECONDS, SEED = 25.0, 5, 3
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from pipeline.shipped import CHECKPOINT
-from pipeline.system.stage import write_whole
+from pipeline.model.checkpoint import load_model, resolve
+from pipeline.system.assets import CHECKPOINT
+from pipeline.system.files import write_whole
 from pipeline.train import checkpoint as checkpoints
 
 THINNED = 10
@@ -26,8 +27,8 @@ def main() -> None:
     parser.add_argument("--trained", required=True, help="the commands that made it")
     arguments = parser.parse_args()
 
-    path = checkpoints.resolve(arguments.run)
-    model, loaded = checkpoints.load_model(path, "float32")
+    path = resolve(arguments.run)
+    model, loaded = load_model(path, "float32")
     header = {k: v for k, v in loaded.header.items() if k not in ("format", "version", "model")}
     checkpoints.save(CHECKPOINT, model, None, header, dtype=torch.float16)
 

@@ -19,20 +19,22 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pipeline.avatar.animate import orbit, write_video
+from pipeline.avatar.animate import write_video
 from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.camera_path import orbit
 from pipeline.core.types import Camera, View
 from pipeline.evaluate.metrics import psnr, ssim
 from pipeline.expressions.sequences import read_sequence
 from pipeline.faces.layouts import code_to_arkit
 from pipeline.io.images import write_rgb
 from pipeline.io.sheets import to_bytes
+from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.prep.synthetic import SyntheticConfig, person
-from pipeline.shipped import SEQUENCE, checkpoint_path
 from pipeline.synthetic.expressions import sample_expression
 from pipeline.synthetic.subject import Subject
-from pipeline.system.stage import Progress, digest, write_whole
-from pipeline.train.checkpoint import load_model
+from pipeline.system.assets import SEQUENCE
+from pipeline.system.files import digest, write_whole
+from pipeline.system.progress import Progress
 
 Bar = Callable[[str], AbstractContextManager[Progress]]
 """Gives a progress bar with a title."""

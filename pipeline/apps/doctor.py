@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from pipeline.io.tensors import read_header
 from pipeline.render import available_backends
 from pipeline.render.golden import check_backend
-from pipeline.shipped import CHECKPOINT
 from pipeline.system import weights
-from pipeline.system.stage import Progress, silent
-from pipeline.train.checkpoint import read_header
+from pipeline.system.assets import CHECKPOINT
+from pipeline.system.progress import Progress, silent
 
 PACKAGES = ("fastgha", "torch", "numpy", "numba", "h5py", "safetensors", "av", "pillow")
 OPTIONAL = ("onnxruntime", "ai-edge-litert", "gsplat", "diffusers", "transformers", "ray", "viser")

@@ -19,9 +19,9 @@ from pipeline.core.errors import ConfigError
 from pipeline.expressions.sequences import Sequence
 from pipeline.faces.layouts import ARKIT_NAMES, EXPRESSION, MAKEHUMAN, arkit_to_code, neutral_code
 from pipeline.model.baked import Baked
-from pipeline.shipped import ASSETS
+from pipeline.system.assets import ASSETS
+from pipeline.system.files import write_whole
 from pipeline.system.provenance import program, statement
-from pipeline.system.stage import write_whole
 
 WEB = ASSETS / "web"
 UNITS: dict[str, tuple[str, ...]] = {

@@ -14,7 +14,6 @@ from PIL import ImageColor
 from scipy.spatial.transform import Rotation
 
 from pipeline.avatar.avatar import Avatar
-from pipeline.avatar.camera_path import orbit
 from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode, Gaussians
 from pipeline.expressions.sequences import Sequence
@@ -28,9 +27,7 @@ from pipeline.faces.layouts import (
 )
 from pipeline.io.video import write_mp4, write_pngs, write_webm
 from pipeline.render import render
-from pipeline.system.stage import Progress, silent
-
-__all__ = ["Style", "exaggerate", "frames", "orbit", "picture", "write_video"]
+from pipeline.system.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from pipeline.model.config import DeformConfig
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.fastgha import FastGHA, Precision, autocast
 from pipeline.render import Backend, Rendering, render
-from pipeline.system.stage import require_file
+from pipeline.system.files import require_file
 
 FORMAT = "fastgha-avatar"
 VERSION = 1
@@ -48,8 +48,8 @@ class Avatar:
     """What made it: program version, checkpoint, number of pictures."""
     precision: Precision = "auto"
     shown: Gaussians | None = None
-    """The head's Gaussians as `pipeline.avatar.refine` left them. The deformation goes on as if they were
-    where the model had put them: it has never seen others."""
+    """The head's Gaussians as `pipeline.avatar.refine` left them. The deformation goes on as if
+    they were where the model had put them: it has never seen others."""
 
     @staticmethod
     @torch.no_grad()
@@ -111,18 +111,6 @@ class Avatar:
         """Draw Gaussians of this head on white."""
         white = torch.ones(3).to(gaussians.means)
         return render(gaussians, camera, background=white, backend=backend)
-
-    def prune(self, tolerance_db: float = 0.05) -> Avatar:
-        """Leave out Gaussians that hardly any picture shows; see `pipeline.avatar.bake.prune`."""
-        from pipeline.avatar.bake import prune
-
-        return prune(self, tolerance_db=tolerance_db)[0]
-
-    def bake(self, tolerance_db: float = 0.1) -> Avatar:
-        """Give the same head with linear shapes, many times faster; see `pipeline.avatar.bake.bake`."""
-        from pipeline.avatar.bake import BakeConfig, bake
-
-        return bake(self, BakeConfig(tolerance_db=tolerance_db))[0]
 
     def save(self, path: Path) -> None:
         """Write the avatar file whole; shapes of a baked one in half precision."""

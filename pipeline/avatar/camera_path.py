@@ -18,7 +18,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from pipeline.core.errors import FormatError, InputError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
-from pipeline.system.stage import require_file, write_whole
+from pipeline.system.files import require_file, write_whole
 
 DISTANCE = 1.0
 """Of the cameras from the head's origin, metres."""

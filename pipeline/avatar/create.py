@@ -14,15 +14,15 @@ from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.faces.makehuman import mean_landmarks
 from pipeline.io.images import read_rgb, write_rgb
+from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.model.fastgha import MOST_VIEWS
 from pipeline.perception.landmarks import MESH_HEAD, MeshDetector
 from pipeline.perception.matting import OnnxMatter
 from pipeline.prep import photos
-from pipeline.shipped import checkpoint_path
-from pipeline.system.stage import Progress, digest, silent
+from pipeline.system.files import digest
+from pipeline.system.progress import Progress, silent
 from pipeline.tracking.fit import Observations, track
 from pipeline.tracking.models import MakeHumanFace
-from pipeline.train.checkpoint import load_model
 
 
 def make_avatar(

@@ -18,7 +18,7 @@ from pipeline.core.types import ExpressionCode, Gaussians, View
 from pipeline.losses import ssim
 from pipeline.model.baked import Baked
 from pipeline.render import render
-from pipeline.system.stage import Progress, silent
+from pipeline.system.progress import Progress, silent
 
 
 @dataclass(frozen=True)

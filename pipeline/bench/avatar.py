@@ -13,20 +13,21 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from pipeline.avatar.animate import orbit
 from pipeline.avatar.avatar import Avatar
-from pipeline.avatar.bake import sample_codes
+from pipeline.avatar.bake import bake
+from pipeline.avatar.camera_path import orbit
+from pipeline.avatar.fidelity import sample_codes
+from pipeline.avatar.prune import prune
 from pipeline.avatar.refine import refine
 from pipeline.core.types import ExpressionCode, Gaussians
 from pipeline.evaluate.metrics import psnr
 from pipeline.evaluate.protocol import Task, read, tasks
 from pipeline.evaluate.run import Scene, scene
+from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.model.deform import Deformation
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
-from pipeline.shipped import checkpoint_path
-from pipeline.system.stage import Progress, silent
-from pipeline.train.checkpoint import load_model
+from pipeline.system.progress import Progress, silent
 
 
 class Row(TypedDict):
@@ -109,10 +110,10 @@ def bench(
 
 def forms(exact: Avatar, seen: Scene) -> dict[str, Form]:
     """Give an avatar as it is, in its light forms, and refined on its inputs."""
-    pruned = exact.prune()
-    baked = pruned.bake()
+    pruned, _ = prune(exact)
+    baked, _ = bake(pruned)
     refined, _ = refine(exact, seen.inputs, seen.input_codes)
-    light = refined.prune().bake()
+    light, _ = bake(prune(refined)[0])
 
     def plain(code: ExpressionCode) -> Gaussians:
         assert isinstance(exact.deformation, Deformation)

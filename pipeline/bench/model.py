@@ -17,7 +17,7 @@ from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, View
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA
-from pipeline.system.stage import Progress, silent
+from pipeline.system.progress import Progress, silent
 
 
 class Row(TypedDict):

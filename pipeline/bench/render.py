@@ -23,7 +23,8 @@ from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, Gaussians
 from pipeline.render.render import available_backends, render
 from pipeline.render.types import Backend, Rendering
-from pipeline.system.stage import Progress, silent, write_whole
+from pipeline.system.files import write_whole
+from pipeline.system.progress import Progress, silent
 
 
 class Row(TypedDict):

@@ -17,7 +17,7 @@ from pipeline.faces.layouts import arkit_to_code
 from pipeline.faces.makehuman import Head, sample_identity
 from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression
-from pipeline.system.stage import Progress, silent
+from pipeline.system.progress import Progress, silent
 from pipeline.tracking.align import umeyama
 from pipeline.tracking.fit import Observations, TrackConfig, track
 from pipeline.tracking.models import MakeHumanFace

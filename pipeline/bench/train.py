@@ -23,8 +23,8 @@ from pipeline.model.hub import Source
 from pipeline.perception.perceptual import load_perceptual
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
-from pipeline.shards.sampling import Samples, load
-from pipeline.system.stage import Progress, silent
+from pipeline.shards.sampling import Samples, load_samples
+from pipeline.system.progress import Progress, silent
 from pipeline.train import folder
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.step import (
@@ -134,7 +134,7 @@ def _measure(
     net: Perceptual | None = load_perceptual(perceptual, run.device) if perceptual else None
     samples = Samples(groups, config.sampling, config.climb, config.seed)
     steps: list[Mapping[str, float]] = []
-    found = load(samples, 0, 0)
+    found = load_samples(samples, 0, 0)
     for _ in range(len(samples)):
         clock = Clock()
         sample = next(found)

@@ -12,7 +12,8 @@ from pipeline.evaluate.results import Result
 from pipeline.evaluate.run import measure, ours
 from pipeline.evaluate.tables import Table
 from pipeline.model.fastgha import FastGHA
-from pipeline.system.stage import Progress, silent, write_whole
+from pipeline.system.files import write_whole
+from pipeline.system.progress import Progress, silent
 
 INPUTS = (2, 3, 4, 5, 6)
 DEGREES = (0.0, 0.5, 1.0, 2.0, 4.0)

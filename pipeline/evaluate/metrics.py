@@ -21,7 +21,7 @@ from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeight
 from pipeline.evaluate.protocol import Protocol
 from pipeline.io.sheets import to_bytes
 from pipeline.system import weights
-from pipeline.system.stage import digest
+from pipeline.system.files import digest
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Drawn and true pictures [v, 3, h, w] in [0, 1] to a number each; nan where no face was found."""

@@ -20,7 +20,8 @@ from PIL import Image
 
 from pipeline.core.errors import InputError
 from pipeline.io.video import write_mp4
-from pipeline.system.stage import Progress, silent, write_whole
+from pipeline.system.files import write_whole
+from pipeline.system.progress import Progress, silent
 
 PEOPLE = (393, 404, 461, 477, 486)
 SEQUENCES = ("FREE", "EMO-1-shout+laugh", "SEN-09-frown_events_bad", "SEN-10-port_strong_smokey")

@@ -25,7 +25,8 @@ from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.run import Method, Scene, scene
 from pipeline.io.images import write_rgb
 from pipeline.io.sheets import to_bytes
-from pipeline.system.stage import Progress, silent, write_whole
+from pipeline.system.files import write_whole
+from pipeline.system.progress import Progress, silent
 
 LISTED = 8
 """Files that an error names at most."""

@@ -18,7 +18,7 @@ from pipeline.io.images import write_rgb
 from pipeline.io.sheets import grid
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
-from pipeline.system.stage import write_whole
+from pipeline.system.files import write_whole
 
 ERROR_TOP = 0.3
 """Error of a channel, averaged over the three, at the bright end of an error map."""

@@ -16,7 +16,7 @@ import torch
 from pipeline.core.errors import ConfigError, FormatError
 from pipeline.evaluate.metrics import Metrics
 from pipeline.evaluate.protocol import Protocol
-from pipeline.system.stage import require_file
+from pipeline.system.files import require_file
 
 DRAWS = 2000
 """Bootstrap draws of people for an interval."""

@@ -23,7 +23,8 @@ from pipeline.evaluate.results import Result, summarise
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.shards.reader import Shard
-from pipeline.system.stage import Progress, silent, write_whole
+from pipeline.system.files import write_whole
+from pipeline.system.progress import Progress, silent
 
 CHUNK = 8
 """Pictures compared at a time."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.avatar.animate import orbit
 from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.camera_path import orbit
 from pipeline.core.types import ExpressionCode, View
 from pipeline.faces.layouts import neutral_code
 from pipeline.model.fastgha import FastGHA
-from pipeline.system.stage import Progress, silent
+from pipeline.system.progress import Progress, silent
 
 PAPER = {2: (0.68, 128.0), 3: (0.83, 83.0), 4: (0.98, 62.0), 5: (1.15, 48.0), 6: (1.40, 32.0)}
 """Inputs to seconds and frames a second, on an H800 (Table 2)."""

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.core.errors import FormatError
 from pipeline.expressions.sequences import Sequence, read_sequence
 from pipeline.faces.layouts import ARKIT_NAMES, arkit_to_code, require_layout
-from pipeline.system.stage import require_file
+from pipeline.system.files import require_file
 from pipeline.tracking.importers import read_tracking
 
 LIVE_LINK_FPS = 60.0

@@ -15,7 +15,7 @@ import torch
 from pipeline.core.errors import FormatError, LayoutError, ShapeError
 from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, require_layout
-from pipeline.system.stage import require_file, write_whole
+from pipeline.system.files import require_file, write_whole
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 from pipeline.core.errors import InputError, LayoutError, MissingItemError, ShapeError
 from pipeline.faces.flame_fit import FlameFit
 from pipeline.io.pickles import read_pickle
-from pipeline.system.stage import write_whole
+from pipeline.system.files import write_whole
 
 Version = Literal["2020", "2023", "2023-no-jaw", "2023-open"]
 VERSIONS: tuple[Version, ...] = get_args(Version)

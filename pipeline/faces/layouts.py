@@ -13,7 +13,6 @@ Letters: t timesteps (any leading dimensions), u face units.
 """
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from pipeline.core.errors import LayoutError, ShapeError
 from pipeline.core.types import CODE_SIZE, ExpressionCode
+from pipeline.system.assets import HEAD
 
 EXPRESSION = slice(0, 100)
 JAW = slice(100, 106)
@@ -67,7 +67,7 @@ EXPRESSION_UNITS = tuple(
 )
 """The 39 units that go into the expression part."""
 
-BASIS_FILE = Path(__file__).parents[1] / "assets" / "head" / "expression_basis.npz"
+BASIS_FILE = HEAD / "expression_basis.npz"
 
 
 def rot6d_from_matrix(R: Float[Tensor, "*t 3 3"]) -> Float[Tensor, "*t 6"]:

@@ -11,7 +11,6 @@ k components.
 import functools
 import io
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -24,8 +23,8 @@ from pipeline.core.errors import FormatError, ShapeError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import ARKIT, ARKIT_NAMES, code_to_arkit, gaze_angles
 from pipeline.faces.subdivide import subdivide, subdivide_uvs
+from pipeline.system.assets import HEAD
 
-ASSET = Path(__file__).parents[1] / "assets" / "head"
 ORIGIN = np.array([0.0, -0.03, -0.075], np.float32)
 """From the midpoint of the eyes to the origin of the head frame, metres."""
 
@@ -259,7 +258,7 @@ def mean_landmarks() -> Float32[np.ndarray, "68 3"]:
 
 def skin_names() -> tuple[str, ...]:
     """Give the names of all skins: age_origin_sex, with a digit for further ones."""
-    return tuple(p.stem.removeprefix("skin_") for p in sorted((ASSET / "textures").glob("skin_*")))
+    return tuple(p.stem.removeprefix("skin_") for p in sorted((HEAD / "textures").glob("skin_*")))
 
 
 def sample_identity(rng: np.random.Generator) -> Identity:
@@ -400,7 +399,7 @@ def load_texture(name: str) -> UInt8[np.ndarray, "h w 4"]:
 
 @functools.lru_cache(maxsize=96)
 def _textures(name: str) -> np.ndarray:
-    path = ASSET / "textures" / name
+    path = HEAD / "textures" / name
     if not path.is_file():
         raise FormatError(f"The head asset has no texture {name}.", "Install the package again.")
     with Image.open(io.BytesIO(path.read_bytes())) as image:
@@ -414,7 +413,7 @@ def load_asset() -> Asset:
     Raises:
         FormatError: If it is missing.
     """
-    path = ASSET / "head.npz"
+    path = HEAD / "head.npz"
     if not path.is_file():
         raise FormatError(f"The head asset {path} is missing.", "Install the package again.")
     with np.load(path, allow_pickle=False) as file:

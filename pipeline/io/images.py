@@ -10,7 +10,7 @@ from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.core.errors import InputError
-from pipeline.system.stage import require_file, write_whole
+from pipeline.system.files import require_file, write_whole
 
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:

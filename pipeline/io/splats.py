@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import FormatError, InputError
 from pipeline.core.types import Gaussians
+from pipeline.system.files import require_file, write_whole
 from pipeline.system.provenance import statement
-from pipeline.system.stage import require_file, write_whole
 
 SH0 = 0.28209479177387814
 """The constant spherical harmonic: 3DGS stores (colour - 0.5) / SH0."""

@@ -15,8 +15,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.core.errors import InputError
+from pipeline.system.files import write_whole
 from pipeline.system.provenance import program, statement
-from pipeline.system.stage import write_whole
 
 Frames = Iterable[UInt8[np.ndarray, "h w c"]]
 """RGB, or RGBA with the alpha not multiplied in."""

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from pipeline.core.errors import FormatError
-from pipeline.system.stage import require_file
+from pipeline.system.files import require_file
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

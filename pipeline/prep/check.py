@@ -24,7 +24,8 @@ from pipeline.core.geometry import project
 from pipeline.faces.layouts import JAW, matrix_from_rot6d
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.schema import FIELDS
-from pipeline.system.stage import Progress, silent, write_whole
+from pipeline.system.files import write_whole
+from pipeline.system.progress import Progress, silent
 
 ON_HEAD = 0.8
 """Share of landmarks that must fall on the matte; in profile a few stand on its edge."""

@@ -16,7 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipeline.core.errors import FormatError
-from pipeline.system.stage import write_whole
+from pipeline.system.files import write_whole
 
 WORK = "work"
 

@@ -21,7 +21,7 @@ from pipeline.perception.landmarks import MESH_HEAD, Detector, Face
 from pipeline.perception.matting import Matter
 from pipeline.prep import crop
 from pipeline.synthetic.cameras import TARGET
-from pipeline.system.stage import Progress, silent
+from pipeline.system.progress import Progress, silent
 from pipeline.tracking import cameras
 
 Rgb = UInt8[np.ndarray, "h w 3"]

@@ -17,7 +17,7 @@ from pipeline.captures.registry import find_captures, open_capture
 from pipeline.captures.selection import frontal_cameras
 from pipeline.core.errors import FormatError, InputError
 from pipeline.prep.items import WORK, item_path
-from pipeline.system.stage import write_whole
+from pipeline.system.files import write_whole
 
 PLAN = "plan.json"
 

@@ -17,8 +17,9 @@ from pipeline.prep.stages.landmarks import Landmarks
 from pipeline.prep.stages.matte import Matte
 from pipeline.prep.stages.pack import Pack
 from pipeline.prep.stages.track import Track
-from pipeline.system.cluster import run_on_ray
-from pipeline.system.stage import STAMP, StageReport, Workers, claim, locked
+from pipeline.system.executor import make_executor
+from pipeline.system.locks import locked
+from pipeline.system.stage import STAMP, StageReport, claim
 
 STAGES = ("landmarks", "track", "crop", "matte", "pack")
 """In order: landmarks and tracking see the raw pictures, so that crops know the head's pose."""
@@ -121,16 +122,12 @@ def _stages(
 ) -> StageReport:
     report = StageReport(job.out)
     call = Call(job)
-    with Workers(call, 1 if ray else workers) as pool:
+    with make_executor(call, workers, ray=ray) as executor:
         for stage in stages:
             items, done = call.items(stage)
             report.done += len(items)
             report.skipped += done
-            progress = partial(tick, stage)
-            if ray is None:
-                pool.run(items, progress)
-            else:
-                run_on_ray(items, call, ray, workers, progress=progress)
+            executor.run(items, partial(tick, stage))
     if stages[-1] == "pack":
         pack = Pack(job)
         for name in job.plans:

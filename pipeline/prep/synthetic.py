@@ -21,7 +21,9 @@ from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression
 from pipeline.synthetic.shading import sample_lights
 from pipeline.synthetic.subject import Frame, Subject
-from pipeline.system.stage import Progress, StageReport, claim, run_items, silent
+from pipeline.system.executor import run_items
+from pipeline.system.progress import Progress, silent
+from pipeline.system.stage import StageReport, claim
 
 SPLITS = {"train": 0, "test": 1}
 

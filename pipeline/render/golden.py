@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -11,8 +9,9 @@ from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, Gaussians
 from pipeline.render.render import render
 from pipeline.render.types import Backend, Rendering
+from pipeline.system.assets import ASSETS
 
-GOLDEN = Path(__file__).parent.parent / "assets" / "golden_render.npz"
+GOLDEN = ASSETS / "golden_render.npz"
 
 SIZE = (56, 40)
 """Width and height; not multiples of a tile."""

@@ -231,7 +231,9 @@ def _input_views(shard: Shard, timesteps: list[int], wanted: list[int]) -> tuple
     return tuple(chosen)
 
 
-def load(samples: Samples, start: int, workers: int, mine: range = range(1)) -> Generator[Sample]:
+def load_samples(
+    samples: Samples, start: int, workers: int, mine: range = range(1)
+) -> Generator[Sample]:
     """Give samples of the steps from `start` on, in order, read ahead in worker processes.
 
     Args:

@@ -17,7 +17,7 @@ from pipeline.core.errors import ShapeError
 from pipeline.io.images import encode_jpeg, encode_png
 from pipeline.shards.layout import lay_out
 from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, VERSION
-from pipeline.system.stage import write_whole
+from pipeline.system.files import write_whole
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from pipeline.core.errors import ConfigError, FormatError, InputError, MissingWeightsError
-from pipeline.system.stage import Progress, digest, silent, write_whole
+from pipeline.system.files import digest, write_whole
+from pipeline.system.progress import Progress, silent
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with the weights, the optimizer and, as JSON, the settings."""
+"""Checkpoints of training: written with the optimizer's state, resumed, and taken over."""
 
 from __future__ import annotations
 
@@ -8,30 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from torch import Tensor
 
-from pipeline.core.config import from_dict, nearest, to_dict
-from pipeline.core.errors import ConfigError, FormatError, InputError, LayoutError
-from pipeline.io.tensors import read_header, restore, write_tensors
-from pipeline.model.config import ModelConfig
-from pipeline.model.fastgha import FastGHA, Precision
-from pipeline.system.stage import require_file
+from pipeline.core.config import nearest, to_dict
+from pipeline.core.errors import ConfigError, FormatError, LayoutError
+from pipeline.io.tensors import restore, write_tensors
+from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load
+from pipeline.model.fastgha import FastGHA
 
-FORMAT = "fastgha-checkpoint"
-VERSION = 1
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and one to fall back to."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a checkpoint file holds."""
-
-    tensors: Mapping[str, Tensor]
-    """`model.*`, and for resuming `optimizer.*`."""
-    header: Mapping[str, Any]
-    """step, layout, model (settings) and train (settings); more in shipped ones."""
 
 
 def save(
@@ -62,21 +47,6 @@ def save(
     write_tensors(path, tensors, facts)
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a checkpoint.
-
-    Raises:
-        InputError: If there is no file.
-        FormatError: If it is truncated, not a checkpoint, or of another version.
-    """
-    require_file(path, "a checkpoint (.safetensors)")
-    header = read_header(path, FORMAT, VERSION)
-    # Files from before there was a choice of decoders do not name theirs.
-    header["model"]["decoder"].setdefault("kind", "conv")
-    with safe_open(path, framework="pt") as file:
-        return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, header)  # noqa: SIM118
-
-
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, model: FastGHA, checkpoint: Checkpoint, path: Path
 ) -> None:
@@ -101,14 +71,6 @@ def restore_optimizer(
                 "Resume from a checkpoint of a run, not from a shipped one.",
             )
         optimizer.state[parameter] = state
-
-
-def load_model(path: Path, precision: Precision = "auto") -> tuple[FastGHA, Checkpoint]:
-    """Read the model of a checkpoint, ready for use (in eval mode, no gradients)."""
-    checkpoint = load(path)
-    model = FastGHA(from_dict(ModelConfig, checkpoint.header["model"]), precision)
-    restore(model, checkpoint.tensors, "model.", path)
-    return model.eval().requires_grad_(False), checkpoint
 
 
 @dataclass(frozen=True)
@@ -141,23 +103,3 @@ class Origin:
         for name, part in parts.items():
             if name not in self.anew:
                 restore(part, checkpoint.tensors, f"model.{name}.", self.checkpoint)
-
-
-def newest(folder: Path) -> Path | None:
-    """Give the checkpoint of the highest step in a run's folder, if there is any."""
-    found = sorted(folder.glob("step-*.safetensors"))
-    return found[-1] if found else None
-
-
-def resolve(path: Path) -> Path:
-    """Give the checkpoint that a path means: a file, or a run's newest.
-
-    Raises:
-        InputError: If a folder holds none.
-    """
-    if not path.is_dir():
-        return require_file(path, "a checkpoint (.safetensors) or of a run's folder")
-    found = newest(path)
-    if found is None:
-        raise InputError(f"There is no checkpoint in {path}.", "Give the folder of a run.")
-    return found

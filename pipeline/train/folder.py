@@ -10,10 +10,10 @@ from typing import Any
 
 from pipeline.core.config import to_dict
 from pipeline.core.errors import ConfigError, StaleOutputError
+from pipeline.model.checkpoint import newest
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.sampling import check
-from pipeline.system.stage import digest, write_whole
-from pipeline.train import checkpoint as checkpoints
+from pipeline.system.files import digest, write_whole
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import TrainConfig
 
@@ -81,7 +81,7 @@ def claim(
                 "Choose another folder, or the settings of that run to go on with it.",
             )
         return samples
-    if checkpoints.newest(out):
+    if newest(out):
         raise StaleOutputError(f"{out} holds checkpoints of another run.", "Choose another folder.")
     text = json.dumps(made_of, indent=1, sort_keys=True)
     write_whole(stamp, lambda part: part.write_text(text))

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.io.images import write_rgb
 from pipeline.io.sheets import grid
 from pipeline.shards.sampling import Sample
-from pipeline.system.stage import write_whole
+from pipeline.system.files import write_whole
 
 LOG = "log.jsonl"
 

@@ -14,9 +14,11 @@ import torch
 from pipeline.core.config import to_dict
 from pipeline.core.errors import TrainingError
 from pipeline.losses import LossConfig, Perceptual
+from pipeline.model.checkpoint import load, newest
 from pipeline.model.fastgha import FastGHA
-from pipeline.shards.sampling import Sample, Samples, load
-from pipeline.system.stage import Progress, locked, silent
+from pipeline.shards.sampling import Sample, Samples, load_samples
+from pipeline.system.locks import locked
+from pipeline.system.progress import Progress, silent
 from pipeline.train import checkpoint as checkpoints
 from pipeline.train import folder
 from pipeline.train.checkpoint import Origin
@@ -108,7 +110,7 @@ def train(
         loop = _Loop(team, model, optimizer, samples, config, run, perceptual)
         header: dict[str, Any] = {"layout": layout, "train": to_dict(config)}
         loop.work(out, start, max(start, min(e for e in ends if e is not None)), header, progress)
-    path = checkpoints.newest(out)
+    path = newest(out)
     assert path is not None  # written at the end, whatever the end
     return TrainReport(
         out, loop.step, loop.stopped_by, path, loop.step - start, samples_a_step, team.size,
@@ -144,7 +146,7 @@ class _Loop:
         self.step, dead, total = start, 0, self.config.climb.total
         stopping = False
         with _log(self.team, out, start) as log, _signals() as stopped:
-            found = load(self.samples, start, self.run.workers, self.mine)
+            found = load_samples(self.samples, start, self.run.workers, self.mine)
             while self.step < end and not stopping:
                 terms, clock, sample, outcome = self._step(found, stopped)
                 stopping = terms.pop("stop") > 0
@@ -172,7 +174,7 @@ class _Loop:
                     )
             found.close()
             self.stopped_by = (stopped() or "SIGTERM") if stopping else ""
-        if self.step > start or checkpoints.newest(out) is None:
+        if self.step > start or newest(out) is None:
             self._save(out, header)
         self.team.wait()
 
@@ -247,10 +249,10 @@ def _picture(out: Path, step: int, outcome: Outcome, sample: Sample) -> None:
 
 
 def _resume(out: Path, model: FastGHA, optimizer: torch.optim.Optimizer) -> int:
-    path = checkpoints.newest(out)
+    path = newest(out)
     if path is None:
         return 0
-    checkpoint = checkpoints.load(path)
+    checkpoint = load(path)
     checkpoints.restore(model, checkpoint.tensors, "model.", path)
     checkpoints.restore_optimizer(optimizer, model, checkpoint, path)
     return int(checkpoint.header["step"])

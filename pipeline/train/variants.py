@@ -9,8 +9,9 @@ from pathlib import Path
 from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError
 from pipeline.losses import Perceptual
-from pipeline.system.stage import Progress, silent
-from pipeline.train.checkpoint import Origin, resolve
+from pipeline.model.checkpoint import resolve
+from pipeline.system.progress import Progress, silent
+from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.loop import TrainReport, train
 from pipeline.train.presets import recipe

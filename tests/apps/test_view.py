@@ -15,7 +15,7 @@ from pipeline.avatar.avatar import Avatar
 from pipeline.expressions.sequences import read_sequence
 from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.model.fastgha import FastGHA
-from pipeline.shipped import SEQUENCE
+from pipeline.system.assets import SEQUENCE
 from pipeline.train.presets import tiny
 from tests.apps.test_web import browser as browser
 from tests.conftest import blob_views

@@ -23,7 +23,7 @@ from pipeline.core.types import ExpressionCode
 from pipeline.expressions.sequences import Sequence, read_sequence
 from pipeline.faces.layouts import FLAME2023, MAKEHUMAN, neutral_code
 from pipeline.model.fastgha import FastGHA
-from pipeline.shipped import SEQUENCE
+from pipeline.system.assets import SEQUENCE
 from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 

@@ -5,8 +5,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from pipeline.avatar.animate import orbit
 from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.camera_path import orbit
 from pipeline.core.errors import FormatError, LayoutError, ShapeError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code

@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.avatar.animate import orbit
 from pipeline.avatar.avatar import Avatar
-from pipeline.avatar.bake import (
-    BakeConfig,
-    bake,
-    contributions,
-    loss_db,
-    prune,
-    sample_codes,
-    select,
-)
+from pipeline.avatar.bake import BakeConfig, bake
+from pipeline.avatar.camera_path import orbit
+from pipeline.avatar.fidelity import loss_db, sample_codes
+from pipeline.avatar.prune import contributions, prune, select
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import FLAME2023, JAW, MAKEHUMAN, matrix_from_rot6d

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pipeline.avatar.avatar import Avatar
-from pipeline.avatar.bake import BakeConfig, bake, select
+from pipeline.avatar.bake import BakeConfig, bake
+from pipeline.avatar.prune import select
 from pipeline.avatar.refine import RefineConfig, refine
 from pipeline.core.errors import ConfigError, ShapeError
 from pipeline.core.types import ExpressionCode

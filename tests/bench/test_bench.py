@@ -86,7 +86,7 @@ def test_a_scene_that_no_backend_can_hold_is_refused():
         bench(("reference",), ((262_144, 1024),))
 
 
-PEER = Path(__file__).parents[1] / "tools" / "peer_gsplat_torch.py"
+PEER = Path(__file__).parents[2] / "tools" / "peer_gsplat_torch.py"
 
 
 @pytest.mark.skipif(find_spec("gsplat") is None, reason="gsplat is not installed")

@@ -16,7 +16,7 @@ from pipeline.model.fastgha import FastGHA
 from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

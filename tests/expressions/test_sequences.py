@@ -7,7 +7,7 @@ import torch
 from pipeline.core.errors import LayoutError
 from pipeline.expressions.sequences import Sequence, read_sequence, write_sequence
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, neutral_code
-from pipeline.shipped import SEQUENCE
+from pipeline.system.assets import SEQUENCE
 
 
 def test_a_sequence_survives_its_file(tmp_path: Path):

@@ -6,7 +6,6 @@ import pytest
 from pipeline.core.errors import FormatError, LayoutError, ShapeError
 from pipeline.faces.layouts import ARKIT, FLAME2020, arkit_to_code, neutral_code
 from pipeline.faces.makehuman import (
-    ASSET,
     ORIGIN,
     Head,
     Identity,
@@ -16,6 +15,7 @@ from pipeline.faces.makehuman import (
     sample_identity,
 )
 from pipeline.faces.subdivide import subdivide
+from pipeline.system.assets import HEAD
 
 
 def weights(**units: float) -> np.ndarray:
@@ -31,10 +31,10 @@ def head() -> Head:
 
 
 def test_the_asset_is_small_licensed_and_free_of_pickles():
-    assert sum(p.stat().st_size for p in ASSET.rglob("*") if p.is_file()) < 6_000_000
-    assert "CC0" in (ASSET / "LICENSE.md").read_text()
-    assert (ASSET / "PROVENANCE.json").is_file()
-    for path in ASSET.glob("*.npz"):
+    assert sum(p.stat().st_size for p in HEAD.rglob("*") if p.is_file()) < 6_000_000
+    assert "CC0" in (HEAD / "LICENSE.md").read_text()
+    assert (HEAD / "PROVENANCE.json").is_file()
+    for path in HEAD.glob("*.npz"):
         with np.load(path, allow_pickle=False) as file:
             assert all(file[name].dtype != object for name in file.files)
 

@@ -18,8 +18,8 @@ from pipeline.perception.detectors import make_detector
 from pipeline.prep import run as recipes
 from pipeline.prep.plan import PrepConfig
 from pipeline.shards.reader import Shard
-from pipeline.system.cluster import run_on_ray
-from pipeline.system.stage import locked
+from pipeline.system.executor import RayWorkers
+from pipeline.system.locks import locked
 from pipeline.tracking.triangulate import triangulate
 from tests.captures import ava
 from tests.captures.studio import shoot
@@ -150,7 +150,7 @@ def test_a_lost_worker_of_a_cluster_has_its_items_done_again(tmp_path: Path):
     paths[5] = tmp_path / "victim"
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        run_on_ray(paths, slow_touch, "auto", 2)
+        RayWorkers(slow_touch, 2, "auto").run(paths)
     finally:
         ray.shutdown()
     assert (tmp_path / "died").exists()

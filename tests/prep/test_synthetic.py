@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.avatar.animate import orbit
+from pipeline.avatar.camera_path import orbit
 from pipeline.core.errors import ShapeError
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.core.errors import FormatError, InputError, ShapeError
 from pipeline.shards.reader import Shard, find_shards
-from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, load
+from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, load_samples
 from pipeline.shards.schema import FIELDS, PICTURES
 from pipeline.shards.writer import Moment, placeholder_K, write_moments, write_shard
 from tests.conftest import toy_capture
@@ -76,7 +76,7 @@ def test_a_sample_follows_the_papers_rule(shards: Path):
 def test_the_sample_of_a_step_is_the_same_in_any_process_and_order(shards: Path):
     samples = Samples([find_shards(shards)], SAMPLING, Climb((32, 64), (2, 2)), seed=3)
     here = [samples[i] for i in range(4)]
-    there = list(load(samples, start=1, workers=1))
+    there = list(load_samples(samples, start=1, workers=1))
     assert [s.targets.camera.width for s in here] == [32, 32, 64, 64]
     for a, b in zip(here[1:], there, strict=True):
         assert torch.equal(a.inputs.image, b.inputs.image)

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.errors import InputError, StaleOutputError, WorkerError
-from pipeline.system.stage import claim, locked, run_items, write_whole
+from pipeline.system.executor import run_items
+from pipeline.system.files import write_whole
+from pipeline.system.locks import locked
+from pipeline.system.stage import claim
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def test_progress_counts_every_item():
 def take_lock(folder: str) -> str:
     """What another process says that wants the same folder."""
     code = (
-        "import sys; from pathlib import Path; from pipeline.system.stage import locked\n"
+        "import sys; from pathlib import Path; from pipeline.system.locks import locked\n"
         "from pipeline.core.errors import StaleOutputError\n"
         "try:\n    with locked(Path(sys.argv[1])): print('mine')\n"
         "except StaleOutputError as error: print(error.problem)"
@@ -100,7 +103,7 @@ def test_a_second_run_in_one_folder_refuses_and_a_dead_ones_lock_is_taken_over(t
     with locked(tmp_path):
         assert f"Process {os.getpid()} is working in" in take_lock(str(tmp_path))
     code = (
-        "import os, sys; from pathlib import Path; from pipeline.system.stage import locked\n"
+        "import os, sys; from pathlib import Path; from pipeline.system.locks import locked\n"
         "with locked(Path(sys.argv[1])):\n"
         "    (Path(sys.argv[1]) / '.x.7.part').touch()\n"
         "    os.kill(os.getpid(), 9)"

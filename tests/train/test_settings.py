@@ -16,7 +16,7 @@ from pipeline.core.geometry import jitter
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.rerun import rerun_backward
 from pipeline.shards.reader import Shard
-from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, frontal, load
+from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, frontal, load_samples
 from pipeline.shards.writer import write_shard
 from pipeline.train.config import RunConfig
 from pipeline.train.loop import train
@@ -127,7 +127,7 @@ def test_data_sets_are_mixed_by_their_weights(shards: Path, tmp_path: Path):
 
     def share(mixture: tuple[float, ...]) -> float:
         samples = Samples(groups, replace(sampling, mixture=mixture), climb, 0)
-        return sum(sample.subject == "carl" for sample in load(samples, 0, 0)) / 300
+        return sum(sample.subject == "carl" for sample in load_samples(samples, 0, 0)) / 300
 
     assert share(()) == pytest.approx(1 / 3, abs=0.08)  # three people, one of them carl
     assert share((1.0, 3.0)) == pytest.approx(3 / 4, abs=0.08)
@@ -140,12 +140,12 @@ def test_data_sets_are_mixed_by_their_weights(shards: Path, tmp_path: Path):
 def test_a_step_of_several_samples_begins_with_the_sample_of_a_step_of_one(shards: Path):
     groups = (tuple(sorted(shards.glob("*.h5"))),)
     sampling, climb = SamplingConfig(inputs=2, fewest_inputs=2, targets=3), Climb((16,), (4,))
-    one = list(load(Samples(groups, sampling, climb, 5), 0, 0))
-    three = list(load(Samples(groups, sampling, climb, 5, batch=3), 0, 0, range(3)))
+    one = list(load_samples(Samples(groups, sampling, climb, 5), 0, 0))
+    three = list(load_samples(Samples(groups, sampling, climb, 5, batch=3), 0, 0, range(3)))
     assert len(three) == 12
     for a, b in zip(one, three[::3]):
         assert torch.equal(a.inputs.image, b.inputs.image) and a.target_views == b.target_views
-    mine = list(load(Samples(groups, sampling, climb, 5, batch=3), 1, 0, range(1, 3, 2)))
+    mine = list(load_samples(Samples(groups, sampling, climb, 5, batch=3), 1, 0, range(1, 3, 2)))
     assert torch.equal(mine[0].inputs.image, three[4].inputs.image) and len(mine) == 3
 
 

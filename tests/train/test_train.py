@@ -18,8 +18,8 @@ from pipeline.core.errors import (
 )
 from pipeline.faces.layouts import FLAME2020
 from pipeline.losses import LossConfig
+from pipeline.model.checkpoint import load, load_model, newest
 from pipeline.shards.writer import write_shard
-from pipeline.train import checkpoint as checkpoints
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.loop import train
@@ -31,7 +31,7 @@ RUN = RunConfig(checkpoint_every=100, picture_every=100, workers=0, precision="f
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
-    return dict(checkpoints.load(path).tensors)
+    return dict(load(path).tensors)
 
 
 def terms(run: Path) -> list[dict[str, float]]:
@@ -82,7 +82,7 @@ def test_a_run_begins_with_the_weights_of_another(shards: Path, tmp_path: Path):
 
 def test_a_deformation_is_not_taken_over_to_codes_of_another_layout(shards: Path, tmp_path: Path):
     first = train(shards, tmp_path / "first", CONFIG, RUN, stop_after=1).checkpoint
-    model, _ = checkpoints.load_model(first)
+    model, _ = load_model(first)
     with pytest.raises(LayoutError, match="flame2020"):
         Origin(first).take_over(model, FLAME2020)
     Origin(first, ("deformation",)).take_over(model, FLAME2020)
@@ -90,14 +90,14 @@ def test_a_deformation_is_not_taken_over_to_codes_of_another_layout(shards: Path
 
 def test_a_checkpoint_is_whole_and_loads_without_the_run(shards: Path, tmp_path: Path):
     report = train(shards, tmp_path / "run", CONFIG, RUN, stop_after=2)
-    model, loaded = checkpoints.load_model(report.checkpoint)
+    model, loaded = load_model(report.checkpoint)
     assert model.config == CONFIG.model and loaded.header["step"] == 2
     broken = tmp_path / "broken.safetensors"
     data = report.checkpoint.read_bytes()
     for share in (0.0, 0.01, 0.6):
         broken.write_bytes(data[: int(len(data) * share)])
         with pytest.raises(FormatError, match=r"broken\.safetensors"):
-            checkpoints.load(broken)
+            load(broken)
 
 
 def test_weights_of_another_preset_are_refused(shards: Path, tmp_path: Path):
@@ -161,13 +161,13 @@ def test_a_signal_writes_a_checkpoint_and_the_same_command_goes_on(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert f"Stopped by {number.name}" in said
-    path = checkpoints.newest(run)
+    path = newest(run)
     assert path is not None
-    step = checkpoints.load(path).header["step"]
+    step = load(path).header["step"]
     assert step == len(terms(run)) >= 1
     again = subprocess.run([*command, "--steps", str(step + 1)], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert checkpoints.load(Path(again.stdout.strip())).header["step"] == step + 1
+    assert load(Path(again.stdout.strip())).header["step"] == step + 1
 
 
 def test_a_killed_run_loses_only_what_came_after_its_checkpoint(shards: Path, tmp_path: Path):

@@ -30,8 +30,11 @@ from pipeline.prep.items import WORK, Item, load_item, save_item
 from pipeline.render.triangles import draw_depth
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import Moment, encode_depth, write_moments
-from pipeline.system.cluster import run_on_ray
-from pipeline.system.stage import Progress, StageReport, Workers, locked, silent, write_whole
+from pipeline.system.executor import make_executor
+from pipeline.system.files import write_whole
+from pipeline.system.locks import locked
+from pipeline.system.progress import Progress, silent
+from pipeline.system.stage import StageReport
 from pipeline.tracking.align import AlignConfig, Alignment, align
 
 
@@ -96,12 +99,9 @@ def run(
                 todo.append(path)
         work = Points(config, device)
         items = [key for path in todo for key in left(path, config)]
-        if ray is None:
-            with Workers(work, workers if len(items) > 1 else 1) as pool:
-                pool.run(items, progress)
-        else:
-            gpus = 1.0 if device.startswith("cuda") else 0.0
-            run_on_ray(items, work, ray, workers, gpus=gpus, progress=progress)
+        gpus = 1.0 if device.startswith("cuda") else 0.0
+        with make_executor(work, min(workers, len(items)), ray=ray, gpus=gpus) as executor:
+            executor.run(items, progress)
         report.done = len(items)
         for path in todo:
             report.dropped |= put_in(path, config)

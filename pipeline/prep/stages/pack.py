@@ -17,7 +17,7 @@ from pipeline.core.config import to_dict
 from pipeline.prep.items import load_item
 from pipeline.prep.plan import Job
 from pipeline.shards.writer import Header, Moment, placeholder_K, write_moments
-from pipeline.system.stage import write_whole
+from pipeline.system.files import write_whole
 
 NO_LAYOUT = "unknown"
 """Layout of a shard whose timesteps have no codes."""

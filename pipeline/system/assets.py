@@ -1,0 +1,8 @@
+"""The files that come with the package."""
+
+from pathlib import Path
+
+ASSETS = Path(__file__).parents[1] / "assets"
+CHECKPOINT = ASSETS / "small.safetensors"
+SEQUENCE = ASSETS / "demo_sequence.npz"
+HEAD = ASSETS / "head"

@@ -1,0 +1,66 @@
+"""Files: written whole or not at all, required, digested."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.core.errors import InputError
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a neighbour, then rename: a file that exists is a file that is complete.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written to.
+    """
+    # The process's number: a worker that outlives a killed run for a moment writes its own.
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise InputError(
+            f"Cannot write {path}: {error.strerror or error}.", remedy(path.parent)
+        ) from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def require_file(path: Path, what: str) -> Path:
+    """Give the path back if there is a file.
+
+    Raises:
+        InputError: If there is none, or it is a folder.
+    """
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise InputError(f"{path} {kind}.", f"Give the path of {what}.")
+    return path
+
+
+def digest(path: Path) -> str:
+    """Give the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remedy(folder: Path) -> str:
+    """Return what to do about a folder that cannot be written to."""
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return "Choose a folder that can be written to."
+    return (
+        f"Free some space ({free / 1e6:.0f} MB are left) or choose another folder."
+        if free < 100e6
+        else "Choose a folder that can be written to."
+    )

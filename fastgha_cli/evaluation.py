@@ -38,7 +38,7 @@ class Job:
     json: Path | None
 
     def folder(self, name: str) -> Path | None:
-        """Give where a method's finished avatars are kept."""
+        """Return where a method's finished avatars are kept."""
         return self.out / "finished" / name if self.out else None
 
 

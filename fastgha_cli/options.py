@@ -36,7 +36,7 @@ Perceptual = Annotated[
 
 
 def perceptual_file(name: str | None) -> Path | None:
-    """Give the file that `--perceptual` means."""
+    """Return the file that `--perceptual` means."""
     from pipeline.system import weights
 
     if name is None:

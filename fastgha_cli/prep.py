@@ -94,7 +94,7 @@ def ava256(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Take Ava-256 captures to shards. The same command goes on where a stopped run was."""
-    settings = {"cameras": cameras, "segments": segments, "every": every, "most": most}
+    settings = {"cameras": cameras, "segments": segments, "every": every, "max_timesteps": most}
     settings |= {"matting": matting, "detector": detector, "need_codes": codes, "size": size}
     _recipe("ava256", raw, out, settings, workers, ray, dry_run, overwrite)
 
@@ -118,7 +118,7 @@ def nersemble(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Take NeRSemble participants (version 1, 2, paper's zips or benchmark) to shards."""
-    settings = {"cameras": cameras, "segments": segments, "every": every, "most": most}
+    settings = {"cameras": cameras, "segments": segments, "every": every, "max_timesteps": most}
     settings |= {"matting": matting, "detector": detector, "need_codes": codes, "size": size}
     settings |= {"flame": _absolute(flame)}
     _recipe("nersemble", raw, out, settings, workers, ray, dry_run, overwrite)
@@ -141,7 +141,7 @@ def folder(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Take exports of VHAP (the layout of GaussianAvatars) to shards."""
-    settings = {"cameras": 0, "every": every, "most": most, "size": size}
+    settings = {"cameras": 0, "every": every, "max_timesteps": most, "size": size}
     settings |= {"matting": matting, "detector": detector, "need_codes": codes}
     settings |= {"flame": _absolute(flame)}
     _recipe("folder", raw, out, settings, workers, ray, dry_run, overwrite)
@@ -175,7 +175,13 @@ def video(
     overwrite: options.Overwrite = False,
 ) -> None:
     """Take a video of one person to a shard: cameras and codes estimated."""
-    settings = {"cameras": 0, "every": every, "most": most, "matting": matting, "size": size}
+    settings = {
+        "cameras": 0,
+        "every": every,
+        "max_timesteps": most,
+        "matting": matting,
+        "size": size,
+    }
     settings |= {"need_codes": False}
     _recipe("video", raw, out, settings, workers, None, dry_run, overwrite)
 

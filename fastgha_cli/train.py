@@ -113,7 +113,7 @@ def train(
         return
     assignments = list(changes or [])
     if inputs is not None:
-        assignments += [f"sampling.inputs={inputs}", f"sampling.fewest_inputs={inputs}"]
+        assignments += [f"sampling.inputs={inputs}", f"sampling.min_inputs={inputs}"]
     if mixture:
         assignments.append(f"sampling.mixture={mixture}")
     of_run = [a.removeprefix("run.") for a in assignments if a.startswith("run.")]

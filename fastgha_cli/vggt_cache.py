@@ -46,7 +46,7 @@ def vggt_cache(
     from pipeline.train.device import choose
 
     values = {"backend": backend, "weights": weights, "head": head, "group": group}
-    values |= {"points": str(points.resolve()) if points else "", "most_residual": threshold}
+    values |= {"points": str(points.resolve()) if points else "", "max_residual": threshold}
     values |= {"topology": str(topology.resolve()) if topology else ""}
     config = from_dict(stage.PointsConfig, values)
     if dry_run:

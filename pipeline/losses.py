@@ -48,7 +48,7 @@ class Prediction:
 def losses(
     drawn: Prediction, truth: Prediction, config: LossConfig, perceptual: Perceptual | None
 ) -> dict[str, Tensor]:
-    """Give the weighted terms by name; their sum is the loss.
+    """Return the weighted terms by name; their sum is the loss.
 
     Without a perceptual net, or with weight 0, that term is absent.
 
@@ -114,7 +114,7 @@ def motion(
 
 
 def ssim(a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]) -> Float[Tensor, ""]:
-    """Give the mean structural similarity over whole 11 x 11 Gaussian windows (sigma 1.5).
+    """Return the mean structural similarity over whole 11 x 11 Gaussian windows (sigma 1.5).
 
     The windows' means are two products with a banded matrix, one along each axis: on a CPU
     this is several times faster than a convolution with one group a channel.
@@ -133,7 +133,7 @@ def ssim(a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]) -> Float[Tens
 
 @lru_cache(maxsize=16)
 def _band(size: int) -> Float[Tensor, "size-10 size"]:
-    """Give the matrix whose row i is the window that starts at pixel i."""
+    """Return the matrix whose row i is the window that starts at pixel i."""
     offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     window = torch.exp(-(offsets**2) / (2 * SIGMA**2))
     rows = max(size - WINDOW + 1, 0)

@@ -190,7 +190,7 @@ def read_texture(path: Path, size: int) -> np.ndarray:
 def occlusion(
     vertices: np.ndarray, faces: np.ndarray, at: np.ndarray, normals: np.ndarray
 ) -> np.ndarray:
-    """Give the share of the sky each point sees, cosine weighted, in [0, 1]."""
+    """Return the share of the sky each point sees, cosine weighted, in [0, 1]."""
     scene = trimesh.Trimesh(vertices, faces, process=False).ray
     rng = np.random.default_rng(SEED)
     u, v = rng.random(RAYS), rng.random(RAYS)
@@ -208,7 +208,7 @@ def occlusion(
 
 
 def normals_of(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Give area-weighted vertex normals."""
+    """Return area-weighted vertex normals."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
     face = np.cross(b - a, c - a)
     out = np.zeros_like(vertices)
@@ -223,7 +223,7 @@ def triangles(quads: np.ndarray) -> np.ndarray:
 
 
 def digest(path: Path) -> str:
-    """Give the SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -19,7 +19,7 @@ from tests.captures.studio import shoot
 
 
 def commands(raw: Path, out: Path, topology: Path) -> list[list[str]]:
-    """Give the two commands on a folder of results."""
+    """Return the two commands on a folder of results."""
     run = [sys.executable, "-m", "fastgha_cli"]
     prep = [*run, "prep", "ava256", str(raw), "-o", str(out), "--size", "256"]
     prep += ["--detector", "none", "--no-codes", "--workers", "1"]
@@ -28,7 +28,7 @@ def commands(raw: Path, out: Path, topology: Path) -> list[list[str]]:
 
 
 def finish(steps: list[list[str]]) -> float:
-    """Run the commands to their end; give the seconds they took."""
+    """Run the commands to their end; return the seconds they took."""
     start = time.monotonic()
     for step in steps:
         subprocess.run(step, check=True, capture_output=True)

@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def triangulate(P: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Give the point with the least sum of (not squared) pixel distances."""
+    """Return the point with the least sum of (not squared) pixel distances."""
     weight, point = np.ones(len(P)), np.zeros(3)
     for _ in range(10):
         A = np.concatenate([pixels[:, i, None] * P[:, 2] - P[:, i] for i in range(2)])

@@ -140,7 +140,7 @@ def contact_sheet(
 
 
 def _inputs(size: int) -> Camera:
-    """Give the cameras of the four pictures: a quarter circle in front of the head."""
+    """Return the cameras of the four pictures: a quarter circle in front of the head."""
     front = orbit(1, size)
     yaw = torch.deg2rad(torch.tensor(INPUT_YAWS))
     turn = torch.eye(4).repeat(len(yaw), 1, 1)

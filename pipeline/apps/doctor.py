@@ -35,7 +35,7 @@ class Health:
     """No backend that is present draws a wrong picture."""
 
     def to_json(self) -> dict[str, Any]:
-        """Give everything as JSON values."""
+        """Return everything as JSON values."""
         return asdict(self)
 
 

@@ -79,7 +79,7 @@ class Viewer:
         return f"http://{self.server.get_host()}:{self.server.get_port()}"
 
     def code(self) -> ExpressionCode:
-        """Give the expression that is set: of the sequence while it plays, else the sliders'."""
+        """Return the expression that is set: of the sequence while it plays, else the sliders'."""
         layout = self._first.layout
         if self.playing.value:
             return self.sequence.codes[self._frame % len(self.sequence)]

@@ -44,7 +44,7 @@ RAW = 8
 
 
 def sliders(layout: str) -> dict[str, Float[Tensor, "120"]]:
-    """Give for each named slider what it adds to the neutral code at its end."""
+    """Return for each named slider what it adds to the neutral code at its end."""
     rest = neutral_code(layout).values
     if layout != MAKEHUMAN:
         unit = torch.eye(100)[:RAW]

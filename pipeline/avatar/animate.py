@@ -54,7 +54,7 @@ class Style:
 
 
 def exaggerate(sequence: Sequence, factor: float) -> Sequence:
-    """Give the same expressions stronger: `factor` times as far from the neutral face.
+    """Return the same expressions stronger: `factor` times as far from the neutral face.
 
     Rotations of jaw and eyes turn `factor` times as far about the same axis.
     """

@@ -47,7 +47,7 @@ class Avatar:
     made: Mapping[str, Any]
     """What made it: program version, checkpoint, number of pictures."""
     precision: Precision = "auto"
-    shown: Gaussians | None = None
+    refined_gaussians: Gaussians | None = None
     """The head's Gaussians as `pipeline.avatar.refine` left them. The deformation goes on as if
     they were where the model had put them: it has never seen others."""
 
@@ -72,11 +72,11 @@ class Avatar:
     @property
     def canonical(self) -> Gaussians:
         """The head before any expression; no picture has ever supervised it."""
-        return self.head.gaussians if self.shown is None else self.shown
+        return self.head.gaussians if self.refined_gaussians is None else self.refined_gaussians
 
     @torch.no_grad()
     def animate(self, code: ExpressionCode) -> Gaussians:
-        """Give the Gaussians under one expression.
+        """Return the Gaussians under one expression.
 
         Raises:
             LayoutError: If the code is of another layout.
@@ -93,13 +93,13 @@ class Avatar:
             return self.deformation(self.head, values)
         with autocast(values.device, self.precision):
             moved = self.deformation(self._prepared, values)
-        if self.shown is None:
+        if self.refined_gaussians is None:
             return moved
         still = self.head.gaussians
         return replace(
-            self.shown,
-            means=self.shown.means + (moved.means - still.means),
-            colors=self.shown.colors + (moved.colors - still.colors),
+            self.refined_gaussians,
+            means=self.refined_gaussians.means + (moved.means - still.means),
+            colors=self.refined_gaussians.colors + (moved.colors - still.colors),
         )
 
     def render(self, code: ExpressionCode, camera: Camera, backend: Backend = "auto") -> Rendering:
@@ -119,8 +119,8 @@ class Avatar:
             "features": self.head.features,
             **{f"deformation.{k}": v for k, v in self.deformation.state_dict().items()},
         }
-        if self.shown is not None:
-            tensors |= {f"shown.{k}": v for k, v in vars(self.shown).items()}
+        if self.refined_gaussians is not None:
+            tensors |= {f"shown.{k}": v for k, v in vars(self.refined_gaussians).items()}
         baked = isinstance(self.deformation, Baked)
         if baked:
             for name in ("deformation.shapes", "deformation.mean"):
@@ -156,8 +156,8 @@ class Avatar:
         restore(deformation, tensors, "deformation.", path)
         deformation.eval().requires_grad_(False)
         head = CanonicalHead(gaussians, features)
-        shown = _gaussians(tensors, "shown.") if "shown.means" in tensors else None
-        return Avatar(head, deformation, facts["layout"], facts["made"], precision, shown)
+        refined = _gaussians(tensors, "shown.") if "shown.means" in tensors else None
+        return Avatar(head, deformation, facts["layout"], facts["made"], precision, refined)
 
     @cached_property
     def _prepared(self) -> PreparedHead:

@@ -29,7 +29,7 @@ TARGET = (0.0, 0.02, 0.0)
 
 
 def orbit(frames: int, size: int, degrees: float = 40.0, turns: float = 1.0) -> Camera:
-    """Give cameras that swing slowly from side to side, a little up and down on the way.
+    """Return cameras that swing slowly from side to side, a little up and down on the way.
 
     Args:
         frames: How many cameras.
@@ -52,7 +52,7 @@ def orbit(frames: int, size: int, degrees: float = 40.0, turns: float = 1.0) -> 
 
 
 def cameras_for(choice: str, sequence: Path, frames: int, size: int, degrees: float) -> Camera:
-    """Give the cameras that a user names: `orbit`, `original` or the path of a JSON file.
+    """Return the cameras that a user names: `orbit`, `original` or the path of a JSON file.
 
     Args:
         choice: What the user named.
@@ -110,7 +110,7 @@ def write_path(path: Path, cameras: Camera) -> None:
 
 
 def spread(cameras: Camera, frames: int) -> Camera:
-    """Give `frames` cameras evenly along the way through the given ones.
+    """Return `frames` cameras evenly along the way through the given ones.
 
     Centres and intrinsics change linearly, rotations at constant speed.
     """

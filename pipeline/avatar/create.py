@@ -15,9 +15,9 @@ from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.faces.makehuman import mean_landmarks
 from pipeline.io.images import read_rgb, write_rgb
 from pipeline.model.checkpoint import checkpoint_path, load_model
-from pipeline.model.fastgha import MOST_VIEWS
+from pipeline.model.fastgha import MAX_VIEWS
 from pipeline.perception.landmarks import MESH_HEAD, MeshDetector
-from pipeline.perception.matting import OnnxMatter
+from pipeline.perception.matting import OnnxMatting
 from pipeline.prep import photos
 from pipeline.system.files import digest
 from pipeline.system.progress import Progress, silent
@@ -50,16 +50,16 @@ def make_avatar(
         InputError: If there are too many photographs, one cannot be read, or shows no face.
         MissingWeightsError: If a matting or landmark network is not on this machine.
     """
-    if not 1 <= len(paths) <= MOST_VIEWS:
+    if not 1 <= len(paths) <= MAX_VIEWS:
         raise InputError(
-            f"{len(paths)} photographs are too many.", f"Choose the best 1 to {MOST_VIEWS}."
+            f"{len(paths)} photographs are too many.", f"Choose the best 1 to {MAX_VIEWS}."
         )
     for path in paths:
         read_rgb(path)  # a wrong path should not wait until the networks are loaded
     checkpoint = checkpoint_path(model)
     net, loaded = load_model(checkpoint)
-    found = photos.look_at_photos(
-        paths, size, matter=OnnxMatter(matting), detector=MeshDetector(), progress=progress
+    found = photos.estimate_views(
+        paths, size, matting=OnnxMatting(matting), detector=MeshDetector(), progress=progress
     )
     if sheet is not None:
         write_rgb(sheet, np.asarray(photos.sheet(found).convert("RGB")))

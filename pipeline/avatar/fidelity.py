@@ -50,7 +50,7 @@ def sample_codes(layout: str, count: int, seed: int) -> Float[Tensor, "s 120"]:
 
 
 def loss_db(psnr: float) -> float:
-    """Give the loss that an error of a size would mean for a picture of `REFERENCE_DB`."""
+    """Return the loss that an error of a size would mean for a picture of `REFERENCE_DB`."""
     return 10 * log10(1 + 10 ** ((REFERENCE_DB - psnr) / 10))
 
 

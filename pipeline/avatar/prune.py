@@ -39,7 +39,7 @@ class Kept:
 
 @torch.no_grad()
 def contributions(avatar: Avatar, size: int = 256, codes: int = 6) -> Float[Tensor, "n"]:
-    """Give how much of all pictures each Gaussian makes: its blending weights added up.
+    """Return how much of all pictures each Gaussian makes: its blending weights added up.
 
     Looked at from a full turn to both sides of 90 degrees, under several expressions.
     """
@@ -94,9 +94,9 @@ def prune(
 
 
 def select(avatar: Avatar, keep: Tensor) -> Avatar:
-    """Give an avatar with only some of its Gaussians."""
+    """Return an avatar with only some of its Gaussians."""
     if isinstance(avatar.deformation, Baked):
         raise ConfigError("This avatar is baked already.", "Prune before baking.")
     head = CanonicalHead(avatar.head.gaussians[keep], avatar.head.features[keep])
-    shown = None if avatar.shown is None else avatar.shown[keep]
-    return replace(avatar, head=head, shown=shown)
+    refined_gaussians = None if avatar.refined_gaussians is None else avatar.refined_gaussians[keep]
+    return replace(avatar, head=head, refined_gaussians=refined_gaussians)

@@ -26,7 +26,7 @@ class RefineConfig:
     """How an avatar is refined."""
 
     seconds: float = 10.0
-    most_steps: int = 400
+    max_steps: int = 400
     means_lr: float = 4e-4
     """Metres a step; the largest share of what is gained comes from places."""
     scales_lr: float = 1e-2
@@ -68,7 +68,7 @@ class _Shift:
         groups = [{"params": [v], "lr": lr} for v, lr in zip(self.values, rates)]
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
 
-    def shown(self) -> Gaussians:
+    def gaussians(self) -> Gaussians:
         means, scales, opacities, colors = self.values
         still = self.still
         return Gaussians(
@@ -120,28 +120,28 @@ def refine(
     step = 0
     while True:
         if step % config.every == 0:
-            now = _error(shift.shown(), offsets, views, back)
+            now = _error(shift.gaussians(), offsets, views, back)
             if step == 0:
                 before = now
             if now < least:
-                least, best, best_step = now, _frozen(shift.shown()), step
+                least, best, best_step = now, _frozen(shift.gaussians()), step
             spent = time.perf_counter() - start
             progress(min(round(spent), round(config.seconds)), round(config.seconds))
-            over = spent > config.seconds or step >= config.most_steps
+            over = spent > config.seconds or step >= config.max_steps
             if over or step - best_step >= config.patience:
                 break
         v = step % len(views)
-        loss = _loss(_posed(shift.shown(), *offsets[v]), views[v : v + 1], ~back[v], config)
+        loss = _loss(_posed(shift.gaussians(), *offsets[v]), views[v : v + 1], ~back[v], config)
         shift.adam.zero_grad(set_to_none=True)
         loss.backward()
         shift.adam.step()
         step += 1
-    refined = replace(avatar, shown=best)
+    refined = replace(avatar, refined_gaussians=best)
     return refined, RefineReport(best_step, time.perf_counter() - start, before, least)
 
 
-def _posed(shown: Gaussians, means: Tensor, colors: Tensor) -> Gaussians:
-    return replace(shown, means=shown.means + means, colors=shown.colors + colors)
+def _posed(canonical: Gaussians, means: Tensor, colors: Tensor) -> Gaussians:
+    return replace(canonical, means=canonical.means + means, colors=canonical.colors + colors)
 
 
 def _loss(
@@ -158,14 +158,14 @@ def _loss(
 
 @torch.no_grad()
 def _error(
-    shown: Gaussians,
+    canonical: Gaussians,
     offsets: list[tuple[Tensor, Tensor]],
     views: View,
     back: Bool[Tensor, "v h w"],
 ) -> float:
     total, count = 0.0, 0
     for i, offset in enumerate(offsets):
-        drawn = render(_posed(shown, *offset), views.camera[i], background=torch.ones(3))
+        drawn = render(_posed(canonical, *offset), views.camera[i], background=torch.ones(3))
         gap = (drawn.color.permute(2, 0, 1) - views.image[i]).abs().mean(0)[back[i]]
         total += float(gap.sum())
         count += gap.numel()

@@ -109,7 +109,7 @@ def bench(
 
 
 def forms(exact: Avatar, seen: Scene) -> dict[str, Form]:
-    """Give an avatar as it is, in its light forms, and refined on its inputs."""
+    """Return an avatar as it is, in its light forms, and refined on its inputs."""
     pruned, _ = prune(exact)
     baked, _ = bake(pruned)
     refined, _ = refine(exact, seen.inputs, seen.input_codes)
@@ -134,7 +134,7 @@ def _few(task: Task) -> Task:
 
 
 def _quality(form: Form, exact: Avatar, seen: Scene, truth: Tensor) -> tuple[float, float]:
-    """Give PSNR against the exact avatar and against the truth, over the targets."""
+    """Return PSNR against the exact avatar and against the truth, over the targets."""
     drawn: list[Tensor] = []
     wanted: list[Tensor] = []
     for i in range(len(truth)):

@@ -53,7 +53,7 @@ SIZES = (
     (65_536, 1024), (262_144, 1024), (1_048_576, 1024),
 )  # fmt: skip
 """Gaussians and pixels along an edge."""
-MOST_FOR_REFERENCE = 2**25
+MAX_FOR_REFERENCE = 2**25
 """Gaussians times pixels: the plain backend holds some floats for each of these pairs."""
 
 
@@ -75,7 +75,7 @@ def parse_scenes(texts: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def parse_backends(names: Sequence[str] | None) -> list[Backend]:
-    """Give the named backends; without names all that can run here.
+    """Return the named backends; without names all that can run here.
 
     Raises:
         ConfigError: If there is no such backend.
@@ -99,7 +99,7 @@ def parse_backends(names: Sequence[str] | None) -> list[Backend]:
 
 
 def head_scene(count: int, size: int, seed: int = 0) -> tuple[Gaussians, Camera]:
-    """Give Gaussians on the surface of a head-sized ellipsoid and a camera in front of it.
+    """Return Gaussians on the surface of a head-sized ellipsoid and a camera in front of it.
 
     Each is flat, turned at random, 1 to 3 pixels wide in a picture of 256 pixels (as large on
     the head in any other picture of 65,536 Gaussians, smaller where there are more), opaque by
@@ -150,7 +150,7 @@ def bench(
         (backend, count, size)
         for count, size in sizes
         for backend in (*backends, *peers)
-        if backend != "reference" or count * size * size <= MOST_FOR_REFERENCE
+        if backend != "reference" or count * size * size <= MAX_FOR_REFERENCE
     ]
     if not jobs:
         raise ConfigError(
@@ -168,7 +168,7 @@ def bench(
 
 
 def load_peer(name: str) -> Callable[[Gaussians, Camera, Tensor], Rendering]:
-    """Give a renderer of somebody else's, named as FILE.py:FUNCTION.
+    """Return a renderer of somebody else's, named as FILE.py:FUNCTION.
 
     The function takes Gaussians, one camera and a background [c], and gives a `Rendering`.
 

@@ -75,13 +75,13 @@ class Details(TypedDict):
 
 
 def examine(gaussians: Gaussians, camera: Camera, threads: int) -> Details:
-    """Give the phases, the counts and the limit of a scene and one camera."""
+    """Return the phases, the counts and the limit of a scene and one camera."""
     counts = count(gaussians, camera)
     return Details(phases_ms=phases(gaussians, camera), counts=counts, limit=limit(counts, threads))
 
 
 def phases(gaussians: Gaussians, camera: Camera, repeats: int = 9) -> dict[str, float]:
-    """Give the milliseconds of each phase of a picture and its way back, on one thread."""
+    """Return the milliseconds of each phase of a picture and its way back, on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     runs: list[dict[str, float]] = []
@@ -186,7 +186,7 @@ def _blended(records: np.ndarray, corner: tuple[int, int], size: tuple[int, int]
 
 
 def limit(counts: Counts, threads: int) -> Limit:
-    """Give the least time of a picture, from its counts and this machine's measured rates."""
+    """Return the least time of a picture, from its counts and this machine's measured rates."""
     gflops, gb_per_s = _flops(threads), _bandwidth()
     memory = counts["bytes"] / gb_per_s * 1e-6
     forward, backward = (

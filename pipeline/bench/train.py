@@ -29,11 +29,11 @@ from pipeline.train import folder
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.step import (
     Clock,
-    Trainee,
+    TrainingModule,
     attention,
+    compute_losses,
     make_model,
     make_optimizer,
-    try_sample,
 )
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -130,9 +130,9 @@ def _measure(
     groups, layout = folder.find(shards, config)
     model = make_model(config, run, device, layout, source)
     optimizer = make_optimizer(model, config)
-    trainee = Trainee(model)
+    training_module = TrainingModule(model)
     net: Perceptual | None = load_perceptual(perceptual, run.device) if perceptual else None
-    samples = Samples(groups, config.sampling, config.climb, config.seed)
+    samples = Samples(groups, config.sampling, config.resolutions, config.seed)
     steps: list[Mapping[str, float]] = []
     found = load_samples(samples, 0, 0)
     for _ in range(len(samples)):
@@ -141,7 +141,7 @@ def _measure(
         clock.lap("data")
         optimizer.zero_grad(set_to_none=True)
         with attention(run.fused_attention):
-            outcome = try_sample(trainee, sample, config, net, clock, device)
+            outcome = compute_losses(training_module, sample, config, net, clock, device)
             torch.stack(list(outcome.terms.values())).sum().backward()
         clock.lap("backward")
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)

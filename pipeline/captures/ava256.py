@@ -69,7 +69,7 @@ GAMMA = 1.5254
 
 
 def to_srgb(linear: Float64[np.ndarray, "*n 3"]) -> Float64[np.ndarray, "*n 3"]:
-    """Give sRGB in [0, 1] of the data set's linear pixels in [0, 1]."""
+    """Return sRGB in [0, 1] of the data set's linear pixels in [0, 1]."""
     balanced = (linear * GAIN - BLACK) * WHITE / (1 - BLACK)
     return np.clip(np.maximum(balanced, 1e-6) ** (1 / GAMMA), 0, 1)
 
@@ -183,14 +183,14 @@ class Ava256Capture(Capture):
         return RawView(image, seen, matte)
 
     def camera(self, timestep: Timestep, camera: str) -> Camera | None:
-        """Give a camera for the size of the capture's first picture."""
+        """Return a camera for the size of the capture's first picture."""
         self._archive_of(self._images, camera)
         return self._camera(camera, *self._size, f"{self.path}, camera {camera}")
 
     def labels(
         self, timestep: Timestep, camera: str, size: tuple[int, int] | None = None
     ) -> UInt8[np.ndarray, "h w"]:
-        """Give the segmentation as shipped, resized to (width, height) where it differs.
+        """Return the segmentation as shipped, resized to (width, height) where it differs.
 
         0 background, 1 hair, 2 body, 3 chair, 4 apparel, 5 lenses, 6 upper lip, 7 lower lip,
         8 upper teeth, 9 lower teeth, 10 tongue.
@@ -203,7 +203,7 @@ class Ava256Capture(Capture):
         return np.asarray(Image.fromarray(labels).resize(size, Image.Resampling.NEAREST))
 
     def head_to_world(self, timestep: Timestep) -> Float64[np.ndarray, "4 4"] | None:
-        """Give the tracked head pose, made orthonormal."""
+        """Return the tracked head pose, made orthonormal."""
         if not self._poses.exists:
             return None
         where = f"{self._poses.path}, frame {timestep.index:06d}"
@@ -220,7 +220,7 @@ class Ava256Capture(Capture):
         return H
 
     def mesh(self, timestep: Timestep) -> Float32[np.ndarray, "n 3"] | None:
-        """Give the registered vertices, which the data set keeps in the head's frame."""
+        """Return the registered vertices, which the data set keeps in the head's frame."""
         H = self.head_to_world(timestep) if self._meshes.exists else None
         if H is None:
             return None
@@ -234,7 +234,7 @@ class Ava256Capture(Capture):
         return (vertices @ H[:3, :3].T + H[:3, 3]).astype(np.float32)
 
     def keypoints(self, timestep: Timestep) -> Float32[np.ndarray, "n 3"] | None:
-        """Give 274 keypoints by their number; nan where the data set has none."""
+        """Return 274 keypoints by their number; nan where the data set has none."""
         if not self._points.exists:
             return None
         where = f"{self._points.path}, frame {timestep.index:06d}"

@@ -109,7 +109,7 @@ class Capture(ABC):
         """
 
     def camera(self, timestep: Timestep, camera: str) -> Camera | None:
-        """Give a camera without decoding the picture, where that is possible.
+        """Return a camera without decoding the picture, where that is possible.
 
         Raises:
             MissingItemError: If the picture that fixes its size cannot be read.
@@ -117,7 +117,7 @@ class Capture(ABC):
         return self.view(timestep, camera).camera
 
     def head_to_world(self, timestep: Timestep) -> Float64[np.ndarray, "4 4"] | None:
-        """Give the rigid motion from the head frame to the world, metres; None if not shipped.
+        """Return the rigid motion from the head frame to the world, metres; None if not shipped.
 
         A FLAME tracking gives it only together with the model's joints: see `FlameFit`.
 
@@ -128,7 +128,7 @@ class Capture(ABC):
         return None if fit is None else fit.head_to_world()
 
     def mesh(self, timestep: Timestep) -> Float32[np.ndarray, "n 3"] | None:
-        """Give the tracked vertices in the world, metres; None if not shipped.
+        """Return the tracked vertices in the world, metres; None if not shipped.
 
         Raises:
             MissingItemError: If the data set has meshes, but this one is missing or damaged.
@@ -136,7 +136,7 @@ class Capture(ABC):
         return None
 
     def keypoints(self, timestep: Timestep) -> Float32[np.ndarray, "n 3"] | None:
-        """Give the data set's 3D keypoints by their number, world, metres; nan where unknown.
+        """Return the data set's 3D keypoints by their number, world, metres; nan where unknown.
 
         Raises:
             MissingItemError: If the data set has keypoints, but these are missing or damaged.
@@ -144,7 +144,7 @@ class Capture(ABC):
         return None
 
     def flame(self, timestep: Timestep) -> FlameFit | None:
-        """Give the FLAME parameters that a tracker left with the capture.
+        """Return the FLAME parameters that a tracker left with the capture.
 
         Raises:
             MissingItemError: If there is a tracking, but not of this timestep.
@@ -152,7 +152,7 @@ class Capture(ABC):
         return None
 
     def code(self, timestep: Timestep) -> ExpressionCode | None:
-        """Give the expression code [120] of the shipped tracking."""
+        """Return the expression code [120] of the shipped tracking."""
         fit = self.flame(timestep)
         return None if fit is None else fit.code()
 
@@ -170,7 +170,7 @@ class Capture(ABC):
 
 
 def factor_head_pose(camera: Camera, head_to_world: Float64[np.ndarray, "4 4"]) -> Camera:
-    """Give cameras of the head frame from cameras of the world: R' = R Rh, t' = R th + t."""
+    """Return cameras of the head frame from cameras of the world: R' = R Rh, t' = R th + t."""
     H = torch.from_numpy(head_to_world).to(camera.K)
     return Camera(camera.world_to_camera @ H, camera.K, camera.width, camera.height)
 
@@ -186,7 +186,7 @@ def backdrop(image: Rgb, matte: Matte | None) -> Backdrop:
 
 
 def nearest_rotation(R: Float64[np.ndarray, "3 3"]) -> tuple[Float64[np.ndarray, "3 3"], float]:
-    """Give the rotation nearest to a matrix, and how far it was from one (largest |RtR - I|).
+    """Return the rotation nearest to a matrix, and how far it was from one (largest |RtR - I|).
 
     Raises:
         CameraError: If the matrix mirrors, or is nowhere near a rotation (more than 0.05 off).
@@ -201,9 +201,9 @@ def nearest_rotation(R: Float64[np.ndarray, "3 3"]) -> tuple[Float64[np.ndarray,
     return U @ Vt, error
 
 
-def summary(reasons: Mapping[str, str], most: int = 5) -> str:
+def summary(reasons: Mapping[str, str], limit: int = 5) -> str:
     """Put the first few of a mapping of missing things into words."""
-    lines = [f"{name}: {reason}" for name, reason in list(reasons.items())[:most]]
+    lines = [f"{name}: {reason}" for name, reason in list(reasons.items())[:limit]]
     more = len(reasons) - len(lines)
     return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
 

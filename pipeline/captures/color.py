@@ -16,7 +16,7 @@ Rgb = UInt8[np.ndarray, "h w 3"]
 TERMS = (3, 4, 5, 7, 8, 10, 11, 14, 16, 17, 19, 20, 22, 35)
 """Numbers of terms for which Cheung's polynomials are defined."""
 
-LARGEST = 1e3
+MAX_ABS = 1e3
 """A larger number in a colour correction comes of a damaged file."""
 
 
@@ -37,7 +37,7 @@ class Affine:
 
     def __init__(self, values: np.ndarray, where: object) -> None:
         fits = values.shape in ((3, 4), (4, 4)) and values.dtype.kind == "f"
-        if not fits or not (np.abs(values) < LARGEST).all():
+        if not fits or not (np.abs(values) < MAX_ABS).all():
             raise MissingItemError(
                 f"{where} is {values.dtype} {list(values.shape)}, not an affine colour matrix.",
                 "Download it again.",
@@ -72,7 +72,7 @@ class Cheung:
                 f"{where} is {list(shape)}, not 3 x {', '.join(map(str, TERMS))} numbers.",
                 "Download the colour calibration again.",
             )
-        if not (np.abs(self._map) < LARGEST).all():
+        if not (np.abs(self._map) < MAX_ABS).all():
             raise InputError(
                 f"{where} has absurd numbers.", "Download the colour calibration again."
             )
@@ -113,7 +113,7 @@ def _augment() -> Any:
 
 
 def _encode(linear: np.ndarray) -> np.ndarray:
-    """Give sRGB of linear light, both in [0, 1]."""
+    """Return sRGB of linear light, both in [0, 1]."""
     x = np.clip(linear, 0, 1)
     return np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
 

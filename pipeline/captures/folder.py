@@ -149,7 +149,7 @@ class FolderCapture(Capture):
         return RawView(image, seen, matte, backdrop(image, matte))
 
     def camera(self, timestep: Timestep, camera: str) -> Camera | None:
-        """Give a camera; reads the picture's header only."""
+        """Return a camera; reads the picture's header only."""
         frame = self._frame(timestep, camera)
         try:
             with Image.open(frame.image) as picture:
@@ -263,7 +263,7 @@ class FolderCapture(Capture):
         return self._file(need(entry, key, str, where), where)
 
     def _file(self, name: str, where: str, ending: str = "") -> Path:
-        """Give a listed file; unions name neighbours (../OTHER/...), nothing goes further up."""
+        """Return a listed file; unions name neighbours (../OTHER/...), nothing goes further up."""
         file = Path(name)
         steps = [part for part in file.parts if part != "."]
         strange = "\0" in name or not steps or any(len(part) > 100 for part in steps)
@@ -278,7 +278,7 @@ class FolderCapture(Capture):
         return whole if whole.suffix else whole.with_suffix(ending)
 
     def _camera(self, frame: _Frame, width: int, height: int) -> Camera:
-        """Give the camera for a picture of this size."""
+        """Return the camera for a picture of this size."""
         K = frame.K.copy()
         if frame.size is None:
             K[0, 0] = K[1, 1] = width / 2 / np.tan(frame.angle / 2)

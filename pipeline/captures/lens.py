@@ -31,13 +31,13 @@ class Lens:
 
     @classmethod
     def read(cls, values: Mapping[str, Any], where: object) -> Lens | None:
-        """Give the lens of an object with k1, k2, p1, p2, k3; None if all are zero or absent."""
+        """Return the lens of an object with k1, k2, p1, p2, k3; None if all are zero or absent."""
         names = [n for n in ("k1", "k2", "p1", "p2", "k3") if values.get(n) is not None]
         lens = cls(**{name: number(values, name, where) for name in names})
         return None if lens == cls() else lens
 
     def distort(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Give where a point (x, y, 1) of an ideal camera appears, in the same units."""
+        """Return where a point (x, y, 1) of an ideal camera appears, in the same units."""
         r2 = x * x + y * y
         radial = 1 + r2 * (self.k1 + r2 * (self.k2 + r2 * self.k3))
         return (
@@ -47,7 +47,7 @@ class Lens:
 
 
 def undistort(picture: Picture, camera: Camera, lens: Lens) -> Picture:
-    """Give the picture that an ideal camera with the same `K` would have taken.
+    """Return the picture that an ideal camera with the same `K` would have taken.
 
     What the real one did not see is repeated from its edge.
     """
@@ -64,7 +64,7 @@ def undistort(picture: Picture, camera: Camera, lens: Lens) -> Picture:
 def _sources(
     camera: Camera, lens: Lens
 ) -> tuple[Float64[np.ndarray, "h w"], Float64[np.ndarray, "h w"]]:
-    """Give row and column, counted from the first pixel's centre, where each pixel comes from."""
+    """Return row and column, counted from the first pixel's centre, where each pixel comes from."""
     K = camera.K.double().numpy()
     v, u = np.mgrid[: camera.height, : camera.width] + 0.5
     y = (v - K[1, 2]) / K[1, 1]

@@ -151,7 +151,7 @@ class NersembleCapture(Capture):
         return RawView(_settled(image, matte, behind), seen, matte, behind)
 
     def background(self, camera: str) -> Rgb | None:
-        """Give the picture of the empty room, in uncorrected colours, if there is one."""
+        """Return the picture of the empty room, in uncorrected colours, if there is one."""
         for folder in (self.path / "sequences" / "BACKGROUND", self.path / "BACKGROUND"):
             file = folder / f"image_{camera}.jpg"
             if file.is_file():
@@ -159,7 +159,7 @@ class NersembleCapture(Capture):
         return None
 
     def flame(self, timestep: Timestep) -> FlameFit | None:
-        """Give the benchmark's tracking of a timestep.
+        """Return the benchmark's tracking of a timestep.
 
         `rotation` in these files is made of Euler angles, so `rotation_matrices` is read.
         """
@@ -237,7 +237,7 @@ class NersembleCapture(Capture):
 
 
 def calibration_file(path: Path) -> Path | None:
-    """Give the calibration of a participant's folder, wherever its layout has it."""
+    """Return the calibration of a participant's folder, wherever its layout has it."""
     names = [path / "calibration", path]
     if path.resolve().name.isdigit():
         number = int(path.resolve().name)
@@ -356,7 +356,7 @@ def _settled(image: Rgb, matte: Matte | None, behind: str) -> Rgb:
 
 
 def _fit(arrays: Mapping[str, np.ndarray], row: int) -> FlameFit:
-    """Give one row of the benchmark's tracking."""
+    """Return one row of the benchmark's tracking."""
     root, _ = nearest_rotation(np.asarray(arrays["rotation_matrices"][row], np.float64))
     vectors = np.concatenate(
         [np.ravel(arrays[name][row]) for name in ("neck", "jaw", "eyes")]

@@ -37,11 +37,11 @@ class Pictures(ABC):
 
     @abstractmethod
     def cameras(self) -> Iterable[str]:
-        """Give the cameras that have pictures."""
+        """Return the cameras that have pictures."""
 
     @abstractmethod
     def numbers_of(self, camera: str) -> Int64[np.ndarray, "n"]:
-        """Give the numbers of a camera's frames; raises MissingItemError for a broken file."""
+        """Return the numbers of a camera's frames; raises MissingItemError for a broken file."""
 
     @abstractmethod
     def read(self, index: int, camera: str) -> Rgb:
@@ -59,7 +59,7 @@ class Pictures(ABC):
             return False
 
     def numbers(self) -> Int64[np.ndarray, "n"]:
-        """Give the numbers of the frames that any camera has."""
+        """Return the numbers of the frames that any camera has."""
         found = [np.zeros(0, np.int64)]
         for camera in self.cameras():
             try:
@@ -83,7 +83,7 @@ class Videos(Pictures):
         self.mattes = "alpha_maps (videos)" if self._mattes else "none shipped"
 
     def cameras(self) -> Iterable[str]:
-        """Give the cameras that have a video."""
+        """Return the cameras that have a video."""
         return self._videos
 
     def numbers_of(self, camera: str) -> Int64[np.ndarray, "n"]:
@@ -138,11 +138,11 @@ class Stills(Pictures):
         self._numbers = {c: np.unique(numbers) for c, numbers in by_camera.items()}
 
     def cameras(self) -> Iterable[str]:
-        """Give the cameras that have pictures."""
+        """Return the cameras that have pictures."""
         return self._numbers
 
     def numbers_of(self, camera: str) -> Int64[np.ndarray, "n"]:
-        """Give the numbers in the files' names."""
+        """Return the numbers in the files' names."""
         return self._numbers.get(camera, np.zeros(0, np.int64))
 
     def has(self, index: int, camera: str) -> bool:
@@ -174,7 +174,7 @@ class Stills(Pictures):
 
 
 def find_sequences(path: Path) -> dict[str, Pictures]:
-    """Give the sequences of a participant that have pictures, by name."""
+    """Return the sequences of a participant that have pictures, by name."""
     roots = [folder for folder in (path / "sequences", path) if folder.is_dir()]
     found: dict[str, Pictures] = {}
     for folder in (child for root in roots for child in root.iterdir() if child.is_dir()):
@@ -186,7 +186,7 @@ def find_sequences(path: Path) -> dict[str, Pictures]:
 
 
 def _pictures(folder: Path) -> Pictures | None:
-    """Give the best pictures of a sequence: with mattes before without, stills before videos."""
+    """Return the best pictures of a sequence: with mattes before without, stills before videos."""
     frames = _frames(folder)
     if frames is not None:
         return frames

@@ -65,7 +65,7 @@ SOURCES = {
 
 
 def find_captures(source: str, root: Path) -> dict[str, Path]:
-    """Give the captures of a data set under a folder, by name, sorted.
+    """Return the captures of a data set under a folder, by name, sorted.
 
     Raises:
         InputError: If the source is not known, there is no such folder, or no capture in it.
@@ -99,7 +99,7 @@ def _source(name: str) -> Source:
 
 
 def _with(root: Path, fits: Callable[[Path], bool]) -> dict[str, Path]:
-    """Give the root if it fits, else its folders that do."""
+    """Return the root if it fits, else its folders that do."""
     if fits(root):
         return {root.resolve().name: root}
     if not root.is_dir():

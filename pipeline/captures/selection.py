@@ -54,7 +54,7 @@ def held_out_nersemble(subject: str) -> bool:
 
 
 def frontal_cameras(capture: Capture, count: int = 40) -> tuple[str, ...]:
-    """Give the cameras that look most nearly straight at the face.
+    """Return the cameras that look most nearly straight at the face.
 
     Camera names differ from capture to capture, so they are chosen by geometry: the angle, seen
     from the head under its mean pose, between the way to the camera and the face's own direction.
@@ -71,7 +71,7 @@ def frontal_cameras(capture: Capture, count: int = 40) -> tuple[str, ...]:
 
 
 def camera_angles(capture: Capture) -> dict[str, float]:
-    """Give each camera's angle from the face's direction (+z), degrees, rounded to 1e-6."""
+    """Return each camera's angle from the face's direction (+z), degrees, rounded to 1e-6."""
     H, timestep = mean_head_pose(capture)
     angles: dict[str, float] = {}
     for name in capture.cameras:
@@ -88,7 +88,7 @@ def camera_angles(capture: Capture) -> dict[str, float]:
 
 
 def mean_head_pose(capture: Capture) -> tuple[Float64[np.ndarray, "4 4"], Timestep]:
-    """Give the mean head-to-world motion over the neutral sentence, and one timestep of it.
+    """Return the mean head-to-world motion over the neutral sentence, and one timestep of it.
 
     Raises:
         InputError: If no timestep has a pose.
@@ -122,5 +122,5 @@ def _neutral(capture: Capture) -> Sequence[Timestep]:
 
 
 def _hash(name: str) -> float:
-    """Give a number in [0, 1) that depends on the name alone."""
+    """Return a number in [0, 1) that depends on the name alone."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64

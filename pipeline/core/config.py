@@ -18,7 +18,7 @@ C = TypeVar("C")
 
 
 def to_dict(config: object) -> dict[str, Any]:
-    """Give the settings as plain JSON values, nested as the dataclasses are."""
+    """Return the settings as plain JSON values, nested as the dataclasses are."""
     plain = dataclasses.asdict(config)  # pyright: ignore[reportArgumentType]
     return json.loads(json.dumps(plain))
 

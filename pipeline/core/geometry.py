@@ -14,7 +14,7 @@ from pipeline.core.types import Camera
 
 
 def pixel_directions(camera: Camera, stride: int = 1) -> Float[Tensor, "*v 3 h w"]:
-    """Give the direction through each pixel centre in the camera frame, with z = 1.
+    """Return the direction through each pixel centre in the camera frame, with z = 1.
 
     Args:
         camera: Cameras, OpenCV frame.
@@ -31,7 +31,7 @@ def pixel_directions(camera: Camera, stride: int = 1) -> Float[Tensor, "*v 3 h w
 
 
 def rays(camera: Camera, stride: int = 1) -> tuple[Tensor, Tensor]:
-    """Give the origin and unit direction of the ray of each pixel, in the head frame.
+    """Return the origin and unit direction of the ray of each pixel, in the head frame.
 
     Returns:
         Origins [*v, 3, 1, 1] in metres and directions [*v, 3, h, w], of unit length.
@@ -42,7 +42,7 @@ def rays(camera: Camera, stride: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def plucker_rays(camera: Camera, stride: int = 1) -> Float[Tensor, "*v 6 h w"]:
-    """Give every pixel the Pluecker coordinates of the line it looks along.
+    """Return the Pluecker coordinates of the line that each pixel looks along.
 
     The network reads cameras as images: six channels, (direction, moment), where the moment
     is origin x direction. Unlike (origin, direction), the six numbers do not change when the
@@ -81,7 +81,7 @@ def look_at(
     target: Float[Tensor, "*v 3"],
     roll: Float[Tensor, "*v"] | float = 0.0,
 ) -> Float[Tensor, "*v 4 4"]:
-    """Give world_to_camera of cameras at `center` that look at `target` with the head upright.
+    """Return world_to_camera of cameras at `center` that look at `target` with the head upright.
 
     Args:
         center: Camera centres in the head frame, metres.

@@ -30,7 +30,7 @@ class _Tensors:
     """What all values of tensors share: moving to a device or a type together."""
 
     def to(self, target: torch.device | torch.dtype | str) -> Self:
-        """Give the same value on another device or in another floating type."""
+        """Return the same value on another device or in another floating type."""
         moved = {
             f.name: value.to(target) if isinstance(value, Tensor) else value
             for f in fields(self)  # pyright: ignore[reportArgumentType]
@@ -112,7 +112,7 @@ class Camera(_Tensors):
         return -(R.mT @ t[..., None])[..., 0]
 
     def resized(self, width: int, height: int) -> Camera:
-        """Give the camera of the same picture resampled to another size."""
+        """Return the camera of the same picture resampled to another size."""
         scale = torch.tensor([width / self.width, height / self.height, 1.0]).to(self.K)
         return Camera(self.world_to_camera, self.K * scale[:, None], width, height)
 
@@ -149,7 +149,7 @@ class View(_Tensors):
         return len(self.camera)
 
     def to(self, target: torch.device | torch.dtype | str) -> View:
-        """Give the same views on another device or in another floating type."""
+        """Return the same views on another device or in another floating type."""
         return View(self.image.to(target), self.alpha.to(target), self.camera.to(target))
 
 

@@ -14,17 +14,17 @@ from pipeline.shards.reader import Shard
 
 
 def white_image(camera: Camera) -> Float[Tensor, "v 3 h w"]:
-    """Give white pictures."""
+    """Return white pictures."""
     return torch.ones(len(camera.K), 3, camera.height, camera.width)
 
 
 def nearest_input(inputs: View, camera: Camera) -> Float[Tensor, "v 3 h w"]:
-    """Give for each target the input picture from the most similar direction, as it is."""
+    """Return for each target the input picture from the most similar direction, as it is."""
     return inputs.image[_nearest(camera, inputs.camera)]
 
 
 def mean_head(camera: Camera, others: Sequence[Shard]) -> Float[Tensor, "v 3 h w"]:
-    """Give for each target the mean of other people's pictures from the most similar direction.
+    """Return for each target the mean of other people's pictures from the most similar direction.
 
     Args:
         camera: Of the targets.

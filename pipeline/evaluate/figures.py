@@ -70,7 +70,7 @@ def against_noise(
 
 
 def table(number: int, curves: Sequence[Curve]) -> Table:
-    """Give a figure's numbers."""
+    """Return a figure's numbers."""
     names = list(curves[0].results[0].figures)
     rows: list[tuple[str, ...]] = []
     for curve in curves:

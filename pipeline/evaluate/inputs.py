@@ -12,7 +12,7 @@ from pipeline.shards.reader import Shard, find_shards
 
 
 def some_views(shards: Path | None, count: int, size: int) -> View:
-    """Give pictures of one person: of a folder of shards, or of a synthetic person.
+    """Return pictures of one person: of a folder of shards, or of a synthetic person.
 
     Args:
         shards: Where to take them from; makes a person if not given.

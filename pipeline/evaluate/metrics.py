@@ -26,7 +26,7 @@ from pipeline.system.files import digest
 Metric = Callable[[Tensor, Tensor], Tensor]
 """Drawn and true pictures [v, 3, h, w] in [0, 1] to a number each; nan where no face was found."""
 
-MOST_DB = 100.0
+MAX_DB = 100.0
 NAMES = ("PSNR", "SSIM", "LPIPS", "CSIM", "AKD")
 HIGHER_IS_BETTER = {"PSNR": True, "SSIM": True, "LPIPS": False, "CSIM": True, "AKD": False}
 NETS = {
@@ -42,17 +42,17 @@ NETS = {
 
 
 def psnr(drawn: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v"]:
-    """Give the peak signal-to-noise ratio in dB, over all pixels of each picture, range 1.
+    """Return the peak signal-to-noise ratio in dB, over all pixels of each picture, range 1.
 
     At most 100: that of equal pictures would be infinite.
     """
     return peak_signal_noise_ratio(
         drawn.clamp(0, 1), truth, data_range=1.0, dim=(1, 2, 3), reduction="none"
-    ).clamp(max=MOST_DB)
+    ).clamp(max=MAX_DB)
 
 
 def ssim(drawn: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v"]:
-    """Give the structural similarity of each picture: 11 x 11 Gaussian windows, sigma 1.5.
+    """Return the structural similarity of each picture: 11 x 11 Gaussian windows, sigma 1.5.
 
     Windows over the edge see the picture mirrored; scikit-image leaves them out.
     """
@@ -76,7 +76,7 @@ class Metrics:
     run: dict[str, Metric] = field(repr=False)
 
     def __call__(self, drawn: Tensor, truth: Tensor) -> dict[str, list[float]]:
-        """Give every metric's number for each picture."""
+        """Return every metric's number for each picture."""
         found: dict[str, list[float]] = {}
         for name, metric in self.run.items():
             found[name] = [float(x) for x in metric(drawn, truth)]

@@ -32,7 +32,7 @@ QUALITY = 14
 
 
 def members() -> list[str]:
-    """Give the names of all videos, without their ending."""
+    """Return the names of all videos, without their ending."""
     return [f"{p:03d}/{s}/cam_{c}" for p in PEOPLE for s in SEQUENCES for c in SERIALS]
 
 

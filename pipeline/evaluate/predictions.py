@@ -33,7 +33,7 @@ LISTED = 8
 
 
 def place(task: Task) -> str:
-    """Give the folder's name of an avatar."""
+    """Return the folder's name of an avatar."""
     return f"{task.subject}-{task.avatar}"
 
 
@@ -91,7 +91,7 @@ def export_targets(
 
 
 def read_predictions(folder: Path, protocol: Protocol, chosen: list[Task]) -> Method:
-    """Give a method that reads its pictures from a folder.
+    """Return a method that reads its pictures from a folder.
 
     Raises:
         InputError: If pictures are missing or of the wrong size; the first ones are named.

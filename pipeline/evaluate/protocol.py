@@ -65,7 +65,7 @@ class Protocol:
 
     @property
     def hash(self) -> str:
-        """Give twelve digits that differ if anything that decides the figures differs."""
+        """Return twelve digits that differ if anything that decides the figures differs."""
         deciding = to_dict(self)
         for words in ("name", "note", "paper"):
             del deciding[words]
@@ -84,7 +84,7 @@ class Task:
 
 
 def names() -> list[str]:
-    """Give the names of the protocols that come with the package."""
+    """Return the names of the protocols that come with the package."""
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
@@ -144,7 +144,7 @@ def tasks(protocol: Protocol, folder: Path, layout: str | None) -> list[Task]:
 
 
 def selection_hash(chosen: Sequence[Task]) -> str:
-    """Give twelve digits of which pictures were chosen: differs if the shards hold others."""
+    """Return twelve digits of which pictures were chosen: differs if the shards hold others."""
     listing = [[task.subject, task.inputs, task.targets] for task in chosen]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:12]
 

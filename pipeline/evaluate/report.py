@@ -79,7 +79,7 @@ def canonical(model: FastGHA, seen: Scene) -> Float[Tensor, "1 3 h w"]:
 def error_map(
     drawn: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]
 ) -> Float[Tensor, "v 3 h w"]:
-    """Give the mean absolute error of a pixel in colours: dark is none, bright is 0.3 or more."""
+    """Return the mean absolute error of a pixel in colours: dark is none, bright is 0.3 or more."""
     from matplotlib import colormaps
 
     error = (drawn - truth).abs().mean(1) / ERROR_TOP

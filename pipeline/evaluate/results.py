@@ -57,7 +57,7 @@ class Result:
     machine: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Give everything as JSON values."""
+        """Return everything as JSON values."""
         return {"format": FORMAT, **asdict(self)}
 
 
@@ -92,7 +92,7 @@ def summarise(
 
 
 def interval(by_subject: Sequence[Sequence[float]], seed: int) -> Figure:
-    """Give mean and bootstrap 95 % interval: people are drawn again, not pictures.
+    """Return mean and bootstrap 95 % interval: people are drawn again, not pictures.
 
     Pictures of one person fail and succeed together, so only the number of people tells how far
     a mean can be trusted.

@@ -116,7 +116,7 @@ def measure(
 
 
 def ours(model: FastGHA, noise: tuple[float, float] = (0.0, 0.0), seed: int = 0) -> Method:
-    """Give the method that a model is.
+    """Return the method that a model is.
 
     Args:
         model: Makes one avatar of the inputs, and draws it under every code.
@@ -143,7 +143,7 @@ def ours(model: FastGHA, noise: tuple[float, float] = (0.0, 0.0), seed: int = 0)
 
 
 def baselines(folder_tasks: list[Task]) -> dict[str, Method]:
-    """Give what any method must beat, by name."""
+    """Return what any method must beat, by name."""
     paths = list(dict.fromkeys(task.shard for task in folder_tasks))
 
     def mean(seen: Scene) -> Tensor:

@@ -72,7 +72,7 @@ def speed(
 
 
 def _frames(avatar: Avatar, size: int, layout: str, device: torch.device) -> Callable[[], object]:
-    """Give what draws a frame, each under another expression."""
+    """Return what draws a frame, each under another expression."""
     camera = orbit(1, size)[0].to(device)
     rng = np.random.default_rng(0)
     rest = neutral_code(layout).values

@@ -31,7 +31,7 @@ class Table:
     """First column of the paper's own figures; 0 if there are none."""
 
     def parts(self) -> list[Table]:
-        """Give the measured columns and the paper's as tables of their own, for narrow screens."""
+        """Return the measured columns and the paper's as separate tables, for narrow screens."""
         at = self.paper_from
         if not at:
             return [self]
@@ -43,13 +43,13 @@ class Table:
         ]
 
     def csv(self) -> str:
-        """Give it as comma-separated values."""
+        """Return it as comma-separated values."""
         file = io.StringIO()
         csv.writer(file).writerows([self.columns, *self.rows])
         return file.getvalue()
 
     def latex(self) -> str:
-        """Give it as a LaTeX tabular, notes as comments."""
+        """Return it as a LaTeX tabular, notes as comments."""
         lines = [f"% {_tex(note)}" for note in (self.title, *self.notes)]
         lines += [rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\hline"]
         lines += [" & ".join(map(_tex, self.columns)) + r" \\", r"\hline"]
@@ -58,7 +58,7 @@ class Table:
 
 
 def comparison(results: Sequence[Result], protocol: Protocol, table: int | None) -> Table:
-    """Give measured figures with their intervals, and the paper's in columns of their own.
+    """Return measured figures with their intervals, and the paper's in columns of their own.
 
     Several results of one method are of several seeds: their mean stands, with the widest interval.
 
@@ -94,7 +94,7 @@ def comparison(results: Sequence[Result], protocol: Protocol, table: int | None)
 
 
 def paper_rows(protocol: Protocol, table: int) -> dict[str, PaperRow]:
-    """Give the paper's rows of a table: of this protocol's data set, else of the reference's."""
+    """Return the paper's rows of a table: of this protocol's data set, else of the reference's."""
     mine = [row for row in protocol.paper if row.table == table]
     rows = mine or [row for row in read(REFERENCE[table]).paper if row.table == table]
     return {row.method: row for row in rows}
@@ -136,7 +136,7 @@ def orderings(results: Sequence[Result], table: int) -> Table:
 
 
 def speeds(rows: Sequence[Speed], device: str) -> Table:
-    """Give Table 2: time to make an avatar, and frames a second, beside the paper's."""
+    """Return Table 2: time to make an avatar, and frames a second, beside the paper's."""
     lines = [
         (
             str(row.inputs),

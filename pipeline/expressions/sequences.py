@@ -106,7 +106,7 @@ def _table(path: Path, name: str, values: np.ndarray, columns: int) -> np.ndarra
 
 
 def _order(path: Path, arrays: dict[str, np.ndarray]) -> list[int]:
-    """Give the columns of a file's weights in the order of ARKIT_NAMES."""
+    """Return the columns of a file's weights in the order of ARKIT_NAMES."""
     names = [str(name) for name in arrays.get("names", np.array(ARKIT_NAMES))]
     unknown = sorted(set(ARKIT_NAMES) - set(names))
     if unknown or len(names) != len(ARKIT_NAMES):

@@ -60,7 +60,7 @@ class Flame:
         expression: Float[Tensor, "*b e"],
         offset: Float[Tensor, "v 3"] | None = None,
     ) -> Float[Tensor, "*b 5 3"]:
-        """Give the rest positions of the five joints."""
+        """Return the rest positions of the five joints."""
         return self.regressor @ self._shaped(shape, expression, offset)
 
     def vertices(
@@ -71,7 +71,7 @@ class Flame:
         eyelids: Float[Tensor, "*b 2"] | None = None,
         offset: Float[Tensor, "v 3"] | None = None,
     ) -> Float[Tensor, "*b v 3"]:
-        """Give the posed face: shaped, corrected, skinned; the root turns about its joint.
+        """Return the posed face: shaped, corrected, skinned; the root turns about its joint.
 
         Args:
             shape: Numbers of identity; fewer than the model has stand for zeros after them.
@@ -114,7 +114,7 @@ class Flame:
         return posed + torch.einsum("lvc,...l->...vc", self.eyelids, eyelids)
 
     def of(self, fit: FlameFit) -> Float64[np.ndarray, "v 3"]:
-        """Give the vertices of a tracker's fit in its world.
+        """Return the vertices of a tracker's fit in its world.
 
         Raises:
             LayoutError: If the fit belongs to another version.
@@ -137,7 +137,7 @@ class Flame:
         return out + fit.translation
 
     def head_to_world(self, fit: FlameFit) -> Float64[np.ndarray, "4 4"]:
-        """Give the motion of the skull in a tracker's fit.
+        """Return the motion of the skull in a tracker's fit.
 
         Raises:
             LayoutError: If the fit belongs to another version.

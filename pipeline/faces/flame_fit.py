@@ -29,7 +29,7 @@ from pipeline.faces.layouts import (
 VERTICES = 5023
 """Of FLAME; exporters append others (teeth)."""
 LAYOUT_OF = {"2020": FLAME2020, "2023": FLAME2023}
-LARGEST = 1e4
+MAX_ABS = 1e4
 """A larger parameter, or translation in metres, comes of a damaged file or of another unit."""
 ROOT, NECK, JAW_JOINT, LEFT, RIGHT = range(5)
 
@@ -59,14 +59,14 @@ class FlameFit:
         wanted |= {"translation": (3,), "eyelids": (2,)}
         for name, shape in wanted.items():
             values: np.ndarray = getattr(self, name)
-            if values.shape != shape or not (np.abs(values) < LARGEST).all():
+            if values.shape != shape or not (np.abs(values) < MAX_ABS).all():
                 raise ShapeError(
                     f"FLAME parameters need finite {name} {list(shape)}; got {list(values.shape)}.",
                     "Track this frame again, or leave it out.",
                 )
 
     def code(self) -> ExpressionCode:
-        """Give the 120 numbers: expression, jaw, eyes, eyelids; neither identity nor head pose."""
+        """Return the 120 numbers: expression, jaw, eyes, eyelids; no identity, no head pose."""
         values = torch.zeros(CODE_SIZE, dtype=torch.float64)
         values[EXPRESSION] = torch.from_numpy(self.expression)
         six = rot6d_from_matrix(torch.from_numpy(self.rotations))
@@ -77,7 +77,7 @@ class FlameFit:
     def head_to_world(
         self, joints: Float64[np.ndarray, "5 3"] | None = None
     ) -> Float64[np.ndarray, "4 4"] | None:
-        """Give the motion of the skull: root and neck, as the code has neither.
+        """Return the motion of the skull: root and neck, as the code has neither.
 
         Args:
             joints: Rest positions of this person's five joints, FLAME frame, metres. They come
@@ -112,7 +112,7 @@ def from_vectors(
     translation: np.ndarray,
     static_offset: np.ndarray | None = None,
 ) -> FlameFit:
-    """Give a fit whose rotations are written as rotation vectors (radians), as VHAP does.
+    """Return a fit whose rotations are written as rotation vectors (radians), as VHAP does.
 
     Args:
         version: Of the FLAME model.
@@ -130,7 +130,7 @@ def from_vectors(
     """
     parts = {"root": (root, 3), "neck": (neck, 3), "jaw": (jaw, 3), "eyes": (eyes, 6)}
     for name, (values, size) in parts.items():
-        if values.size != size or not (np.abs(values) < LARGEST).all():
+        if values.size != size or not (np.abs(values) < MAX_ABS).all():
             raise ShapeError(
                 f"A FLAME pose needs {size} finite numbers for {name}; got {list(values.shape)}.",
                 "Track this frame again, or leave it out.",
@@ -168,7 +168,7 @@ def _offset(values: np.ndarray) -> Float64[np.ndarray, "5023 3"]:
 
 
 def _about(R: np.ndarray, center: np.ndarray) -> Float64[np.ndarray, "4 4"]:
-    """Give the rotation about a point."""
+    """Return the rotation about a point."""
     motion = np.eye(4)
     motion[:3, :3] = R
     motion[:3, 3] = center - R @ center

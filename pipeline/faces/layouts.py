@@ -71,12 +71,12 @@ BASIS_FILE = HEAD / "expression_basis.npz"
 
 
 def rot6d_from_matrix(R: Float[Tensor, "*t 3 3"]) -> Float[Tensor, "*t 6"]:
-    """Give the first two rows of rotations, one after the other."""
+    """Return the first two rows of rotations, one after the other."""
     return R[..., :2, :].flatten(-2)
 
 
 def matrix_from_rot6d(rows: Float[Tensor, "*t 6"]) -> Float[Tensor, "*t 3 3"]:
-    """Give the rotation whose first two rows are nearest in order: row one, then row two."""
+    """Return the rotation whose first two rows are nearest in order: row one, then row two."""
     a = torch.nn.functional.normalize(rows[..., :3], dim=-1)
     b = rows[..., 3:] - (a * rows[..., 3:]).sum(-1, keepdim=True) * a
     b = torch.nn.functional.normalize(b, dim=-1)
@@ -84,7 +84,7 @@ def matrix_from_rot6d(rows: Float[Tensor, "*t 6"]) -> Float[Tensor, "*t 3 3"]:
 
 
 def orthonormal_code(code: ExpressionCode) -> ExpressionCode:
-    """Give the same code with its rotations made orthonormal again, after blending or noise."""
+    """Return the same code with its rotations made orthonormal again, after blending or noise."""
     values = code.values.clone()
     for part in (JAW, LEFT_EYE, RIGHT_EYE):
         values[..., part] = rot6d_from_matrix(matrix_from_rot6d(values[..., part]))
@@ -92,7 +92,7 @@ def orthonormal_code(code: ExpressionCode) -> ExpressionCode:
 
 
 def neutral_code(layout: str) -> ExpressionCode:
-    """Give the code of the neutral face: zeros, and no rotation.
+    """Return the code of the neutral face: zeros, and no rotation.
 
     Raises:
         LayoutError: If the layout is not known.
@@ -108,7 +108,7 @@ def neutral_code(layout: str) -> ExpressionCode:
 
 
 def code_gain(layout: str) -> Float[Tensor, "120"]:
-    """Give a factor for each number of a code that brings it to how far it moves the face.
+    """Return a factor for each number of a code that brings it to how far it moves the face.
 
     An open jaw changes its six numbers by 0.4 only, a glance by 0.2. The MakeHuman expression is
     whitened: its first number moves the face two hundred times as far as its last, at equal size.
@@ -142,7 +142,7 @@ def require_layout(code: ExpressionCode, wanted: str) -> None:
 
 
 def arkit_to_code(weights: Float[Tensor, "*t 52"] | np.ndarray) -> ExpressionCode:
-    """Give MakeHuman codes of ARKit-52 weights, in the order of `ARKIT_NAMES`.
+    """Return MakeHuman codes of ARKit-52 weights, in the order of `ARKIT_NAMES`.
 
     Opposite units (jawLeft and jawRight, eyeLookUp and eyeLookDown, ...) act by their
     difference, as a jaw or an eye has one position.
@@ -171,7 +171,7 @@ def arkit_to_code(weights: Float[Tensor, "*t 52"] | np.ndarray) -> ExpressionCod
 
 
 def code_to_arkit(code: ExpressionCode) -> Float[Tensor, "*t 52"]:
-    """Give the ARKit-52 weights of MakeHuman codes: the inverse of `arkit_to_code`.
+    """Return the ARKit-52 weights of MakeHuman codes: the inverse of `arkit_to_code`.
 
     Raises:
         LayoutError: If the codes have another layout.
@@ -198,7 +198,7 @@ def code_to_arkit(code: ExpressionCode) -> Float[Tensor, "*t 52"]:
 
 
 def gaze_angles(weights: np.ndarray, side: str) -> np.ndarray:
-    """Give the rotation vector (pitch, yaw, 0) of an eye in degrees, from ARKit weights."""
+    """Return the rotation vector (pitch, yaw, 0) of an eye in degrees, from ARKit weights."""
     angles = np.zeros((*weights.shape[:-1], 3))
     up, down = weights[..., ARKIT[f"eyeLookUp{side}"]], weights[..., ARKIT[f"eyeLookDown{side}"]]
     angles[..., 0] = GAZE_DOWN * np.maximum(down - up, 0) - GAZE_UP * np.maximum(up - down, 0)
@@ -208,20 +208,20 @@ def gaze_angles(weights: np.ndarray, side: str) -> np.ndarray:
 
 
 def _rows(degrees: np.ndarray) -> np.ndarray:
-    """Give the six numbers of rotation vectors in degrees."""
+    """Return the six numbers of rotation vectors in degrees."""
     R = Rotation.from_rotvec(degrees.reshape(-1, 3), degrees=True).as_matrix()
     return R[:, :2].reshape(*degrees.shape[:-1], 6)
 
 
 def _angles(rows: Tensor) -> np.ndarray:
-    """Give the rotation vectors in degrees of six numbers each."""
+    """Return the rotation vectors in degrees of six numbers each."""
     R = matrix_from_rot6d(rows).numpy().reshape(-1, 3, 3)
     return Rotation.from_matrix(R).as_rotvec(degrees=True).reshape(*rows.shape[:-1], 3)
 
 
 @functools.cache
 def _basis() -> tuple[np.ndarray, np.ndarray]:
-    """Give the matrices from the 39 units to their code and back, [39, 39] each."""
+    """Return the matrices from the 39 units to their code and back, [39, 39] each."""
     with np.load(BASIS_FILE) as file:
         if tuple(file["units"]) != EXPRESSION_UNITS:
             raise LayoutError(

@@ -159,7 +159,7 @@ class Head:
     def vertices(
         self, expression: Float32[np.ndarray, "52"] | ExpressionCode
     ) -> Float32[np.ndarray, "v 3"]:
-        """Give the control vertices of one expression, head frame, metres.
+        """Return the control vertices of one expression, head frame, metres.
 
         Args:
             expression: ARKit weights in the order of `ARKIT_NAMES`, or one code of the
@@ -182,15 +182,15 @@ class Head:
         return posed.astype(np.float32)
 
     def landmarks(self, vertices: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "68 3"]:
-        """Give the 68 points of iBUG (jaw from the subject's right to left, brows, nose, ...)."""
+        """Return the 68 points of iBUG (jaw from the subject's right to left, brows, nose, ...)."""
         return vertices[load_asset().landmarks]
 
     def skin(self, vertices: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "s 3"]:
-        """Give the vertices of the smooth skin of posed control vertices."""
+        """Return the vertices of the smooth skin of posed control vertices."""
         return (load_asset().smooth @ vertices).astype(np.float32)
 
     def parts(self, vertices: Float32[np.ndarray, "v 3"]) -> list[Part]:
-        """Give all surfaces of posed control vertices with their materials."""
+        """Return all surfaces of posed control vertices with their materials."""
         asset, who = load_asset(), self.identity
         white = (1.0, 1.0, 1.0)
         out = [
@@ -251,13 +251,13 @@ MOODS = ("eyebrows-angle-up", "mouth-angles-up")
 
 
 def mean_landmarks() -> Float32[np.ndarray, "68 3"]:
-    """Give the 68 landmarks of the average adult's neutral face, head frame, metres."""
+    """Return the 68 landmarks of the average adult's neutral face, head frame, metres."""
     head = Head(Identity())
     return head.landmarks(head.neutral)
 
 
 def skin_names() -> tuple[str, ...]:
-    """Give the names of all skins: age_origin_sex, with a digit for further ones."""
+    """Return the names of all skins: age_origin_sex, with a digit for further ones."""
     return tuple(p.stem.removeprefix("skin_") for p in sorted((HEAD / "textures").glob("skin_*")))
 
 
@@ -389,7 +389,7 @@ def _sample_hair_color(
 
 
 def load_texture(name: str) -> UInt8[np.ndarray, "h w 4"]:
-    """Give a texture of the asset as sRGB and alpha bytes.
+    """Return a texture of the asset as sRGB and alpha bytes.
 
     Raises:
         FormatError: If the asset has no such texture.
@@ -483,7 +483,7 @@ def load_asset() -> Asset:
 
 
 def _weights(expression: Float32[np.ndarray, "52"] | ExpressionCode) -> np.ndarray:
-    """Give 52 weights of either way to state one expression."""
+    """Return 52 weights of either way to state one expression."""
     if isinstance(expression, ExpressionCode):
         weights = code_to_arkit(expression).numpy()
     else:
@@ -497,7 +497,7 @@ def _weights(expression: Float32[np.ndarray, "52"] | ExpressionCode) -> np.ndarr
 
 
 def _morph_rows(asset: Asset, name: str) -> slice:
-    """Give the rows of a morph's vertices."""
+    """Return the rows of a morph's vertices."""
     if name not in asset.morph_names:
         raise FormatError(
             f"The head asset has no local morph {name!r}.",
@@ -518,7 +518,7 @@ def _part(
     gloss: float,
     cull: bool,
 ) -> Part:
-    """Give an opaque part of a mesh."""
+    """Return an opaque part of a mesh."""
     return Part(
         name=name,
         vertices=vertices,
@@ -536,12 +536,12 @@ def _part(
 
 
 def _tint(albedo: tuple[float, float, float]) -> tuple[float, float, float]:
-    """Give the tint that turns a grey texture to an albedo."""
+    """Return the tint that turns a grey texture to an albedo."""
     return _triple(np.array(albedo) / GREY)
 
 
 def _triple(values: np.ndarray) -> tuple[float, float, float]:
-    """Give three plain floats."""
+    """Return three plain floats."""
     a, b, c = (float(x) for x in values)
     return a, b, c
 

@@ -17,7 +17,7 @@ from scipy.sparse import coo_matrix, csr_matrix, diags_array, vstack
 def subdivide(
     quads: Int32[np.ndarray, "q 4"], vertices: int
 ) -> tuple[csr_matrix, Int32[np.ndarray, "q4 4"]]:
-    """Give the matrix from control vertices to the finer mesh's, and the finer quads.
+    """Return the matrix from control vertices to the finer mesh's, and the finer quads.
 
     Rows of control vertices that no quad uses leave them where they are.
     """
@@ -63,7 +63,7 @@ def subdivide(
 def subdivide_uvs(
     quads: Int32[np.ndarray, "q 4"], uvs: Float32[np.ndarray, "k 2"]
 ) -> tuple[Float32[np.ndarray, "s 2"], Int32[np.ndarray, "q4 4"]]:
-    """Give texture coordinates halved along their edges, in the order of `subdivide`'s quads."""
+    """Return texture coordinates halved along their edges, in the order of `subdivide`'s quads."""
     edges, of_quad = _edges(quads)
     fine = np.concatenate([uvs, uvs[edges].mean(1), uvs[quads].mean(1)])
     center = len(uvs) + len(edges) + np.arange(len(quads))
@@ -75,7 +75,7 @@ def subdivide_uvs(
 
 
 def _edges(quads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give the edges [e, 2] and, for each quad, the edge from each corner to the next."""
+    """Return the edges [e, 2] and, for each quad, the edge from each corner to the next."""
     pairs = np.stack([quads, np.roll(quads, -1, axis=1)], -1).reshape(-1, 2)
     edges, inverse = np.unique(np.sort(pairs, axis=1), axis=0, return_inverse=True)
     return edges, inverse.reshape(-1, 4)

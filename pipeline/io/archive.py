@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from pipeline.core.errors import MissingItemError
-from pipeline.io.raw_files import BROKEN, MOST_BYTES
+from pipeline.io.raw_files import BROKEN, MAX_BYTES
 
 _ROW = np.dtype(
     [
@@ -56,7 +56,7 @@ class Archive:
             return False
 
     def numbers(self) -> Int64[np.ndarray, "n"]:
-        """Give the numbers of all members, sorted.
+        """Return the numbers of all members, sorted.
 
         Raises:
             MissingItemError: If the archive is missing or broken.
@@ -84,13 +84,13 @@ class Archive:
         info.header_offset, info.CRC = int(row["offset"]), int(row["crc"])
         info.compress_size, info.file_size = int(row["packed"]), int(row["size"])
         info.compress_type, info.flag_bits = int(row["method"]), int(row["flags"])
-        if info.file_size > MOST_BYTES:
+        if info.file_size > MAX_BYTES:
             raise MissingItemError(
                 f"{where} would have {info.file_size / 1e6:.0f} MB.", "Download it again."
             )
         try:
             with self._index()[0].open(info) as file:
-                return file.read(MOST_BYTES)
+                return file.read(MAX_BYTES)
         except BROKEN as error:
             raise MissingItemError(f"{where} is damaged.", "Download the archive again.") from error
 

@@ -44,14 +44,14 @@ def write_rgb(path: Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
 
 
 def encode_jpeg(rgb: UInt8[np.ndarray, "h w 3"], quality: int = 95) -> bytes:
-    """Give a picture as JPEG bytes with colour at full resolution."""
+    """Return a picture as JPEG bytes with colour at full resolution."""
     return _encode(Image.fromarray(rgb), "JPEG", quality=quality, subsampling=0)
 
 
 def encode_png(
     picture: UInt8[np.ndarray, "h w *c"] | UInt16[np.ndarray, "h w"],
 ) -> bytes:
-    """Give a picture (8-bit colour or grey, or 16-bit grey) as PNG bytes."""
+    """Return a picture (8-bit colour or grey, or 16-bit grey) as PNG bytes."""
     return _encode(Image.fromarray(picture), "PNG", compress_level=2)
 
 

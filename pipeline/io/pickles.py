@@ -19,7 +19,7 @@ import numpy as np
 
 from pipeline.core.errors import InputError
 
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30
 """A larger file is none of those that are read here."""
 ENTRIES = 10**9
 """A larger array likewise."""
@@ -66,7 +66,7 @@ def read_pickle(path: Path) -> Any:
         InputError: If the file is missing, damaged, or asks for anything else.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
+        if path.stat().st_size > MAX_BYTES:
             raise _Refused("more than a gigabyte")
         data = path.read_bytes()
     except OSError as error:
@@ -147,7 +147,7 @@ def _dense(state: dict[str, Any]) -> np.ndarray:
 def _torch_member(data: bytes) -> bytes:
     with zipfile.ZipFile(io.BytesIO(data)) as file:
         members = [i for i in file.infolist() if i.filename.endswith("data.pkl")]
-        if len(members) != 1 or members[0].file_size > MOST_BYTES:
+        if len(members) != 1 or members[0].file_size > MAX_BYTES:
             raise ValueError("no data.pkl")
         return file.read(members[0])
 
@@ -167,7 +167,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(stream, encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
-        """Give one of the known things, never what the module itself has."""
+        """Return one of the known things, never what the module itself has."""
         found = _known(module, name)
         if found is None:
             raise _Refused(f"{module}.{name}")
@@ -186,7 +186,7 @@ def _known(module: str, name: str) -> Any:
 
 
 def _empty_array(*_: Any) -> np.ndarray:
-    """Give the array whose content follows in the pickle."""
+    """Return the array whose content follows in the pickle."""
     return np.ndarray((0,), "b")
 
 
@@ -220,7 +220,7 @@ def _new(cls: Any, *_: Any) -> Any:
 
 
 def _tensor(data: Any) -> Any:
-    """Give the storage that old torch put into a pickle as a torch file of its own."""
+    """Return the storage that old torch put into a pickle as a torch file of its own."""
     import torch  # noqa: PLC0415
 
     return torch.load(io.BytesIO(data), weights_only=True)  # noqa: TID251  opens no pickles

@@ -18,7 +18,7 @@ _ORDER = {"binary_little_endian": "<", "binary_big_endian": ">", "ascii": ""}
 
 
 def read_vertices(data: bytes, where: object) -> Float32[np.ndarray, "n 3"]:
-    """Give x, y, z of the vertices, in the file's unit.
+    """Return x, y, z of the vertices, in the file's unit.
 
     Raises:
         MissingItemError: If the bytes are not a whole PLY file whose first element is `vertex`.

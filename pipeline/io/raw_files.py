@@ -33,11 +33,11 @@ BROKEN = (
 
 DRIFTED = "This layout differs from the one that is read; check the download or the export."
 
-MOST_BYTES = 256 * 2**20
+MAX_BYTES = 256 * 2**20
 """A larger member of an archive, or array, is not one of these data sets'."""
 
 
-LARGEST = 1e9
+MAX_ABS = 1e9
 """A larger number in a calibration is as good as not finite."""
 
 
@@ -61,7 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def need(values: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: object) -> Any:
-    """Give an entry of a JSON object.
+    """Return an entry of a JSON object.
 
     Raises:
         InputError: If it is missing or of another type; names what is there instead.
@@ -82,19 +82,19 @@ def need(values: Mapping[str, Any], key: str, kind: type | tuple[type, ...], whe
 
 
 def number(values: Mapping[str, Any], key: str, where: object) -> float:
-    """Give a finite number of a JSON object.
+    """Return a finite number of a JSON object.
 
     Raises:
         InputError: If it is missing or not one.
     """
     value = need(values, key, (int, float), where)
-    if not abs(value) < LARGEST:  # written so that nan fails too
+    if not abs(value) < MAX_ABS:  # written so that nan fails too
         raise InputError(f"{where}: {key!r} is no usable number.", "Export it again.")
     return float(value)
 
 
 def matrix(values: Any, shape: tuple[int, ...], where: object) -> Float64[np.ndarray, "..."]:
-    """Give an array of finite numbers from nested lists.
+    """Return an array of finite numbers from nested lists.
 
     Raises:
         InputError: If it has another shape, or holds something else.
@@ -103,7 +103,7 @@ def matrix(values: Any, shape: tuple[int, ...], where: object) -> Float64[np.nda
         array = np.array(values, np.float64)
     except (TypeError, ValueError, OverflowError):
         array = np.zeros(0)
-    if array.shape != shape or not (np.abs(array) < LARGEST).all():
+    if array.shape != shape or not (np.abs(array) < MAX_ABS).all():
         raise InputError(
             f"{where} is not {'x'.join(map(str, shape))} finite numbers.",
             "Download or export it again; a drifted layout cannot be read.",
@@ -153,7 +153,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def rgb_of(image: Image.Image, where: object) -> Rgb:
-    """Give a picture as 8-bit RGB.
+    """Return a picture as 8-bit RGB.
 
     Raises:
         MissingItemError: If it is not an 8-bit picture with colours or greys.
@@ -166,7 +166,7 @@ def rgb_of(image: Image.Image, where: object) -> Rgb:
 
 
 def grey_of(image: Image.Image, where: object) -> Matte:
-    """Give the first channel of an 8-bit picture, as labels and mattes are written.
+    """Return the first channel of an 8-bit picture, as labels and mattes are written.
 
     Raises:
         MissingItemError: If it is not an 8-bit picture.
@@ -193,7 +193,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
             if isinstance(file, np.ndarray):
                 raise MissingItemError(f"{path} is not an npz file.", "Export it again.")
-            small = {i.filename for i in file.zip.infolist() if i.file_size <= MOST_BYTES}
+            small = {i.filename for i in file.zip.infolist() if i.file_size <= MAX_BYTES}
             arrays = {k: file[k] for k in file.files if f"{k}.npy" in small}
             if any(a.dtype.kind == "c" for a in arrays.values()):
                 raise ValueError("complex numbers")

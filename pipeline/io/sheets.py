@@ -17,6 +17,6 @@ def grid(rows: Sequence[Float[Tensor, "v 3 h w"]]) -> UInt8[np.ndarray, "h w 3"]
 
 
 def to_bytes(image: Float[Tensor, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Give a picture in [0, 1] as bytes, rounded to nearest."""
+    """Return a picture in [0, 1] as bytes, rounded to nearest."""
     scaled = (image.detach().clamp(0, 1) * 255).round().to(torch.uint8)
     return scaled.permute(1, 2, 0).cpu().numpy()

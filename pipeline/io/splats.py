@@ -54,7 +54,7 @@ def write_splats(path: Path, gaussians: Gaussians) -> None:
 
 
 def ply_bytes(gaussians: Gaussians) -> bytes:
-    """Give a binary PLY as the 3DGS reference lays it out, without higher harmonics."""
+    """Return a binary PLY as the 3DGS reference lays it out, without higher harmonics."""
     g = _plain(gaussians)
     alpha = np.clip(g["opacities"], EDGE, 1 - EDGE)
     table = np.concatenate(
@@ -74,7 +74,7 @@ def ply_bytes(gaussians: Gaussians) -> bytes:
 
 
 def spz_bytes(gaussians: Gaussians) -> bytes:
-    """Give an SPZ of version 2: positions in 24 bits, everything else in 8, gzipped.
+    """Return an SPZ of version 2: positions in 24 bits, everything else in 8, gzipped.
 
     Source:
         https://github.com/nianticlabs/spz, the section on the file format.
@@ -150,7 +150,7 @@ def read_spz(path: Path) -> Gaussians:
 
 
 def covariances(gaussians: Gaussians) -> np.ndarray:
-    """Give the covariance of each Gaussian, [n, 3, 3], square metres."""
+    """Return the covariance of each Gaussian, [n, 3, 3], square metres."""
     g = _plain(gaussians)
     R = Rotation.from_quat(g["quats"], scalar_first=True).as_matrix()
     half = R * g["scales"][:, None, :]

@@ -33,7 +33,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def read_header(path: Path, kind: str, version: int) -> dict[str, Any]:
-    """Give the JSON facts of a safetensors file of ours, refusing any other.
+    """Return the JSON facts of a safetensors file of ours, refusing any other.
 
     Raises:
         FormatError: If the file is truncated, of another kind, or of another version.

@@ -15,7 +15,7 @@ from pipeline.core.errors import MissingItemError
 from pipeline.io.raw_files import BROKEN
 
 _ERRORS = (av.error.FFmpegError, *BROKEN)
-MOST_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 
 
 class VideoFrames:
@@ -47,7 +47,7 @@ class VideoFrames:
         return self.path.is_file()
 
     def count(self) -> int:
-        """Give how many frames there are, from the header where it says.
+        """Return how many frames there are, from the header where it says.
 
         Raises:
             MissingItemError: If the file is missing or not a video.
@@ -63,7 +63,7 @@ class VideoFrames:
         return self._count
 
     def fps(self) -> float:
-        """Give the mean rate of the frames.
+        """Return the mean rate of the frames.
 
         Raises:
             MissingItemError: If the file is missing or not a video.
@@ -136,7 +136,7 @@ class _Decoder:
         self.path = path
         self.container = container
         self.stream = container.streams.video[0]
-        if self.stream.width * self.stream.height > MOST_PIXELS:
+        if self.stream.width * self.stream.height > MAX_PIXELS:
             raise ValueError("absurd size")
         self.stream.codec_context.thread_count = threads
         self.stream.codec_context.options = {"err_detect": "explode"}
@@ -145,7 +145,7 @@ class _Decoder:
         """Time stamp of the last frame that came out."""
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Give a frame by its number."""
+        """Return a frame by its number."""
         if not 0 <= index < len(self.times):
             raise MissingItemError(
                 f"{self.path} has {len(self.times)} frames; there is no frame {index}.",

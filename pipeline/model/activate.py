@@ -93,7 +93,7 @@ def _rows(x: Float[Tensor, "v c h w"], keep: Bool[Tensor, "v h w"]) -> Float[Ten
 
 
 def _quaternions(R: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 4"]:
-    """Give wxyz quaternions of a few rotations (scipy: no gradient, which cameras do not need)."""
+    """Return wxyz quaternions of rotations (scipy: no gradient, which cameras do not need)."""
     from scipy.spatial.transform import Rotation
 
     xyzw = Rotation.from_matrix(R.detach().double().cpu().numpy()).as_quat()
@@ -101,7 +101,7 @@ def _quaternions(R: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 4"]:
 
 
 def _multiply(a: Float[Tensor, "v 4 #h #w"], b: Float[Tensor, "v 4 h w"]) -> Tensor:
-    """Give the Hamilton product of wxyz quaternions along dimension 1."""
+    """Return the Hamilton product of wxyz quaternions along dimension 1."""
     aw, ax, ay, az = a.unbind(1)
     bw, bx, by, bz = b.unbind(1)
     return torch.stack(

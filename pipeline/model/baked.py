@@ -49,7 +49,7 @@ class Baked(nn.Module):
     def fit(
         codes: Float[Tensor, "s 120"], weights: Float[Tensor, "s r"], hidden: int, ridge: float
     ) -> Baked:
-        """Give a map from codes to weights: least squares, and a network for what is left."""
+        """Return a map from codes to weights: least squares, and a network for what is left."""
         found = Baked(BakedConfig(weights.shape[1], 0, hidden))
         with torch.no_grad():
             x = torch.cat([codes, torch.ones(len(codes), 1)], 1).double()
@@ -64,31 +64,31 @@ class Baked(nn.Module):
 
     @staticmethod
     def of(mapping: Baked, shapes: Float[Tensor, "r m 6"], mean: Float[Tensor, "m 6"]) -> Baked:
-        """Give the map together with its shapes."""
+        """Return the map together with its shapes."""
         config = replace(mapping.config, moving=len(mean))
         found = Baked(config)
         found.load_state_dict({**mapping.state_dict(), "shapes": shapes, "mean": mean})
         return found.eval().requires_grad_(False)
 
     def weights(self, code: Float[Tensor, "*s 120"]) -> Float[Tensor, "*s r"]:
-        """Give the weight of each shape."""
+        """Return the weight of each shape."""
         found = self.linear(code)
         if self.hidden is not None and self.out is not None:
             found = found + self.out(functional.silu(self.hidden(code)))
         return found
 
     def offsets(self, code: Float[Tensor, "120"]) -> Float[Tensor, "m 6"]:
-        """Give the offsets of position (metres) and colour of the moving Gaussians."""
+        """Return the offsets of position (metres) and colour of the moving Gaussians."""
         weights = self.weights(code)
         flat = torch.addmv(self.mean.flatten(), self.shapes.flatten(1).T, weights)
         return flat.reshape(-1, 6)
 
     def prepare(self, head: CanonicalHead) -> CanonicalHead:
-        """Give the head back: nothing can be computed beforehand."""
+        """Return the head back: nothing can be computed beforehand."""
         return head
 
     def forward(self, prepared: CanonicalHead, code: Float[Tensor, "120"]) -> Gaussians:
-        """Give the Gaussians under an expression."""
+        """Return the Gaussians under an expression."""
         still, m = prepared.gaussians, self.config.moving
         offsets = self.offsets(code)
         means, colors = still.means.clone(), still.colors.clone()

@@ -9,13 +9,13 @@ from torch.nn import functional
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Give the context in which no autocast touches what is computed on the device of `x`."""
+    """Return the context in which no autocast touches what is computed on the device of `x`."""
     # The meta device, on which models are counted, knows no autocast.
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Give the normalisation of all convolutions: 32 groups, fewer where channels are few."""
+    """Return the normalisation of all convolutions: 32 groups, fewer where channels are few."""
     groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0 and channels // g >= 4)
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
@@ -33,7 +33,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Float[Tensor, "v c h w"]) -> Float[Tensor, "v d h w"]:
-        """Give the block's output at the same resolution."""
+        """Return the block's output at the same resolution."""
         y = self.conv1(functional.silu(self.norm1(x)))
         return self.shortcut(x) + self.conv2(functional.silu(self.norm2(y)))
 
@@ -54,7 +54,7 @@ class ViewAttention(nn.Module):
         self.out = nn.Linear(channels, channels)
 
     def forward(self, x: Float[Tensor, "v h w c"]) -> Float[Tensor, "v h w c"]:
-        """Give what each position gathers from all views."""
+        """Return what each position gathers from all views."""
         v, h, w, c = x.shape
         p = self.pool
         q = self.query(x).reshape(1, v * h * w, self.heads, -1).transpose(1, 2)
@@ -91,7 +91,7 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
 
     def forward(self, x: Float[Tensor, "v c h w"]) -> Float[Tensor, "v d 2*h 2*w"]:
-        """Give the map at twice the resolution."""
+        """Return the map at twice the resolution."""
         return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 

@@ -56,13 +56,13 @@ def load_model(path: Path, precision: Precision = "auto") -> tuple[FastGHA, Chec
 
 
 def newest(folder: Path) -> Path | None:
-    """Give the checkpoint of the highest step in a run's folder, if there is any."""
+    """Return the checkpoint of the highest step in a run's folder, if there is any."""
     found = sorted(folder.glob("step-*.safetensors"))
     return found[-1] if found else None
 
 
 def resolve(path: Path) -> Path:
-    """Give the checkpoint that a path means: a file, or a run's newest.
+    """Return the checkpoint that a path means: a file, or a run's newest.
 
     Raises:
         InputError: If a folder holds none.

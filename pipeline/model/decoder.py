@@ -52,7 +52,7 @@ class Decoder(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "v c h w"], skips: tuple[Tensor, ...]
     ) -> Float[Tensor, "v d s*h s*w"]:
-        """Give raw maps; `activate` gives them their meaning."""
+        """Return raw maps; `activate` gives them their meaning."""
         x = self.mid(self.conv_in(tokens))
         finer = [*reversed(skips), *[None] * len(self.up)]
         for up, mix, blocks, skip in zip(self.up, self.skip, self.blocks, finer):

@@ -75,7 +75,7 @@ class Deformation(nn.Module):
         return PreparedHead(head, self.of_gaussian(self._inputs(head)))
 
     def forward(self, prepared: PreparedHead, code: Float[Tensor, "120"]) -> Gaussians:
-        """Give the Gaussians under an expression."""
+        """Return the Gaussians under an expression."""
         # Positions in high octaves, and where things end up, do not survive bfloat16.
         with full_precision(code):
             x = functional.leaky_relu(

@@ -23,7 +23,7 @@ from pipeline.model.transformer import MultiViewTransformer
 if TYPE_CHECKING:
     from pipeline.model.frozen import FrozenFeatures, VaeDecoder
 
-MOST_VIEWS = 6
+MAX_VIEWS = 6
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -79,7 +79,7 @@ class FastGHA(nn.Module):
         return self.deformation.prepare(head)
 
     def animate(self, prepared: PreparedHead, code: Float[Tensor, "120"]) -> Gaussians:
-        """Give the Gaussians of a head under an expression."""
+        """Return the Gaussians of a head under an expression."""
         with autocast(code.device, self.precision):
             return self.deformation(prepared, code)
 
@@ -105,9 +105,9 @@ def _decoder(config: ModelConfig, skips: tuple[int, ...], source: Source) -> Dec
 
 def check_views(views: View) -> None:
     """Refuse views that the model cannot take."""
-    if views.image.ndim != 4 or not 1 <= len(views) <= MOST_VIEWS:
+    if views.image.ndim != 4 or not 1 <= len(views) <= MAX_VIEWS:
         raise ShapeError(
-            f"The model takes 1 to {MOST_VIEWS} views; got {list(views.image.shape[:-3])}.",
+            f"The model takes 1 to {MAX_VIEWS} views; got {list(views.image.shape[:-3])}.",
             "Leave some pictures out.",
         )
     h, w = views.image.shape[-2:]
@@ -118,7 +118,7 @@ def check_views(views: View) -> None:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Give the context in which the model computes in the wanted precision.
+    """Return the context in which the model computes in the wanted precision.
 
     `auto` takes bfloat16 where the hardware multiplies it natively, else float32.
     """

@@ -43,7 +43,7 @@ class ConvFeatures(nn.Module):
         self.out = nn.Conv2d(eighth, config.channels, 1)
 
     def forward(self, pixels: Float[Tensor, "v 10 h w"]) -> Features:
-        """Give features of each view by itself."""
+        """Return features of each view by itself."""
         # Folding 2 x 2 pixels into channels keeps every value and spares the costliest scale.
         half = self.at_half(self.stem(torch.nn.functional.pixel_unshuffle(pixels, 2)))
         quarter = self.at_quarter(self.down1(half))

@@ -81,7 +81,7 @@ class FrozenFeatures(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, pixels: Float[Tensor, "v 10 h w"]) -> Features:
-        """Give features of each view by itself.
+        """Return features of each view by itself.
 
         Args:
             pixels: As `FastGHA.reconstruct` makes them; the first three are RGB in [-1, 1].
@@ -99,12 +99,12 @@ class FrozenFeatures(nn.Module):
 
     @torch.no_grad()
     def latents(self, rgb: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v 4 h/8 w/8"]:
-        """Give the mode of the VAE's latent distribution, scaled as diffusers does."""
+        """Return the mode of the VAE's latent distribution, scaled as diffusers does."""
         return self._frozen["vae"].encode(rgb).latent_dist.mode() * self.scaling
 
     @torch.no_grad()
     def tokens(self, rgb: Float[Tensor, "v 3 h w"]) -> list[Float[Tensor, "v d h/16 w/16"]]:
-        """Give the patch tokens of the chosen layers, each normalised."""
+        """Return the patch tokens of the chosen layers, each normalised."""
         rows, columns = (n // GRID for n in rgb.shape[-2:])
         mean, std = (torch.tensor(x).to(rgb)[:, None, None] for x in (MEAN, STD))
         picture = ((rgb + 1) / 2 - mean) / std
@@ -155,7 +155,7 @@ class VaeDecoder(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "v c h w"], skips: tuple[Tensor, ...]
     ) -> Float[Tensor, "v d 8*h 8*w"]:
-        """Give raw maps; `activate` gives them their meaning."""
+        """Return raw maps; `activate` gives them their meaning."""
         first, across, second = self.mid
         x = second(across(first(self.conv_in(tokens), None)), None)
         for block in self.up:

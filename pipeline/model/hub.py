@@ -60,7 +60,7 @@ BACKBONE_SIZES: dict[str, dict[str, Any]] = {
 
 
 def load_vae(name: str, source: Source = "pretrained") -> Any:
-    """Give the `AutoencoderKL` of SD-Turbo.
+    """Return the `AutoencoderKL` of SD-Turbo.
 
     Raises:
         MissingPackageError: If diffusers is not installed.
@@ -79,7 +79,7 @@ def load_vae(name: str, source: Source = "pretrained") -> Any:
 
 
 def load_backbone(kind: str, name: str, source: Source = "pretrained") -> Any:
-    """Give a vision transformer: DINOv3, DINOv2 or Sapiens2.
+    """Return a vision transformer: DINOv3, DINOv2 or Sapiens2.
 
     Raises:
         As `load_vae`, of transformers.

@@ -24,7 +24,7 @@ class Layer(nn.Module):
         )
 
     def forward(self, x: Float[Tensor, "v h w c"]) -> Float[Tensor, "v h w c"]:
-        """Give the tokens after one layer."""
+        """Return the tokens after one layer."""
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -46,7 +46,7 @@ class MultiViewTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, x: Float[Tensor, "v d h w"]) -> Float[Tensor, "v c h w"]:
-        """Give every position of every view what it learnt from all others."""
+        """Let every position of every view attend to all others."""
         tokens = self.embed(x.permute(0, 2, 3, 1))
         for layer in self.layers:
             tokens = layer(tokens)

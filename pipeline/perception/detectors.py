@@ -44,7 +44,7 @@ class FanDetector:
             ) from error
 
     def __call__(self, rgb: Rgb) -> list[Face]:
-        """Give the faces of a picture."""
+        """Return the faces of a picture."""
         points, scores, _ = self._net.get_landmarks_from_image(rgb, return_landmark_score=True)
         faces: list[Face] = []
         # Its pixels are counted from 0 at the centre of the first one.
@@ -56,7 +56,7 @@ class FanDetector:
 
 
 def make_detector(name: str) -> Detector:
-    """Give a detector: mesh or fan.
+    """Return a detector: mesh or fan.
 
     Raises:
         ConfigError: If there is none of that name.

@@ -44,7 +44,7 @@ class Faces:
         self._known: dict[bytes, Face | None] = {}
 
     def __call__(self, rgb: Rgb) -> Face | None:
-        """Give the face of a picture, or None."""
+        """Return the face of a picture, or None."""
         key = hashlib.sha256(rgb.tobytes()).digest()
         if key not in self._known:
             found = self._detect(rgb)
@@ -56,7 +56,7 @@ class Faces:
 
 @cache
 def faces() -> Faces:
-    """Give the finder of faces that all metrics share."""
+    """Return the finder of faces that all metrics share."""
     return Faces()
 
 
@@ -96,14 +96,14 @@ class Identity:
         self._input = self._net.get_inputs()[0].name
 
     def __call__(self, rgb: Rgb, face: Face) -> Float32[np.ndarray, "512"]:
-        """Give the person's direction, of unit length."""
+        """Return the person's direction, of unit length."""
         x = (aligned(rgb, face).astype(np.float32) - 127.5) / 127.5
         found = self._net.run(None, {self._input: x.transpose(2, 0, 1)[None]})[0][0]
         return found / np.linalg.norm(found)
 
 
 def mesh_keypoints(rgb: Rgb, face: Face) -> Float64[np.ndarray, "68 2"]:
-    """Give the 68 landmarks of the face mesh."""
+    """Return the 68 landmarks of the face mesh."""
     return face.landmarks
 
 
@@ -133,7 +133,7 @@ class PipNet:
         self._net = Net(model_name=kinds[name])
 
     def __call__(self, rgb: Rgb, face: Face) -> Float64[np.ndarray, "k 2"]:
-        """Give the keypoints in pixels."""
+        """Return the keypoints in pixels."""
         bgr = np.ascontiguousarray(rgb[:, :, ::-1])  # uniface reads pictures as OpenCV does
         return np.asarray(self._net.get_landmarks(bgr, np.array(face.box)), float)
 
@@ -142,7 +142,7 @@ Keypoints = Callable[[Rgb, Face], Float64[np.ndarray, "k 2"]]
 
 
 def keypoints(name: str) -> Keypoints:
-    """Give a keypoint network by name: face_mesh, pipnet_98 or pipnet_68."""
+    """Return a keypoint network by name: face_mesh, pipnet_98 or pipnet_68."""
     return mesh_keypoints if name == "face_mesh" else PipNet(name)
 
 
@@ -162,7 +162,7 @@ def _session(path: Path) -> Any:
 
 
 def _similarity(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give A, b with y = A x + b, least squares over turns, one scale and shifts (in closed form).
+    """Return A, b with y = A x + b by least squares over rotation, one scale and translation.
 
     In the plane such an A is [[p, -q], [q, p]]: linear in p, q and b.
     """

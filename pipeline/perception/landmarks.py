@@ -116,7 +116,7 @@ class MeshDetector:
         self._anchors = _anchors(256)
 
     def __call__(self, rgb: Rgb) -> list[Face]:
-        """Give the faces of a picture; the surest first."""
+        """Return the faces of a picture; the surest first."""
         picture = Image.fromarray(rgb)
         whole = [(0.0, 0.0, float(picture.width), float(picture.height))]
         # A small face in a large picture is below the network's resolution: look closer.
@@ -130,7 +130,7 @@ class MeshDetector:
     def _boxes(
         self, picture: Image.Image, area: tuple[float, float, float, float]
     ) -> list[tuple[float, Float64[np.ndarray, "8 2"]]]:
-        """Give score and (corner, corner, six keypoints) of the faces in an area."""
+        """Return score and (corner, corner, six keypoints) of the faces in an area."""
         left, top, right, bottom = area
         side = max(right - left, bottom - top)
         middle = np.array([(left + right) / 2, (top + bottom) / 2])
@@ -214,7 +214,7 @@ def _turn(angle: float) -> Float64[np.ndarray, "2 2"]:
 
 
 def _tiles(width: int, height: int, part: float) -> list[tuple[float, float, float, float]]:
-    """Give half overlapping squares with a side of `part` of the picture's shorter one."""
+    """Return half overlapping squares with a side of `part` of the picture's shorter one."""
     side = min(width, height) * part
     columns = np.linspace(0, width - side, max(2, round(2 * width / side) - 1))
     rows = np.linspace(0, height - side, max(2, round(2 * height / side) - 1))
@@ -222,7 +222,7 @@ def _tiles(width: int, height: int, part: float) -> list[tuple[float, float, flo
 
 
 def _anchors(size: int) -> Float64[np.ndarray, "n 2"]:
-    """Give the centres that the detector's boxes refer to: 2 a cell at 1/16, 6 a cell at 1/32."""
+    """Return the centres that the detector's boxes refer to: 2 a cell at 1/16, 6 a cell at 1/32."""
     grids: list[np.ndarray] = []
     for stride, boxes in ((16, 2), (32, 6)):
         ticks = (np.arange(size // stride) + 0.5) * stride / size

@@ -42,7 +42,7 @@ class Lpips(nn.Module):
     def forward(
         self, a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]
     ) -> Float[Tensor, "v"]:
-        """Give the distance of each pair of pictures, RGB in [0, 1]; 0 for equal ones."""
+        """Return the distance of each pair of pictures, RGB in [0, 1]; 0 for equal ones."""
         total = a.new_zeros(len(a))
         for head, x, y in zip(self.heads, self.trunk(a), self.trunk(b), strict=True):
             square = (functional.normalize(x, dim=1) - functional.normalize(y, dim=1)).square()
@@ -53,7 +53,7 @@ class Lpips(nn.Module):
 def load_lpips(
     net: LpipsNet = "alex", trunk: Path | None = None, heads: Path | None = None
 ) -> Lpips:
-    """Give LPIPS with the published weights.
+    """Return LPIPS with the published weights.
 
     Args:
         net: Network whose features are compared.

@@ -16,13 +16,13 @@ from pipeline.system import weights
 Rgb = UInt8[np.ndarray, "h w 3"]
 Alpha = Float32[np.ndarray, "h w"]
 
-Matter = Callable[[Rgb], Alpha]
+MattingModel = Callable[[Rgb], Alpha]
 """Gives how much of each pixel the person covers, in [0, 1]."""
 
 _MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
 
-class OnnxMatter:
+class OnnxMatting:
     """Mattes with MODNet (people, hair kept soft) or U2-Net-p (any foreground, smaller).
 
     onnxruntime is used directly: rembg would do the same with sixteen more packages, and
@@ -52,7 +52,7 @@ class OnnxMatter:
         )
 
     def __call__(self, rgb: Rgb) -> Alpha:
-        """Give the matte of a picture, at its size."""
+        """Return the matte of a picture, at its size."""
         picture = Image.fromarray(rgb)
         if self._model == "modnet":
             size = _near_512(*picture.size)
@@ -69,6 +69,6 @@ class OnnxMatter:
 
 
 def _near_512(width: int, height: int) -> tuple[int, int]:
-    """Give a size with a shorter side of about 512, in multiples of 32, as MODNet wants it."""
+    """Return a size with a shorter side of about 512, in multiples of 32, as MODNet wants it."""
     scale = 512 / min(width, height)
     return max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32

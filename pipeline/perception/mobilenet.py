@@ -41,7 +41,7 @@ class MobileNetV2(nn.Module):
         self.features = nn.Sequential(*blocks)
 
     def forward(self, x: Float[Tensor, "v 3 h w"]) -> list[Tensor]:
-        """Give the features at the taps; pictures in [0, 1]."""
+        """Return the features at the taps; pictures in [0, 1]."""
         x = imagenet(x)
         found: list[Tensor] = []
         for i, block in enumerate(self.features):

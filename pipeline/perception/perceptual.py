@@ -18,7 +18,7 @@ VGG_ONLY = "features.28.weight"
 
 
 def load_perceptual(path: Path, device: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Give the perceptual distance of a file with torchvision's VGG-16 or MobileNetV2 weights.
+    """Return the perceptual distance of a file with torchvision's VGG-16 or MobileNetV2 weights.
 
     The distance is the squared difference of features of unit length at each pixel, as in LPIPS
     without its learnt weights, averaged over pixels and taps. Pictures are RGB in [0, 1] and

@@ -40,7 +40,7 @@ class Vgg16(nn.Module):
         self.features = nn.Sequential(*layers)
 
     def forward(self, x: Float[Tensor, "v 3 h w"]) -> list[Tensor]:
-        """Give the features of each stage; pictures in [0, 1], at least 16 pixels wide."""
+        """Return the features of each stage; pictures in [0, 1], at least 16 pixels wide."""
         return _walk(self.features, self.taps, imagenet(x))
 
 
@@ -66,7 +66,7 @@ class AlexNet(nn.Module):
         self.taps = [i for i, layer in enumerate(self.features) if isinstance(layer, nn.ReLU)]
 
     def forward(self, x: Float[Tensor, "v 3 h w"]) -> list[Tensor]:
-        """Give the features after each ReLU; pictures in [0, 1], at least 63 pixels wide."""
+        """Return the features after each ReLU; pictures in [0, 1], at least 63 pixels wide."""
         return _walk(self.features, self.taps, imagenet(x))
 
 

@@ -101,11 +101,11 @@ def _examine(shard: Shard, check: Check) -> None:
 
 
 def _ranges(shard: Shard, t: int, check: Check) -> None:
-    moment = shard.moment(t)
+    shard_timestep = shard.read_timestep(t)
     for name, kind in FIELDS.items():
         if kind.dtype == "picture":
             continue
-        values = np.asarray(getattr(moment, name), np.float64)
+        values = np.asarray(getattr(shard_timestep, name), np.float64)
         wrong = ~((values >= kind.low) & (values <= kind.high))
         if kind.unknown:
             wrong &= ~np.isnan(values)

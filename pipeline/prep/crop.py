@@ -19,9 +19,9 @@ from pipeline.core.geometry import project
 from pipeline.core.types import Camera
 from pipeline.synthetic.cameras import TARGET
 
-LEAST_SIDE = 16
+MIN_SIDE = 16
 """A smaller box, in pixels, shows nothing that could be recognised."""
-MOST_OUTSIDE = 4.0
+MAX_OUTSIDE = 4.0
 """A box larger than so many pictures comes of a wrong pose or a wrong unit."""
 
 
@@ -72,7 +72,7 @@ class Crop:
 def square_at_head(
     camera: Camera, metres: float, center: tuple[float, float, float] = TARGET
 ) -> Box:
-    """Give the square of fixed size at the head.
+    """Return the square of fixed size at the head.
 
     Args:
         camera: A single camera of the head frame.
@@ -93,7 +93,7 @@ def square_at_head(
 
 
 def square_around(points: Float[np.ndarray, "n 2"], margin: float) -> Box:
-    """Give the square around points of a picture, with a margin on each side.
+    """Return the square around points of a picture, with a margin on each side.
 
     Raises:
         MissingItemError: If no point is finite.
@@ -108,7 +108,7 @@ def square_around(points: Float[np.ndarray, "n 2"], margin: float) -> Box:
 
 
 def square_on_matte(matte: UInt8[np.ndarray, "h w"], margin: float) -> Box:
-    """Give the square around the upper part of a matte, where the head is.
+    """Return the square around the upper part of a matte, where the head is.
 
     The person goes on below the head, so the box hangs from the top: down to the first row
     whose depth is 1.3 times the greatest width so far, the proportions of a head.
@@ -132,7 +132,7 @@ def square_on_matte(matte: UInt8[np.ndarray, "h w"], margin: float) -> Box:
 
 
 def cropped(camera: Camera, box: Box, size: int) -> Camera:
-    """Give the camera of a square cut from a picture and resampled to `size` pixels."""
+    """Return the camera of a square cut from a picture and resampled to `size` pixels."""
     corner = torch.tensor([box.left, box.top], dtype=torch.float64)
     K = camera.K.double().clone()
     K[..., :2, 2] -= corner.to(K)
@@ -143,7 +143,7 @@ def cropped(camera: Camera, box: Box, size: int) -> Camera:
 def choose_box(
     view: RawView, head: Camera | None, points: np.ndarray | None, config: CropConfig
 ) -> Box:
-    """Give the box that the settings ask for.
+    """Return the box that the settings ask for.
 
     Args:
         view: The picture.
@@ -178,9 +178,9 @@ def crop(view: RawView, box: Box, size: int) -> Crop:
     height, width = view.image.shape[:2]
     overlap_x = min(box.left + box.side, width) - max(box.left, 0)
     overlap_y = min(box.top + box.side, height) - max(box.top, 0)
-    fits = LEAST_SIDE <= box.side <= MOST_OUTSIDE * max(width, height)
+    fits = MIN_SIDE <= box.side <= MAX_OUTSIDE * max(width, height)
     # Written so that nan fails too.
-    if not (fits and overlap_x >= LEAST_SIDE and overlap_y >= LEAST_SIDE):
+    if not (fits and overlap_x >= MIN_SIDE and overlap_y >= MIN_SIDE):
         raise MissingItemError(
             f"The head's box (left {box.left:.0f}, top {box.top:.0f}, side {box.side:.0f}) is not "
             f"in the picture of {width}x{height}.",
@@ -222,7 +222,7 @@ def crop_head(
 
 
 def premultiplied(view: RawView) -> Float32[np.ndarray, "h w 3"]:
-    """Give the head alone on black, 0 to 255, from a picture whose backdrop is known.
+    """Return the head alone on black, 0 to 255, from a picture whose backdrop is known.
 
     Raises:
         ShapeError: If the view has no matte.
@@ -236,7 +236,7 @@ def premultiplied(view: RawView) -> Float32[np.ndarray, "h w 3"]:
 def head_on_black(
     image: UInt8[np.ndarray, "h w 3"], cover: Float32[np.ndarray, "h w 1"], backdrop: Backdrop
 ) -> Float32[np.ndarray, "h w 3"]:
-    """Give the head alone on black, 0 to 255; `cover` is in [0, 1]."""
+    """Return the head alone on black, 0 to 255; `cover` is in [0, 1]."""
     pixels = image.astype(np.float32)
     if backdrop == "scene":
         return pixels * cover

@@ -34,7 +34,7 @@ class Item:
 
 
 def item_path(out: Path, capture: str, stage: str, name: str) -> Path:
-    """Give where the item of a timestep belongs."""
+    """Return where the item of a timestep belongs."""
     return out / WORK / capture / stage / f"{name}.npz"
 
 

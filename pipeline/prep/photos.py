@@ -18,7 +18,7 @@ from pipeline.core.geometry import project, rays
 from pipeline.core.types import Camera, View
 from pipeline.io.images import read_rgb
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face
-from pipeline.perception.matting import Matter
+from pipeline.perception.matting import MattingModel
 from pipeline.prep import crop
 from pipeline.synthetic.cameras import TARGET
 from pipeline.system.progress import Progress, silent
@@ -69,23 +69,23 @@ def prepare(
     paths: Sequence[Path],
     size: int,
     *,
-    matter: Matter | None = None,
+    matting: MattingModel | None = None,
     detector: Detector | None = None,
     model: Float64[np.ndarray, "68 3"] | None = None,
     progress: Progress = silent,
 ) -> View:
-    """Give the views of photographs of one person; `look_at_photos` says more about them."""
-    photos = look_at_photos(
-        paths, size, matter=matter, detector=detector, model=model, progress=progress
+    """Return the views of photographs of one person; `estimate_views` says more about them."""
+    photos = estimate_views(
+        paths, size, matting=matting, detector=detector, model=model, progress=progress
     )
     return photos.view
 
 
-def look_at_photos(
+def estimate_views(
     paths: Sequence[Path],
     size: int,
     *,
-    matter: Matter | None = None,
+    matting: MattingModel | None = None,
     detector: Detector | None = None,
     model: Float64[np.ndarray, "68 3"] | None = None,
     config: CropConfig = CropConfig(),
@@ -96,7 +96,7 @@ def look_at_photos(
     Args:
         paths: Picture files; EXIF orientation and 35 mm focal length are honoured.
         size: Side of the square views, pixels.
-        matter: Cuts the person out; MODNet if not given.
+        matting: Cuts the person out; MODNet if not given.
         detector: Finds faces; the face mesh if not given.
         model: 68 landmarks of the head model, metres, head frame, as the detector sees them; if
             not given, those of the average head as the face mesh does.
@@ -117,10 +117,10 @@ def look_at_photos(
         from pipeline.perception.landmarks import MeshDetector  # noqa: PLC0415
 
         detector = MeshDetector()
-    if matter is None:
-        from pipeline.perception.matting import OnnxMatter  # noqa: PLC0415
+    if matting is None:
+        from pipeline.perception.matting import OnnxMatting  # noqa: PLC0415
 
-        matter = OnnxMatter()
+        matting = OnnxMatting()
     if model is None:
         model = MESH_HEAD
 
@@ -141,7 +141,7 @@ def look_at_photos(
     for i, (rgb, face, camera) in enumerate(zip(pictures, faces, fit.cameras, strict=True)):
         box = crop.square_at_head(camera, config.size, config.center)
         corner, side = np.array([box.left, box.top]), box.side
-        alpha = _matte(rgb, face, corner, side, matter, config)
+        alpha = _matte(rgb, face, corner, side, matting, config)
         crops.append(_crop(rgb, alpha, camera, box, size, chin - np.array(config.neck)))
         landmarks.append((face.landmarks - corner) * (size / side))
         progress(len(paths) + i + 1, 2 * len(paths))
@@ -201,7 +201,7 @@ def _read(path: Path) -> Rgb:
 
 
 def _main_face(faces: list[Face], shape: tuple[int, ...], path: Path) -> Face:
-    """Give the largest face, where one at the picture's edge counts half of one in its middle."""
+    """Return the largest face, where one at the picture's edge counts half of one in its middle."""
     if not faces:
         raise InputError(
             f"No face was found in {path}.", "Give a picture with a face that looks at the camera."
@@ -223,7 +223,7 @@ def _main_face(faces: list[Face], shape: tuple[int, ...], path: Path) -> Face:
 
 
 def _exif_focal(path: Path, size: tuple[int, int]) -> float | None:
-    """Give the focal length in pixels if the camera noted it and the picture was not cut.
+    """Return the focal length in pixels if the camera noted it and the picture was not cut.
 
     A cut keeps the note but makes it wrong; most cuts also change the picture's proportions.
     """
@@ -240,9 +240,9 @@ def _exif_focal(path: Path, size: tuple[int, int]) -> float | None:
 
 
 def _matte(
-    rgb: Rgb, face: Face, corner: np.ndarray, side: float, matter: Matter, config: CropConfig
+    rgb: Rgb, face: Face, corner: np.ndarray, side: float, matting: MattingModel, config: CropConfig
 ) -> Float32[np.ndarray, "h w"]:
-    """Give the matte of the whole picture, from a look at the surroundings of the head.
+    """Return the matte of the whole picture, from a look at the surroundings of the head.
 
     People in the background are left out: only what hangs together with the face stays.
     """
@@ -251,11 +251,11 @@ def _matte(
     left, top = np.clip(np.floor(corner - margin), 0, [width - 1, height - 1]).astype(int).tolist()
     far = np.ceil(corner + side + margin).astype(int)
     right, bottom = np.clip(far, [left + 1, top + 1], [width, height]).tolist()
-    part = np.clip(matter(rgb[top:bottom, left:right]).astype(np.float32), 0, 1)
+    part = np.clip(matting(rgb[top:bottom, left:right]).astype(np.float32), 0, 1)
     if part.shape != (bottom - top, right - left):
         raise ShapeError(
             f"The matte is {list(part.shape)}, the picture {[bottom - top, right - left]}.",
-            "A matter gives one number for each pixel of its picture.",
+            "A matting gives one number for each pixel of its picture.",
         )
     labels = _parts(part > 0.05)
     x0, y0, x1, y1 = face.box
@@ -299,7 +299,7 @@ def _crop(
 
 
 def _above_neck(camera: Camera, high: float, low: float) -> torch.Tensor:
-    """Give 1 where a pixel looks above the height `high`, 0 where below `low`, a ramp between.
+    """Return 1 where a pixel looks above the height `high`, 0 where below `low`, a ramp between.
 
     The height is where its ray meets the upright plane through the head's axis that faces the
     camera.

@@ -37,13 +37,13 @@ class PrepConfig:
     """Pattern of the sentences to take, as of file names."""
     every: int = 1
     """Take one timestep of so many, in each sentence."""
-    most: int = 0
+    max_timesteps: int = 0
     """Take at most so many timesteps of a capture; 0 takes all."""
     matting: Literal["modnet", "u2netp"] = "modnet"
     """Network for pictures whose data set ships no matte."""
     detector: Literal["mesh", "fan", "none"] = "mesh"
     """2D landmarks: the face mesh, face-alignment, or none."""
-    least_cover: float = 0.02
+    min_cover: float = 0.02
     """A view whose head covers less of the crop, in [0, 1], is dropped."""
     tracker: Literal["makehuman", "none"] = "makehuman"
     """Head model that is fitted to photographs and videos, for their codes."""
@@ -81,7 +81,7 @@ class Job:
         return {**self.__dict__, "_open": {}}
 
     def capture(self, name: str) -> Capture:
-        """Give an open capture."""
+        """Return an open capture."""
         if name not in self._open:
             for other in self._open.values():
                 other.close()
@@ -89,11 +89,11 @@ class Job:
         return self._open[name]
 
     def path(self, stage: str, capture: str, index: int) -> Path:
-        """Give where the item of a timestep (by its number in the plan) belongs."""
+        """Return where the item of a timestep (by its number in the plan) belongs."""
         return item_path(self.out, capture, stage, self.plans[capture].timesteps[index].name)
 
     def todo(self, stage: str) -> tuple[list[tuple[str, int]], int]:
-        """Give capture and number of each timestep that is to be made, and how many there are."""
+        """Return capture and number of each timestep that is to be made, and how many there are."""
         every = [(name, i) for name, plan in self.plans.items() for i in range(len(plan.timesteps))]
         left = [key for key in every if not self.path(stage, *key).exists()]
         return left, len(every) - len(left)
@@ -125,14 +125,14 @@ def make_plan(capture: Capture, raw: Path, config: PrepConfig) -> Plan:
         capture.subject,
         capture.color,
         cameras,
-        tuple(chosen[: config.most] if config.most else chosen),
+        tuple(chosen[: config.max_timesteps] if config.max_timesteps else chosen),
         dict(capture.missing()),
         dict(capture.facts),
     )
 
 
 def plan_all(root: Path, config: PrepConfig) -> dict[str, Plan]:
-    """Give the plans of all captures under a folder, without writing anything."""
+    """Return the plans of all captures under a folder, without writing anything."""
     plans: dict[str, Plan] = {}
     for path in find_captures(config.source, root).values():
         capture = open_capture(config.source, path)

@@ -161,7 +161,7 @@ class Call:
         self._works[item[0]](item[1])
 
     def items(self, stage: str) -> tuple[list[tuple[str, Any]], int]:
-        """Give what a stage has to make, and how much of it is there."""
+        """Return what a stage has to make, and how much of it is there."""
         if stage == "pack":
             pack = Pack(self._job)
             left = [name for name in self._job.plans if not pack.path(name).exists()]

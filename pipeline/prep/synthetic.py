@@ -64,7 +64,7 @@ def run(
 
 
 def person(config: SyntheticConfig, identity: int) -> tuple[Subject, np.random.Generator]:
-    """Give a person, and the random numbers for what it does.
+    """Return a person, and the random numbers for what it does.
 
     They depend on split, seed and number alone, not on what else is drawn.
     """

@@ -18,7 +18,7 @@ SIZE = (56, 40)
 
 
 def golden_scene() -> tuple[Gaussians, Camera, torch.Tensor]:
-    """Give 150 Gaussians from tiny to as large as the picture, two cameras and a background.
+    """Return 150 Gaussians from tiny to as large as the picture, two cameras and a background.
 
     Everything comes from sines, which are the same everywhere, unlike random numbers.
     """

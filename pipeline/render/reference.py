@@ -57,7 +57,7 @@ def render_reference(
 
 
 def rotation_matrices(quats: Float[Tensor, "n 4"]) -> Float[Tensor, "n 3 3"]:
-    """Give the rotations of quaternions wxyz of any length but 0."""
+    """Return the rotations of quaternions wxyz of any length but 0."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
     rows = [
         1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y),

@@ -128,7 +128,7 @@ def _choose(backend: Backend, gaussians: Gaussians) -> Backend:
 
 
 def available_backends() -> dict[Backend, str]:
-    """Give each backend's name with "ready", or the reason why it cannot run here."""
+    """Return each backend's name with "ready", or the reason why it cannot run here."""
     states: dict[Backend, str] = {"reference": "ready"}
     missing = importlib.util.find_spec("numba") is None
     states["cpu"] = "numba is not installed: pip install fastgha" if missing else "ready"

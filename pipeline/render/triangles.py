@@ -18,7 +18,7 @@ NEAR = 0.05
 def draw_depth(
     vertices: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"], camera: Camera
 ) -> Float32[np.ndarray, "h w"]:
-    """Give the depth of the nearest triangle at each pixel's centre, metres; 0 where none is.
+    """Return the depth of the nearest triangle at each pixel's centre, metres; 0 where none is.
 
     Args:
         vertices: Head frame, metres; triangles with a corner that is not finite are left out.

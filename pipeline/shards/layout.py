@@ -36,7 +36,7 @@ class SparseFile(io.RawIOBase):
         return self._at
 
     def tell(self) -> int:
-        """Give the place."""
+        """Return the place."""
         return self._at
 
     def truncate(self, size: int | None = None) -> int:
@@ -58,7 +58,7 @@ class SparseFile(io.RawIOBase):
         return len(data)
 
     def readinto(self, buffer: Any) -> int:
-        """Give bytes back; zeros where nothing was written."""
+        """Return bytes back; zeros where nothing was written."""
         wanted = max(min(len(buffer), self.size - self._at), 0)
         done = 0
         while done < wanted:
@@ -70,14 +70,14 @@ class SparseFile(io.RawIOBase):
         return wanted
 
     def pages(self) -> list[tuple[int, bytes]]:
-        """Give offset and content of what was written, in order."""
+        """Return offset and content of what was written, in order."""
         return [(page * PAGE, bytes(data)) for page, data in sorted(self._pages.items())]
 
 
 def lay_out(
     arrays: Mapping[str, tuple[tuple[int, ...], str]], attributes: Mapping[str, Any]
 ) -> tuple[SparseFile, dict[str, int]]:
-    """Give the metadata of a file, and where the content of each array starts.
+    """Return the metadata of a file, and where the content of each array starts.
 
     Args:
         arrays: Shape and type by name. The first ones' places do not depend on the last one's

@@ -20,7 +20,7 @@ from pipeline.core.errors import FormatError, InputError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode, View
 from pipeline.io.images import decode
 from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, READABLE
-from pipeline.shards.writer import Header, Moment
+from pipeline.shards.writer import Header, ShardTimestep
 
 
 class Shard:
@@ -71,29 +71,29 @@ class Shard:
         self._K = self._file["K"][:]
 
     def cameras(self, timestep: int) -> Camera:
-        """Give the cameras of all views at a timestep, for the stored picture size."""
+        """Return the cameras of all views at a timestep, for the stored picture size."""
         return self._camera(self._world_to_camera[timestep], self._K[timestep])
 
     def code(self, timestep: int | Sequence[int]) -> ExpressionCode:
-        """Give the expression of one timestep or several."""
+        """Return the expression of one timestep or several."""
         return ExpressionCode(torch.from_numpy(self._file["code"][:][timestep]), self.layout)
 
     def depth_error(self, timestep: int) -> Float32[np.ndarray, "v"]:
-        """Give how well each view's depth was aligned, mm rms; nan where there is no depth."""
+        """Return how well each view's depth was aligned, mm rms; nan where there is no depth."""
         if self._version == 1:
             return np.zeros(self.views, np.float32)
         return self._file["depth_error"][timestep]
 
     def landmarks(self, timestep: int) -> Float[Tensor, "68 3"]:
-        """Give the landmarks in the head frame, metres; nan where unknown."""
+        """Return the landmarks in the head frame, metres; nan where unknown."""
         return torch.from_numpy(self._file["landmarks"][timestep])
 
     def vertices(self, timestep: int) -> Float[Tensor, "n 3"]:
-        """Give the face mesh in the head frame, metres; n is 0 if unknown."""
+        """Return the face mesh in the head frame, metres; n is 0 if unknown."""
         return torch.from_numpy(self._file["vertices"][timestep])
 
     def read(self, pairs: Sequence[tuple[int, int]], size: int) -> View:
-        """Give views by (timestep, view), in that order.
+        """Return views by (timestep, view), in that order.
 
         Args:
             pairs: Which pictures.
@@ -116,7 +116,7 @@ class Shard:
         )
 
     def depth(self, pairs: Sequence[tuple[int, int]], size: int) -> Float[Tensor, "v 1 h w"]:
-        """Give depth pictures, metres; 0 where unknown, and where a block holds an edge."""
+        """Return depth pictures, metres; 0 where unknown, and where a block holds an edge."""
         factor = self._factor(size)
         pictures: list[np.ndarray] = []
         for pair in pairs:
@@ -131,7 +131,7 @@ class Shard:
         return torch.from_numpy(np.stack(pictures)[:, None].astype(np.float32))
 
     def header(self) -> Header:
-        """Give what was said about all timesteps when the shard was written."""
+        """Return what was said about all timesteps when the shard was written."""
         return Header(
             self.subject,
             self.layout,
@@ -143,10 +143,10 @@ class Shard:
             self.provenance,
         )
 
-    def moment(self, timestep: int) -> Moment:
-        """Give a timestep as it is stored, for writing it again."""
+    def read_timestep(self, timestep: int) -> ShardTimestep:
+        """Return a timestep as it is stored, for writing it again."""
         pairs = [(timestep, v) for v in range(self.views)]
-        return Moment(
+        return ShardTimestep(
             rgb=tuple(self._encoded("rgb", pair) for pair in pairs),
             alpha=tuple(self._encoded("alpha", pair) for pair in pairs),
             depth=tuple(self._encoded("depth", pair) for pair in pairs),

@@ -25,7 +25,7 @@ class SamplingConfig:
 
     inputs: int = 4
     """Pictures that the model gets, each of another timestep."""
-    fewest_inputs: int = 4
+    min_inputs: int = 4
     """With less than `inputs`, their number is the larger of two draws for each step, so that
     one model serves any number of pictures, and most at hand best."""
     targets: int = 8
@@ -62,7 +62,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Climb:
+class ResolutionSchedule:
     """Picture sizes of a training run: each size for some steps, in order."""
 
     sizes: tuple[int, ...]
@@ -74,11 +74,11 @@ class Climb:
         return sum(self.steps)
 
     def size_at(self, step: int) -> int:
-        """Give the picture size of a step, counted from 0."""
+        """Return the picture size of a step, counted from 0."""
         return self.sizes[self.place(step)[0]]
 
     def place(self, step: int) -> tuple[int, int, int]:
-        """Give which size a step has, its number among that size's steps, and how many these are.
+        """Return which size a step has, its number among that size's steps, and how many these are.
 
         Steps after the last are counted on in the last size.
         """
@@ -87,7 +87,7 @@ class Climb:
             if step < steps or i == last:
                 return i, step, steps
             step -= steps
-        raise AssertionError("a climb has at least one size")
+        raise AssertionError("a schedule has at least one size")
 
 
 class Samples(Dataset[Sample | FastGHAError]):
@@ -96,7 +96,7 @@ class Samples(Dataset[Sample | FastGHAError]):
     Args:
         groups: Shards of each folder.
         config: How to draw.
-        climb: Picture size of each step.
+        resolutions: Picture size of each step.
         seed: Start of all random numbers.
         batch: Samples a step; number `step * batch + i` is the i-th of a step.
     """
@@ -105,26 +105,26 @@ class Samples(Dataset[Sample | FastGHAError]):
         self,
         groups: Sequence[Sequence[Path]],
         config: SamplingConfig,
-        climb: Climb,
+        resolutions: ResolutionSchedule,
         seed: int,
         batch: int = 1,
     ) -> None:
         self.groups = groups
         self.config = config
-        self.climb = climb
+        self.resolutions = resolutions
         self.seed = seed
         self.batch = batch
         self._open: dict[Path, Shard] = {}
 
     def __len__(self) -> int:
-        return self.climb.total * self.batch
+        return self.resolutions.total * self.batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: a worker opens its own."""
         return {**self.__dict__, "_open": {}}
 
     def __getitem__(self, number: int) -> Sample | FastGHAError:
-        """Give a sample, the same for the same seed and number, or why there is none.
+        """Return a sample, the same for the same seed and number, or why there is none.
 
         The error is handed over, not raised, so that it comes whole out of a worker process.
         """
@@ -138,7 +138,7 @@ class Samples(Dataset[Sample | FastGHAError]):
         try:
             if path not in self._open:
                 self._open[path] = Shard(path)
-            return draw(self._open[path], self.config, self.climb.size_at(step), rng)
+            return draw(self._open[path], self.config, self.resolutions.size_at(step), rng)
         except FastGHAError as error:
             return error
 
@@ -159,8 +159,8 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
     usable, long_enough = check(shard, config)
     sentence = long_enough[int(rng.integers(len(long_enough)))]
     here = np.flatnonzero((shard.sentences == sentence) & usable)
-    fewest = min(config.fewest_inputs, config.inputs)
-    count = int(rng.integers(fewest, config.inputs + 1, size=2).max())
+    low = min(config.min_inputs, config.inputs)
+    count = int(rng.integers(low, config.inputs + 1, size=2).max())
     target, *others = (int(t) for t in rng.permutation(here)[: count + 1])
     centers = shard.cameras(target).centers
     there = frontal(centers, np.flatnonzero(shard.valid[target]), config.frontal)
@@ -207,23 +207,23 @@ def check(
 
 
 def frontal(
-    centers: Float[Tensor, "v 3"], views: Int[np.ndarray, "n"], most: int
+    centers: Float[Tensor, "v 3"], views: Int[np.ndarray, "n"], limit: int
 ) -> Int[np.ndarray, "m"]:
-    """Give those of some views that stand most before the face, in their order.
+    """Return those of some views that look at the face most directly, in their order.
 
     Args:
         centers: Of all cameras, head frame, whose z axis comes out of the face.
         views: Numbers of the cameras to choose from.
-        most: How many to keep.
+        limit: How many to keep.
     """
-    if len(views) <= most:
+    if len(views) <= limit:
         return views
     ahead = torch.nn.functional.normalize(centers[views], dim=-1)[:, 2].numpy()
-    return views[np.sort(np.argsort(-ahead, kind="stable")[:most])]
+    return views[np.sort(np.argsort(-ahead, kind="stable")[:limit])]
 
 
 def _input_views(shard: Shard, timesteps: list[int], wanted: list[int]) -> tuple[int, ...]:
-    """Give a view for each timestep: the first wanted one that is there and not yet taken."""
+    """Return a view for each timestep: the first wanted one that is there and not yet taken."""
     chosen: list[int] = []
     for t in timesteps:
         present = [int(v) for v in np.flatnonzero(shard.valid[t]) if v not in chosen]
@@ -234,7 +234,7 @@ def _input_views(shard: Shard, timesteps: list[int], wanted: list[int]) -> tuple
 def load_samples(
     samples: Samples, start: int, workers: int, mine: range = range(1)
 ) -> Generator[Sample]:
-    """Give samples of the steps from `start` on, in order, read ahead in worker processes.
+    """Return samples of the steps from `start` on, in order, read ahead in worker processes.
 
     Args:
         samples: All there are.
@@ -249,7 +249,7 @@ def load_samples(
     loader = DataLoader(
         samples,
         batch_size=None,
-        sampler=_Numbers(range(start, samples.climb.total), samples.batch, mine),
+        sampler=_Numbers(range(start, samples.resolutions.total), samples.batch, mine),
         num_workers=workers,
         # A forked worker would inherit the locks of numba's and torch's threads.
         multiprocessing_context="spawn" if workers else None,

@@ -39,7 +39,7 @@ class Capture:
 
 
 @dataclass(frozen=True)
-class Moment:
+class ShardTimestep:
     """One timestep of a shard, its pictures encoded: `b""` where there is none."""
 
     rgb: tuple[bytes, ...]
@@ -74,7 +74,7 @@ class Header:
 
 
 def placeholder_K(width: int, height: int) -> Float32[np.ndarray, "3 3"]:
-    """Give intrinsics that a camera may have, for a view that is missing."""
+    """Return intrinsics that a camera may have, for a view that is missing."""
     return np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float32)
 
 
@@ -90,8 +90,8 @@ def write_shard(path: Path, capture: Capture, provenance: Mapping[str, Any]) -> 
     header = Header(
         capture.subject, capture.layout, width, height, t, v, capture.vertices.shape[1], provenance
     )
-    moments = (
-        Moment(
+    timesteps = (
+        ShardTimestep(
             rgb=tuple(encode_jpeg(picture) for picture in capture.rgb[i]),
             alpha=tuple(encode_png(picture) for picture in capture.alpha[i]),
             depth=tuple(encode_depth(picture) for picture in capture.depth[i]),
@@ -105,10 +105,10 @@ def write_shard(path: Path, capture: Capture, provenance: Mapping[str, Any]) -> 
         )
         for i in range(t)
     )
-    write_moments(path, header, moments)
+    write_timesteps(path, header, timesteps)
 
 
-def write_moments(path: Path, header: Header, moments: Iterable[Moment]) -> None:
+def write_timesteps(path: Path, header: Header, timesteps: Iterable[ShardTimestep]) -> None:
     """Write a subject timestep by timestep: one at a time is in memory.
 
     The same content gives the same bytes.
@@ -118,11 +118,11 @@ def write_moments(path: Path, header: Header, moments: Iterable[Moment]) -> None
             or fewer than announced.
         InputError: If the file cannot be written.
     """
-    write_whole(path, lambda part: _Writer(header).write(part, moments))
+    write_whole(path, lambda part: _Writer(header).write(part, timesteps))
 
 
 def encode_depth(metres: Float32[np.ndarray, "h w"]) -> bytes:
-    """Give a depth picture as PNG bytes; beyond what 16 bits hold is unknown.
+    """Return a depth picture as PNG bytes; beyond what 16 bits hold is unknown.
 
     Raises:
         ShapeError: If a depth is negative or nan.
@@ -146,15 +146,15 @@ class _Writer:
             self._types[name] = "uint64" if name in PICTURES else field.dtype
         self._sums = {name: hashlib.sha256() for name in FIELDS}
 
-    def write(self, part: Path, moments: Iterable[Moment]) -> None:
+    def write(self, part: Path, timesteps: Iterable[ShardTimestep]) -> None:
         _, places = self._plan(1, "0" * 64)
         end = places["bytes"]
         count = 0
         with part.open("wb") as file:
-            for moment in moments:
+            for timestep in timesteps:
                 if count == self._header.timesteps:
                     raise self._fault("there are more timesteps than announced")
-                end = self._moment(file, places, count, moment, end)
+                end = self._write_timestep(file, places, count, timestep, end)
                 count += 1
             if count != self._header.timesteps:
                 raise self._fault(f"there are {count} timesteps, {self._header.timesteps} expected")
@@ -187,27 +187,32 @@ class _Writer:
             },
         )
 
-    def _moment(
-        self, file: BinaryIO, places: dict[str, int], t: int, moment: Moment, end: int
+    def _write_timestep(
+        self,
+        file: BinaryIO,
+        places: dict[str, int],
+        t: int,
+        timestep: ShardTimestep,
+        end: int,
     ) -> int:
-        """Write one timestep; give where the next one's pictures start."""
+        """Write one timestep; return where the next one's pictures start."""
         views = self._header.views
         where = {name: np.zeros((views, 2), np.uint64) for name in PICTURES}
         file.seek(end)
         for v in range(views):
             for name in PICTURES:
-                pictures = getattr(moment, name)
+                pictures = getattr(timestep, name)
                 if len(pictures) != views:
                     raise self._fault(f"timestep {t} has {len(pictures)} {name} pictures")
                 data = pictures[v]
-                if data and not moment.rgb[v]:
+                if data and not timestep.rgb[v]:
                     raise self._fault(f"timestep {t}, view {v} has {name} without rgb")
                 where[name][v] = end - places["bytes"], len(data)
                 file.write(data)
                 self._sums[name].update(data)
                 end += len(data)
         for name, shape in self._shapes.items():
-            values = where[name] if name in where else np.asarray(getattr(moment, name))
+            values = where[name] if name in where else np.asarray(getattr(timestep, name))
             if name == "sentence":
                 values = values.astype(np.int32)
             if values.shape != shape or values.dtype != np.dtype(self._types[name]):

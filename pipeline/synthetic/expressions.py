@@ -190,7 +190,7 @@ def _bounded(w: np.ndarray) -> np.ndarray:
 
 
 def _ou(rng: np.random.Generator, frames: int, fps: float, seconds: float) -> np.ndarray:
-    """Give an Ornstein-Uhlenbeck process of variance 1, smoothed over two frames."""
+    """Return an Ornstein-Uhlenbeck process of variance 1, smoothed over two frames."""
     keep = np.exp(-1 / (fps * seconds))
     noise = rng.normal(size=frames) * np.sqrt(1 - keep**2)
     x = np.empty(frames)
@@ -203,13 +203,13 @@ def _ou(rng: np.random.Generator, frames: int, fps: float, seconds: float) -> np
 def _above(
     rng: np.random.Generator, frames: int, fps: float, seconds: float, chance: float
 ) -> np.ndarray:
-    """Give how far a process rises above the level it passes with a chance, in [0, 1]."""
+    """Return how far a process rises above the level it passes with a chance, in [0, 1]."""
     level = np.sqrt(2) * _inverse_erf(1 - 2 * chance)
     return np.clip((_ou(rng, frames, fps, seconds) - level) / 1.3, 0, 1)
 
 
 def _inverse_erf(x: float) -> float:
-    """Give the inverse error function to three digits (Winitzki)."""
+    """Return the inverse error function to three digits (Winitzki)."""
     a = 0.147
     log = np.log(1 - x * x)
     first = 2 / (np.pi * a) + log / 2
@@ -220,7 +220,7 @@ def _bumps(
     rng: np.random.Generator, time: np.ndarray, *, every: float, width: float, low: float,
     high: float,
 ) -> np.ndarray:  # fmt: skip
-    """Give raised-cosine bumps, one in each stretch of `every` seconds at a random place."""
+    """Return raised-cosine bumps, one in each stretch of `every` seconds at a random place."""
     out = np.zeros(len(time))
     end = time[-1] if len(time) else 0.0
     for start in np.arange(0, max(end, 1e-6), every):

@@ -45,7 +45,7 @@ SAME_SURFACE = np.float32(0.01)
 """Samples of one pixel farther than this behind its nearest do not count in its depth, metres."""
 FIXED_BITS = 12
 FIXED = 1 << FIXED_BITS
-FARTHEST = np.float32(1 << 17)
+MAX_PIXEL_OFFSET = np.float32(1 << 17)
 """Corners farther than this from the picture, in samples, would overflow: dropped."""
 SOLID = np.float32(0.9)
 """Where a card's alpha is above this, it counts as opaque and is sorted sample by sample."""
@@ -183,7 +183,7 @@ def draw_views(
 def vertex_normals(
     vertices: Float32[np.ndarray, "n 3"], faces: Int32[np.ndarray, "m 3"]
 ) -> Float32[np.ndarray, "n 3"]:
-    """Give unit normals: the mean of the adjacent triangles', weighted by area."""
+    """Return unit normals: the mean of the adjacent triangles', weighted by area."""
     normals = np.zeros_like(vertices)
     _sum_normals(vertices, faces, normals)
     return normals
@@ -302,7 +302,7 @@ def _draw(scene: _Scene, camera: Camera, lights: Lights, supersample: int) -> Pi
 
 
 def _front_to_back(nearness: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Give the numbers of the triangles that can be drawn, the nearest first."""
+    """Return the numbers of the triangles that can be drawn, the nearest first."""
     corners = nearness[faces]
     drawable = np.flatnonzero(corners.min(axis=1) > 0)
     if not len(drawable):
@@ -314,7 +314,7 @@ def _front_to_back(nearness: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def _starts(lengths: list[int]) -> list[int]:
-    """Give where each part starts when parts of these lengths follow each other."""
+    """Return where each part starts when parts of these lengths follow each other."""
     return [0, *np.cumsum(lengths).tolist()][:-1] if lengths else []
 
 
@@ -359,7 +359,7 @@ def _project(vertices, E, K, corners, nearness):
         if cz >= NEAR:
             px = (K[0, 0] * cx + K[0, 1] * cy) / cz + K[0, 2]
             py = K[1, 1] * cy / cz + K[1, 2]
-            if abs(px) < FARTHEST and abs(py) < FARTHEST:
+            if abs(px) < MAX_PIXEL_OFFSET and abs(py) < MAX_PIXEL_OFFSET:
                 nearness[i] = F1 / cz
                 corners[i, 0] = np.int32(np.floor(px * np.float32(FIXED) + HALF))
                 corners[i, 1] = np.int32(np.floor(py * np.float32(FIXED) + HALF))
@@ -367,7 +367,7 @@ def _project(vertices, E, K, corners, nearness):
 
 @numba.njit(cache=True, error_model="numpy", forceinline=True)
 def _set_up(t, corners, nearness, faces, height, width):
-    """Give what a triangle needs to walk its samples.
+    """Return what a triangle needs to walk its samples.
 
     Returns:
         area: Twice the area in fixed point, positive seen from outside; 0 drops the triangle.
@@ -396,7 +396,7 @@ def _set_up(t, corners, nearness, faces, height, width):
 
 @numba.njit(cache=True, error_model="numpy", forceinline=True)
 def _edge(x1, y1, x2, y2, turn):
-    """Give a weight's value at the centre of sample (0, 0), its step in x and its step in y."""
+    """Return a weight's value at the centre of sample (0, 0), its step in x and its step in y."""
     dx, dy = turn * (x2 - x1), turn * (y2 - y1)
     half = FIXED // 2
     at_origin = dy * (half - x1) - dx * (half - y1)
@@ -439,7 +439,7 @@ def _draw_opaque(corners, nearness, faces, layer_of, finish, stop, buffer, ids):
 
 @numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def _choose_level(t, area, material, layer):
-    """Give the level of the texture whose texels are about the size of a sample."""
+    """Return the level of the texture whose texels are about the size of a sample."""
     uvs, uv_faces, levels = material[0], material[1], material[3]
     a, b, c = uv_faces[t, 0], uv_faces[t, 1], uv_faces[t, 2]
     ux, uy = uvs[b, 0] - uvs[a, 0], uvs[b, 1] - uvs[a, 1]
@@ -455,7 +455,7 @@ def _choose_level(t, area, material, layer):
 
 @numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def _shade(x, y, wa, wb, wc, t, turn, texel, mesh, material, light, view):
-    """Give the linear RGB of a sample, from its perspective-correct weights and its texel."""
+    """Return the linear RGB of a sample, from its perspective-correct weights and its texel."""
     _, _, normals, openness, faces, layer_of = mesh
     R, unproject = view
     layer, finish = layer_of[t], material[4]
@@ -492,7 +492,7 @@ def _shade(x, y, wa, wb, wc, t, turn, texel, mesh, material, light, view):
 
 @numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def _texel(wa, wb, wc, t, level, material, layer):
-    """Give linear RGB and alpha of the texture at perspective-correct weights."""
+    """Return linear RGB and alpha of the texture at perspective-correct weights."""
     uvs, uv_faces, texels, levels = material[0], material[1], material[2], material[3]
     a, b, c = np.uint64(uv_faces[t, 0]), np.uint64(uv_faces[t, 1]), np.uint64(uv_faces[t, 2])
     u = wa * uvs[a, 0] + wb * uvs[b, 0] + wc * uvs[c, 0]

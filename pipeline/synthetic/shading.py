@@ -79,7 +79,7 @@ def prepare_texture(rgba: UInt8[np.ndarray, "h w 4"]) -> Texture:
 
 
 def bleed_colors(texture: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 4"]:
-    """Give transparent texels the colour of the nearest that is not; alpha stays.
+    """Return transparent texels the colour of the nearest that is not; alpha stays.
 
     Interpolation mixes the colours of neighbours whatever their alpha: a black one under a
     transparent texel shows as a dark fringe.
@@ -134,12 +134,12 @@ def sample_lights(rng: np.random.Generator) -> Lights:
 
 
 def linearize(encoded: np.ndarray) -> np.ndarray:
-    """Give the linear light of sRGB values in [0, 1]."""
+    """Return the linear light of sRGB values in [0, 1]."""
     return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 
 def encode(linear: np.ndarray) -> np.ndarray:
-    """Give the sRGB values of linear light in [0, 1]."""
+    """Return the sRGB values of linear light in [0, 1]."""
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
@@ -150,12 +150,12 @@ ENCODED_OF_STEP: Float32[np.ndarray, "steps"] = encode(
 
 
 def gloss_table(gloss: float) -> Float32[np.ndarray, "steps"]:
-    """Give x ** gloss for x from 0 to 1 in even steps: a power for each sample is slow."""
+    """Return x ** gloss for x from 0 to 1 in even steps: a power for each sample is slow."""
     return (np.linspace(0, 1, GLOSS_STEPS + 1) ** gloss).astype(np.float32)
 
 
 def _temperature(warmth: np.ndarray | float) -> np.ndarray:
-    """Give the RGB of light that is warmer (positive) or cooler than white."""
+    """Return the RGB of light that is warmer (positive) or cooler than white."""
     return 1 + np.multiply.outer(warmth, np.array([1.0, 0.1, -1.1]))
 
 
@@ -174,7 +174,7 @@ def _halve(level: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h2 w2 4"]:
 
 @numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def sample_texture(texels, first, h, w, u, v, linear):
-    """Give linear RGB and alpha between four texels; the border repeats outward."""
+    """Return linear RGB and alpha between four texels; the border repeats outward."""
     x = min(max(u * np.float32(w) - HALF, F0), np.float32(w - 1))
     y = min(max(v * np.float32(h) - HALF, F0), np.float32(h - 1))
     x0, y0 = np.int64(x), np.int64(y)
@@ -213,7 +213,7 @@ def sample_texture(texels, first, h, w, u, v, linear):
 
 @numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def light_surface(n, v, directions, colors, ambient, up, specular, glossy):
-    """Give the light a white surface returns: diffuse RGB and specular RGB, linear.
+    """Return the light a white surface returns: diffuse RGB and specular RGB, linear.
 
     Args:
         n: Unit normal, three numbers, camera frame.
@@ -264,7 +264,7 @@ def keep_in_range(x):
 
 @numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def encode_linear(x, table):
-    """Give the sRGB value of linear light, from a table of even steps."""
+    """Return the sRGB value of linear light, from a table of even steps."""
     step = min(max(x, F0), F1) * np.float32(ENCODE_STEPS)
     k = min(np.int64(step), ENCODE_STEPS - 1)
     return table[k] + (step - np.float32(k)) * (table[k + 1] - table[k])

@@ -81,7 +81,7 @@ class Subject:
         return [Frame(*picture, landmarks, vertices) for picture in pictures]
 
     def layers(self, vertices: Float32[np.ndarray, "n 3"]) -> list[Layer]:
-        """Give the rasteriser's layers of posed control vertices."""
+        """Return the rasteriser's layers of posed control vertices."""
         return [
             Layer(
                 vertices=part.vertices,
@@ -103,5 +103,5 @@ class Subject:
 
 @functools.lru_cache(maxsize=96)
 def _texture(name: str) -> Texture:
-    """Give a prepared texture; all subjects share them."""
+    """Return a prepared texture; all subjects share them."""
     return prepare_texture(load_texture(name))

@@ -36,7 +36,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def require_file(path: Path, what: str) -> Path:
-    """Give the path back if there is a file.
+    """Return the path back if there is a file.
 
     Raises:
         InputError: If there is none, or it is a folder.
@@ -48,7 +48,7 @@ def require_file(path: Path, what: str) -> Path:
 
 
 def digest(path: Path) -> str:
-    """Give the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def program() -> str:
-    """Give the name and version of this program."""
+    """Return the name and version of this program."""
     try:
         return f"fastgha {version('fastgha')}"
     except PackageNotFoundError:
@@ -12,5 +12,5 @@ def program() -> str:
 
 
 def statement() -> str:
-    """Give the sentence that pictures carry in their metadata."""
+    """Return the sentence that pictures carry in their metadata."""
     return f"Synthetic picture of a head, drawn by {program()}; not a recording of a person."

@@ -200,7 +200,7 @@ SETS = {
 
 
 def home() -> Path:
-    """Give the folder that `fetch` writes to: $FASTGHA_WEIGHTS or ~/.cache/fastgha/weights."""
+    """Return the folder that `fetch` writes to: $FASTGHA_WEIGHTS or ~/.cache/fastgha/weights."""
     chosen = os.environ.get("FASTGHA_WEIGHTS")
     if chosen:
         return Path(chosen).expanduser()
@@ -209,7 +209,7 @@ def home() -> Path:
 
 
 def get(name: str) -> Weight:
-    """Give the registry's entry.
+    """Return the registry's entry.
 
     Raises:
         ConfigError: If there is none of that name.
@@ -220,7 +220,7 @@ def get(name: str) -> Weight:
 
 
 def find(name: str) -> Path:
-    """Give the path of a weight file on this machine.
+    """Return the path of a weight file on this machine.
 
     Raises:
         MissingWeightsError: If it is in none of the places; says where it goes and the command
@@ -237,7 +237,7 @@ def find(name: str) -> Path:
 
 
 def table() -> list[WeightStatus]:
-    """Give every weight file with where it was found."""
+    """Return every weight file with where it was found."""
     return [WeightStatus(weight, _locate(weight)) for weight in WEIGHTS.values()]
 
 
@@ -284,7 +284,7 @@ def _locate(weight: Weight) -> Path | None:
 
 
 def _rembg_homes(name: str) -> list[Path]:
-    """Give where rembg keeps a model: since 2.0.70 in a folder of its own, before that flat."""
+    """Return where rembg keeps a model: since 2.0.70 in a folder of its own, before that flat."""
     env = os.environ.get
     bases: list[Path] = []
     if u2net := env("U2NET_HOME"):
@@ -298,7 +298,7 @@ def _rembg_homes(name: str) -> list[Path]:
 
 
 def _other_homes() -> list[Path]:
-    """Give where torchvision, uniface and insightface keep their own downloads."""
+    """Return where torchvision, uniface and insightface keep their own downloads."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     torch_home = Path(os.environ.get("TORCH_HOME") or cache / "torch")
     uniface = os.environ.get("UNIFACE_CACHE_DIR")

@@ -21,9 +21,9 @@ class AlignConfig:
     """Correspondences within this distance agree, metres in the target's frame."""
     trials: int = 400
     """Triples of points that propose a transform."""
-    fewest: int = 8
+    min_points: int = 8
     """Correspondences that must agree."""
-    least_share: float = 0.35
+    min_share: float = 0.35
     """And so many of those that are known: a scale near 0 makes some of any points agree."""
 
 
@@ -53,7 +53,7 @@ class Alignment:
 def umeyama(
     source: Float[np.ndarray, "n 3"], target: Float[np.ndarray, "n 3"]
 ) -> Similarity | None:
-    """Give the least-squares similarity from source to target; None if the points fix none.
+    """Return the least-squares similarity from source to target; None if the points fix none.
 
     Source:
         Umeyama, Least-Squares Estimation of Transformation Parameters Between Two Point
@@ -76,7 +76,7 @@ def align(
     target: Float[np.ndarray, "n 3"],
     config: AlignConfig = AlignConfig(),
 ) -> Alignment | None:
-    """Give the similarity that most correspondences agree on, by RANSAC, then least squares.
+    """Return the similarity that most correspondences agree on, by RANSAC, then least squares.
 
     The same points give the same result: the trials are drawn from a fixed seed.
 
@@ -97,13 +97,13 @@ def align(
             "Give one target for each source.",
         )
     known = np.flatnonzero(np.isfinite(source).all(1) & np.isfinite(target).all(1))
-    if len(known) < max(config.fewest, 3):
+    if len(known) < max(config.min_points, 3):
         return None
-    fewest = max(config.fewest, int(np.ceil(config.least_share * len(known))))
+    needed = max(config.min_points, int(np.ceil(config.min_share * len(known))))
     x, y = source[known].astype(np.float64), target[known].astype(np.float64)
     best = _propose(x, y, config)
     for _ in range(10):
-        if best.sum() < fewest:
+        if best.sum() < needed:
             return None
         fitted = umeyama(x[best], y[best])
         if fitted is None:
@@ -112,7 +112,7 @@ def align(
         if (agree == best).all():
             break
         best = agree
-    if best.sum() < fewest or (fitted := umeyama(x[best], y[best])) is None:
+    if best.sum() < needed or (fitted := umeyama(x[best], y[best])) is None:
         return None
     inliers = np.zeros(len(source), bool)
     inliers[known[best]] = True
@@ -121,7 +121,7 @@ def align(
 
 
 def _propose(x: np.ndarray, y: np.ndarray, config: AlignConfig) -> Bool[np.ndarray, "n"]:
-    """Give the largest set of points that the transform of a triple agrees with.
+    """Return the largest set of points that the transform of a triple agrees with.
 
     Of equal sets, the tighter one: counted with a cost that is the squared distance, at most the
     tolerance (MSAC).

@@ -54,7 +54,7 @@ class HeadFit:
 
 
 def _weights() -> Float64[np.ndarray, "68"]:
-    """Give how far each landmark may be trusted to be rigid and rightly placed, at most 1."""
+    """Return how far each landmark may be trusted to be rigid and rightly placed, at most 1."""
     weights = np.ones(68)
     weights[:17] = 0.2  # the outline has no exact place on a head
     weights[5:12] = 0.15  # and the chin drops with the jaw
@@ -75,7 +75,7 @@ def estimate(
     focals: Sequence[float | None] | None = None,
     config: FitConfig = FitConfig(),
 ) -> HeadFit:
-    """Give the camera of each photograph of one head, and the head's size.
+    """Return the camera of each photograph of one head, and the head's size.
 
     Rotation, translation and focal length of each photograph, and one width, height and depth
     of the head for all of them, by robust least squares. Landmarks alone hardly tell a long
@@ -150,7 +150,7 @@ class _Problem:
         self.groups = [group for group in groups.values() if len(group) > 1]
 
     def start(self) -> Float64[np.ndarray, "n"]:
-        """Give weak-perspective cameras at the expected distance (known focal: at its own)."""
+        """Return weak-perspective cameras at the expected distance (known focal: at its own)."""
         rows = [np.zeros(3)]
         for i, pixels in enumerate(self.pixels):
             R, scale, shift = _weak_perspective(pixels, self.model)
@@ -164,7 +164,7 @@ class _Problem:
     def unpack(
         self, x: Float64[np.ndarray, "n"]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Give head [68, 3], rotations [v, 3, 3], translations [v, 3], focal lengths [v]."""
+        """Return head [68, 3], rotations [v, 3, 3], translations [v, 3], focal lengths [v]."""
         each = x[3:].reshape(-1, 7)
         z = np.exp(each[:, 3])
         t = np.stack([each[:, 4] * z, each[:, 5] * z, z], -1)
@@ -183,7 +183,7 @@ class _Problem:
         )
 
     def residuals(self, x: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "m"]:
-        """Give all misses in standard deviations: landmarks, then what was believed before."""
+        """Return all misses in standard deviations: landmarks, then what was believed before."""
         each, config = x[3:].reshape(-1, 7), self.config
         parts = [
             (self.misses(x) / self.sigma[..., None]).ravel(),
@@ -212,7 +212,7 @@ class _Problem:
 def _weak_perspective(
     pixels: Float64[np.ndarray, "68 2"], model: Float64[np.ndarray, "68 3"]
 ) -> tuple[Float64[np.ndarray, "3 3"], float, Float64[np.ndarray, "2"]]:
-    """Give R, s, c such that pixels are nearly s R[:2] X + c.
+    """Return R, s, c such that pixels are nearly s R[:2] X + c.
 
     Source: DeMenthon and Davis, Model-Based Object Pose in 25 Lines of Code, IJCV 1995; the
     nearest rotation by singular values instead of their normalised rows.

@@ -15,18 +15,18 @@ from scipy.spatial import ConvexHull, QhullError
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera
 
-LEAST_OVERLAP = 0.5
+MIN_OVERLAP = 0.5
 """Of mesh and matte. A true fit has 0.65 to 0.9, as hair and ears go past the mesh."""
 
 
-def faults(
+def geometry_problems(
     camera: Camera,
     *,
     head_to_world: Float[np.ndarray, "4 4"] | None = None,
     mesh: Float[np.ndarray, "n 3"] | None = None,
     matte: UInt8[np.ndarray, "h w"] | None = None,
 ) -> list[str]:
-    """Give what does not fit, in words; an empty list if all does.
+    """Return what does not fit, in words; an empty list if all does.
 
     Args:
         camera: A single camera of the world.
@@ -45,7 +45,7 @@ def faults(
             found.append(f"the head is at ({x:.0f}, {y:.0f}), outside the picture")
     if mesh is not None and matte is not None:
         share = overlap(camera, mesh, matte)
-        if not share >= LEAST_OVERLAP:
+        if not share >= MIN_OVERLAP:
             found.append(f"the tracked mesh covers the matte by {share:.2f} only")
     return found
 
@@ -53,7 +53,7 @@ def faults(
 def overlap(
     camera: Camera, mesh: Float[np.ndarray, "n 3"], matte: UInt8[np.ndarray, "h w"]
 ) -> float:
-    """Give the intersection over union of the mesh's outline and the matte.
+    """Return the intersection over union of the mesh's outline and the matte.
 
     The person's body goes on below the mesh: what is lower than it does not count.
     """

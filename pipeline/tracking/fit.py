@@ -195,7 +195,7 @@ class _Problem:
         )
 
     def poses(self) -> tuple[Tensor, Tensor]:
-        """Give rotations [t, 3, 3] and translations [t, 3] from head to world."""
+        """Return rotations [t, 3, 3] and translations [t, 3] from head to world."""
         R = rotation(0.1 * self.turn) @ self.R0
         if not len(self.zoom):
             return R, self.t0 + 0.01 * self.shift
@@ -215,7 +215,7 @@ class _Problem:
         return focal * grow + (self.intrinsics - focal)
 
     def misses(self) -> Float[Tensor, "t v 68"]:
-        """Give the distances to the landmarks, squared, pixels."""
+        """Return the distances to the landmarks, squared, pixels."""
         points = self.model.landmarks(self.identity * self.config.identity_width, self.state())
         R, t = self.poses()
         world = (points + self.bias) @ R.mT + t[:, None]

@@ -48,7 +48,7 @@ class Tracking:
     """One for each frame, world to OpenCV camera, where the tracker wrote any."""
 
     def codes(self) -> ExpressionCode:
-        """Give the 120 numbers of all frames [t, 120]; neither identity nor head pose."""
+        """Return the 120 numbers of all frames [t, 120]; neither identity nor head pose."""
         values = torch.stack([fit.code().values for fit in self.fits])
         return ExpressionCode(values, LAYOUT_OF[self.fits[0].version])
 
@@ -299,7 +299,7 @@ def _joined(cameras: list[Camera]) -> Camera | None:
 
 
 def _matrix(rows: Any) -> np.ndarray:
-    """Give the rotation of six raw numbers of an optimiser, which need not be of unit length."""
+    """Return the rotation of six raw numbers of an optimiser, which need not be of unit length."""
     six = torch.from_numpy(np.ravel(rows).astype(np.float64))
     if six.shape != (6,) or not bool(torch.isfinite(six).all()):
         raise ShapeError("A rotation is not six finite numbers.", "Track it again.")

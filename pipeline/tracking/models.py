@@ -53,7 +53,7 @@ class FaceState:
     """Left, right; 1 is shut."""
 
     def code(self, layout: str) -> ExpressionCode:
-        """Give the 120 numbers of each frame [t, 120]."""
+        """Return the 120 numbers of each frame [t, 120]."""
         values = torch.zeros(len(self.jaw), CODE_SIZE, dtype=torch.float64)
         values[:, : self.expression.shape[1]] = self.expression.double()
         values[:, JAW] = rot6d_from_matrix(rotation(self.jaw.double()))
@@ -71,11 +71,11 @@ class FaceModel(Protocol):
     expression_size: int
 
     def landmarks(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t 68 3"]:
-        """Give the iBUG landmarks, head frame, metres; differentiable."""
+        """Return the iBUG landmarks, head frame, metres; differentiable."""
         ...
 
     def vertices(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t n 3"]:
-        """Give the whole face, head frame, metres."""
+        """Return the whole face, head frame, metres."""
         ...
 
 
@@ -99,13 +99,13 @@ class MakeHumanFace:
         self._eyes = [torch.from_numpy(ids.astype(np.int64)) for ids in eyes]
 
     def landmarks(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t 68 3"]:
-        """Give the iBUG landmarks: none of them is on an eyeball."""
+        """Return the iBUG landmarks: none of them is on an eyeball."""
         ids = self._ids
         neutral = self._mean[ids] + torch.einsum("knc,k->nc", self._basis[:, ids], identity)
         return neutral + torch.einsum("unc,tu->tnc", self._units[:, ids], self._weights(state))
 
     def vertices(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t n 3"]:
-        """Give the control vertices."""
+        """Return the control vertices."""
         neutral = self._mean + torch.einsum("knc,k->nc", self._basis, identity)
         posed = neutral + torch.einsum("unc,tu->tnc", self._units, self._weights(state))
         for side, ids in enumerate(self._eyes):
@@ -115,7 +115,7 @@ class MakeHumanFace:
         return posed
 
     def _weights(self, state: FaceState) -> Float[Tensor, "t 52"]:
-        """Give ARKit weights, as `code_to_arkit` does, differentiable."""
+        """Return ARKit weights, as `code_to_arkit` does, differentiable."""
         columns = [torch.zeros(len(state.jaw))] * len(ARKIT)
         units = state.expression @ self._backward.T
         for i, slot in enumerate(self._slots.tolist()):
@@ -168,12 +168,12 @@ class FlameFace:
         self._few = _Few(model, ids)
 
     def landmarks(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t 68 3"]:
-        """Give the iBUG landmarks; those of the outline at fixed places of the surface."""
+        """Return the iBUG landmarks; those of the outline at fixed places of the surface."""
         vertices = self._few.vertices(identity, state)
         return (vertices[:, self._corners] * self._shares[..., None]).sum(-2)
 
     def vertices(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t n 3"]:
-        """Give the whole face."""
+        """Return the whole face."""
         return _pose(self._model, identity, state)
 
 
@@ -205,7 +205,7 @@ class _Few:
         )
 
     def vertices(self, identity: Tensor, state: FaceState) -> Float[Tensor, "t n 3"]:
-        """Give these vertices."""
+        """Return these vertices."""
         return _pose(self._model, identity, state)[:, : self._n]
 
 
@@ -218,7 +218,7 @@ def _pose(model: Flame, identity: Tensor, state: FaceState) -> Float[Tensor, "t 
 
 
 def rotation(vectors: Float[Tensor, "*t 3"]) -> Float[Tensor, "*t 3 3"]:
-    """Give the rotations of rotation vectors, differentiable also at zero."""
+    """Return the rotations of rotation vectors, differentiable also at zero."""
     x, y, z = vectors.unbind(-1)
     o = torch.zeros_like(x)
     rows = [torch.stack(r, -1) for r in ((o, -z, y), (z, o, -x), (-y, x, o))]
@@ -227,7 +227,7 @@ def rotation(vectors: Float[Tensor, "*t 3"]) -> Float[Tensor, "*t 3 3"]:
 
 @functools.cache
 def _people() -> tuple[np.ndarray, np.ndarray]:
-    """Give the mean of sampled neutral faces and their principal directions, variance one."""
+    """Return the mean of sampled neutral faces and their principal directions, variance one."""
     rng = np.random.default_rng(20260)
     faces = np.stack(
         [makehuman.Head(makehuman.sample_identity(rng)).neutral for _ in range(SAMPLES)]

@@ -6,7 +6,7 @@ Letters: v cameras, n points.
 import numpy as np
 from jaxtyping import Float, Float64
 
-LEAST_ANGLE = 3.0
+MIN_ANGLE = 3.0
 """Degrees between two rays; nearer to parallel, they fix no depth."""
 
 
@@ -16,7 +16,7 @@ def triangulate(
     K: Float[np.ndarray, "v 3 3"],
     tolerance: Float[np.ndarray, "v"],
 ) -> Float64[np.ndarray, "n 3"]:
-    """Give the point that most cameras agree on, for each landmark; nan where fewer than two do.
+    """Return the point that most cameras agree on, for each landmark; nan where fewer than two do.
 
     Every pair of cameras proposes a point; the one that most cameras see within their tolerance
     is solved again from all of these.
@@ -38,7 +38,7 @@ def triangulate(
             X = _solve(P[[a, b]], pixels[[a, b], n])
             to_a, to_b = X - centers[a], X - centers[b]
             cos = to_a @ to_b / max(float(np.linalg.norm(to_a) * np.linalg.norm(to_b)), 1e-12)
-            if not cos < np.cos(np.radians(LEAST_ANGLE)):
+            if not cos < np.cos(np.radians(MIN_ANGLE)):
                 continue
             agree = seen[_miss(P[seen], X, pixels[seen, n]) < tolerance[seen]]
             if len(agree) > len(best):
@@ -48,10 +48,10 @@ def triangulate(
     return out
 
 
-def _pairs(seen: np.ndarray, most: int = 60) -> list[tuple[int, int]]:
-    """Give pairs of cameras, spread evenly if there are many."""
+def _pairs(seen: np.ndarray, limit: int = 60) -> list[tuple[int, int]]:
+    """Return pairs of cameras, spread evenly if there are many."""
     all_pairs = [(int(a), int(b)) for i, a in enumerate(seen) for b in seen[i + 1 :]]
-    return all_pairs[:: max(len(all_pairs) // most, 1)]
+    return all_pairs[:: max(len(all_pairs) // limit, 1)]
 
 
 def _solve(P: np.ndarray, pixels: np.ndarray) -> Float64[np.ndarray, "3"]:

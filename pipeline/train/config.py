@@ -8,7 +8,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.losses import LossConfig
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import Precision
-from pipeline.shards.sampling import Climb, SamplingConfig
+from pipeline.shards.sampling import ResolutionSchedule, SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class TrainConfig:
             )
 
     @property
-    def climb(self) -> Climb:
+    def resolutions(self) -> ResolutionSchedule:
         """Which size each step has."""
-        return Climb(self.sizes, self.steps)
+        return ResolutionSchedule(self.sizes, self.steps)
 
     def lr_factor(self, step: int) -> float:
-        """Give the share of the full step size at a step, counted from 0."""
+        """Return the share of the full step size at a step, counted from 0."""
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        place, gone, here = self.climb.place(step)
+        place, gone, here = self.resolutions.place(step)
         peak = self.peaks[place] if self.peaks else 1.0
         if self.schedule == "constant":
             return rise * peak

@@ -6,7 +6,7 @@ from pipeline.core.errors import ConfigError
 
 
 def choose(name: str) -> str:
-    """Give the device for a name; `auto` is CUDA where there is one.
+    """Return the device for a name; `auto` is CUDA where there is one.
 
     Raises:
         ConfigError: If the name is unknown or there is no such device here.

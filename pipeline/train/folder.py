@@ -24,7 +24,7 @@ Groups = tuple[tuple[Path, ...], ...]
 
 
 def find(shards: Path | Sequence[Path], config: TrainConfig) -> tuple[Groups, str]:
-    """Give the shards of each folder, and the layout of all their codes.
+    """Return the shards of each folder, and the layout of all their codes.
 
     Raises:
         InputError: If a folder has no shards, or a shard has too few views or timesteps.

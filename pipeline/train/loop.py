@@ -24,16 +24,16 @@ from pipeline.train import folder
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.log import Log, picture
-from pipeline.train.processes import Team
+from pipeline.train.processes import ProcessGroup
 from pipeline.train.step import (
     Clock,
     Outcome,
-    Trainee,
+    TrainingModule,
     attention,
+    compute_losses,
     finite,
     make_model,
     make_optimizer,
-    try_sample,
 )
 
 DEAD_STEPS = 20
@@ -95,25 +95,29 @@ def train(
         TrainingError: If a loss or gradient is not a finite number, there is no gradient, memory
             ran out, or another process of the run was lost.
     """
-    team = Team(run.device, run.patience)
+    group = ProcessGroup(run.device, run.patience)
     groups, layout = folder.find(shards, config)
-    with team.heard(), _kept_by_first(team, out):
-        with team.first_alone():
-            samples_a_step = folder.claim(out, config, groups, origin, team.size)
-        model = make_model(config, run, team.device, layout)
+    with group.explain_failures(), _kept_by_first(group, out):
+        with group.main_process_first():
+            samples_a_step = folder.claim(out, config, groups, origin, group.size)
+        model = make_model(config, run, group.device, layout)
         optimizer = make_optimizer(model, config)
         start = _resume(out, model, optimizer)
         if origin is not None and start == 0:
             origin.take_over(model, layout)
-        samples = Samples(groups, config.sampling, config.climb, config.seed, samples_a_step)
-        ends = (config.climb.total, until, start + stop_after if stop_after is not None else None)
-        loop = _Loop(team, model, optimizer, samples, config, run, perceptual)
+        samples = Samples(groups, config.sampling, config.resolutions, config.seed, samples_a_step)
+        ends = (
+            config.resolutions.total,
+            until,
+            start + stop_after if stop_after is not None else None,
+        )
+        loop = _Loop(group, model, optimizer, samples, config, run, perceptual)
         header: dict[str, Any] = {"layout": layout, "train": to_dict(config)}
         loop.work(out, start, max(start, min(e for e in ends if e is not None)), header, progress)
     path = newest(out)
     assert path is not None  # written at the end, whatever the end
     return TrainReport(
-        out, loop.step, loop.stopped_by, path, loop.step - start, samples_a_step, team.size,
+        out, loop.step, loop.stopped_by, path, loop.step - start, samples_a_step, group.size,
         loop.seconds,
     )  # fmt: skip
 
@@ -123,7 +127,7 @@ class _Loop:
 
     def __init__(
         self,
-        team: Team,
+        group: ProcessGroup,
         model: FastGHA,
         optimizer: torch.optim.Optimizer,
         samples: Samples,
@@ -131,10 +135,10 @@ class _Loop:
         run: RunConfig,
         perceptual: Perceptual | None,
     ) -> None:
-        self.team, self.model, self.optimizer = team, model, optimizer
+        self.group, self.model, self.optimizer = group, model, optimizer
         self.samples, self.config, self.run, self.perceptual = samples, config, run, perceptual
-        self.trainee = team.share(Trainee(model))
-        self.mine = team.part_of(samples.batch)
+        self.training_module = group.data_parallel(TrainingModule(model))
+        self.mine = group.local_samples(samples.batch)
         self.seconds: dict[str, float] = {}
         self.stopped_by = ""
         self.step = 0
@@ -143,9 +147,9 @@ class _Loop:
         self, out: Path, start: int, end: int, header: dict[str, Any], progress: Progress
     ) -> None:
         """Go from step `start` to `end`, or until a signal comes to any process."""
-        self.step, dead, total = start, 0, self.config.climb.total
+        self.step, dead, total = start, 0, self.config.resolutions.total
         stopping = False
-        with _log(self.team, out, start) as log, _signals() as stopped:
+        with _log(self.group, out, start) as log, _signals() as stopped:
             found = load_samples(self.samples, start, self.run.workers, self.mine)
             while self.step < end and not stopping:
                 terms, clock, sample, outcome = self._step(found, stopped)
@@ -162,7 +166,7 @@ class _Loop:
                     self.seconds[name] = self.seconds.get(name, 0.0) + seconds
                 if self.step % self.run.checkpoint_every == 0 and self.step < end:
                     self._save(out, header)
-                if self.team.first:
+                if self.group.is_main:
                     progress(self.step, total)
                 dead = 0 if terms["gradient"] > 0 else dead + 1
                 if dead == DEAD_STEPS:
@@ -176,7 +180,7 @@ class _Loop:
             self.stopped_by = (stopped() or "SIGTERM") if stopping else ""
         if self.step > start or newest(out) is None:
             self._save(out, header)
-        self.team.wait()
+        self.group.barrier()
 
     def _step(
         self, found: Generator[Sample], stopped: Callable[[], str]
@@ -190,8 +194,11 @@ class _Loop:
         for i in self.mine:
             sample = next(found)
             clock.lap("data")
-            more = i + self.team.size < self.samples.batch
-            with self.team.alone(self.trainee, more), attention(self.run.fused_attention):
+            more = i + self.group.size < self.samples.batch
+            with (
+                self.group.no_sync(self.training_module, more),
+                attention(self.run.fused_attention),
+            ):
                 outcome = self._backward(sample, clock)
             for name, term in outcome.terms.items():
                 sums[name] += float(term.detach()) / self.samples.batch
@@ -203,18 +210,23 @@ class _Loop:
         self.optimizer.step()
         clock.lap("optimizer")
         totals = self._share(sums, seen, bool(stopped()))
-        if self.team.size > 1:
+        if self.group.size > 1:
             clock.lap("waiting")
         return {**totals, "gradient": float(norm)}, clock, *last
 
     def _backward(self, sample: Sample, clock: Clock) -> Outcome:
-        outcome = try_sample(
-            self.trainee, sample, self.config, self.perceptual, clock, self.team.device
+        outcome = compute_losses(
+            self.training_module,
+            sample,
+            self.config,
+            self.perceptual,
+            clock,
+            self.group.device,
         )
         named = {f"{name} loss": term for name, term in outcome.terms.items()}
         finite(named, self.step, sample.subject)
         # What processes share is the mean of their gradients.
-        weight = self.team.size / self.samples.batch
+        weight = self.group.size / self.samples.batch
         (torch.stack(list(outcome.terms.values())).sum() * weight).backward()
         clock.lap("backward")
         return outcome
@@ -224,9 +236,10 @@ class _Loop:
         mine = [*sums.values(), *(float(name in seen) for name in TERMS), float(stop)]
         # Numbers of one process keep all their digits: the log tells two equal runs apart.
         numbers = torch.tensor(mine, dtype=torch.float64).to(
-            self.team.device, torch.float32 if self.team.size > 1 else torch.float64
+            self.group.device,
+            torch.float32 if self.group.size > 1 else torch.float64,
         )
-        values = [float(x) for x in self.team.total(numbers).cpu()]
+        values = [float(x) for x in self.group.all_reduce_sum(numbers).cpu()]
         count = len(TERMS)
         terms = {name: values[i] for i, name in enumerate(TERMS) if values[count + i] > 0}
         return {**terms, "stop": values[-1]}
@@ -235,7 +248,7 @@ class _Loop:
         return self.optimizer.param_groups[0]["lr"]
 
     def _save(self, out: Path, header: dict[str, Any]) -> None:
-        if not self.team.first:
+        if not self.group.is_main:
             return
         path = out / f"step-{self.step:08d}.safetensors"
         checkpoints.save(path, self.model, self.optimizer, {**header, "step": self.step})
@@ -259,8 +272,8 @@ def _resume(out: Path, model: FastGHA, optimizer: torch.optim.Optimizer) -> int:
 
 
 @contextmanager
-def _kept_by_first(team: Team, out: Path) -> Generator[None]:
-    if not team.first:
+def _kept_by_first(group: ProcessGroup, out: Path) -> Generator[None]:
+    if not group.is_main:
         yield
         return
     with locked(out):
@@ -268,8 +281,8 @@ def _kept_by_first(team: Team, out: Path) -> Generator[None]:
 
 
 @contextmanager
-def _log(team: Team, out: Path, start: int) -> Generator[Log | None]:
-    if not team.first:
+def _log(group: ProcessGroup, out: Path, start: int) -> Generator[Log | None]:
+    if not group.is_main:
         yield None
         return
     with Log(out, start) as log:
@@ -278,7 +291,7 @@ def _log(team: Team, out: Path, start: int) -> Generator[Log | None]:
 
 @contextmanager
 def _signals() -> Generator[Callable[[], str]]:
-    """Give a question whether SIGTERM or SIGINT came; the step in progress ends first."""
+    """Return a question whether SIGTERM or SIGINT came; the step in progress ends first."""
     came: list[str] = []
 
     def note(number: int, _: object) -> None:

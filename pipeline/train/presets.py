@@ -46,7 +46,7 @@ def train_small() -> TrainConfig:
     """An hour and a half on two CPU cores: most steps on small pictures, the last on full ones."""
     return TrainConfig(
         model=small(),
-        sampling=SamplingConfig(fewest_inputs=1),
+        sampling=SamplingConfig(min_inputs=1),
         loss=LossConfig(motion=5.0),
         lr=4e-4,
         deform_lr=1e-3,
@@ -62,7 +62,7 @@ def train_tiny() -> TrainConfig:
     """Seconds; enough to see that training works."""
     return TrainConfig(
         model=tiny(),
-        sampling=SamplingConfig(inputs=2, fewest_inputs=2, targets=3),
+        sampling=SamplingConfig(inputs=2, min_inputs=2, targets=3),
         lr=1e-3,
         deform_lr=1e-3,
         sizes=(64,),
@@ -113,7 +113,7 @@ ABLATIONS: dict[str, Callable[[TrainConfig], TrainConfig]] = {
 
 
 def recipe(name: str) -> TrainConfig:
-    """Give the settings of a training run.
+    """Return the settings of a training run.
 
     Args:
         name: A preset; an ablation of the preset `paper`; or, as `small/no-geo`, an ablation of

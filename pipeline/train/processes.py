@@ -19,7 +19,7 @@ from pipeline.core.errors import ConfigError, TrainingError
 LOST = ("closed by peer", "timed out", "Connection reset", "NCCL", "gloo", "Broken pipe")
 
 
-class Team:
+class ProcessGroup:
     """The processes of a run, as one of them sees them."""
 
     def __init__(self, device: str, patience: int) -> None:
@@ -38,33 +38,33 @@ class Team:
         self.device = torch.device(device) if self.size == 1 else self._all.device
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
-    def share(self, model: nn.Module) -> nn.Module:
-        """Give the model in a form whose gradients are averaged over all processes."""
+    def data_parallel(self, model: nn.Module) -> nn.Module:
+        """Return the model in a form whose gradients are averaged over all processes."""
         return model if self.size == 1 else self._all.prepare_model(model)
 
-    def alone(self, shared: nn.Module, more: bool) -> AbstractContextManager[object]:
-        """Give the context of one of several backward passes; all but the last stay here."""
+    def no_sync(self, shared: nn.Module, more: bool) -> AbstractContextManager[object]:
+        """Return the context of one of several backward passes; all but the last stay here."""
         return self._all.no_sync(shared) if more and self.size > 1 else nullcontext()
 
-    def total(self, values: Tensor) -> Tensor:
-        """Give the sum over all processes, to each of them."""
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """Return the sum over all processes, to each of them."""
         if self.size == 1:
             return values
         found = self._all.reduce(values, "sum")
         assert isinstance(found, Tensor)
         return found
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until all processes are here."""
         if self.size > 1:
             self._all.wait_for_everyone()
 
     @contextmanager
-    def first_alone(self) -> Generator[None]:
+    def main_process_first(self) -> Generator[None]:
         """Let the first process do something, then the others."""
         if self.size == 1:
             yield
@@ -73,7 +73,7 @@ class Team:
             yield
 
     @contextmanager
-    def heard(self) -> Generator[None]:
+    def explain_failures(self) -> Generator[None]:
         """Turn the loss of another process, or of memory, into an error that says what to do.
 
         Raises:
@@ -95,8 +95,8 @@ class Team:
                 ) from error
             raise
 
-    def part_of(self, samples: int) -> range:
-        """Give which samples of a step are this process's.
+    def local_samples(self, samples: int) -> range:
+        """Return which samples of a step are this process's.
 
         Raises:
             ConfigError: If there are fewer samples than processes.
@@ -118,7 +118,7 @@ def _out_of_memory(error: Exception) -> TrainingError:
 
 
 def launch_line(processes: int, arguments: list[str]) -> str:
-    """Give the command that starts a training in several processes of this machine.
+    """Return the command that starts a training in several processes of this machine.
 
     For several machines, add `--nnodes N --rdzv-backend c10d --rdzv-endpoint HOST:29500` to
     torchrun and run the line on each.

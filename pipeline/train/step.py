@@ -52,7 +52,7 @@ class Clock:
         self._last = now
 
 
-class Trainee(nn.Module):
+class TrainingModule(nn.Module):
     """The model as training calls it: pictures and a code in, the animated head out.
 
     One call makes all of it, so that a wrapper around this module sees every parameter used.
@@ -63,7 +63,7 @@ class Trainee(nn.Module):
         self.model = model
 
     def forward(self, inputs: View, code: Tensor) -> tuple[PreparedHead, Gaussians]:
-        """Give the head, and its Gaussians under the code."""
+        """Return the head, and its Gaussians under the code."""
         prepared = self.model.prepare(self.model.reconstruct(inputs))
         return prepared, self.model.animate(prepared, code)
 
@@ -90,7 +90,7 @@ def make_model(
 
 
 def make_optimizer(model: FastGHA, config: TrainConfig) -> torch.optim.Adam:
-    """Give Adam with two step sizes (section 4.1: 5e-5, and 5e-4 for the deformation)."""
+    """Return Adam with two step sizes (section 4.1: 5e-5, and 5e-4 for the deformation)."""
     deform = list(model.deformation.parameters())
     mine = {id(p) for p in deform}
     rest = [p for p in model.parameters() if id(p) not in mine]
@@ -101,8 +101,8 @@ def make_optimizer(model: FastGHA, config: TrainConfig) -> torch.optim.Adam:
     return torch.optim.Adam(groups, fused=True)
 
 
-def try_sample(
-    trainee: nn.Module,
+def compute_losses(
+    training_module: nn.Module,
     sample: Sample,
     config: TrainConfig,
     perceptual: Perceptual | None,
@@ -112,7 +112,7 @@ def try_sample(
     """Make and draw the head of a sample, and compare it with the truth.
 
     Args:
-        trainee: A `Trainee`, or a wrapper of one.
+        training_module: A `TrainingModule`, or a wrapper of one.
         sample: What to look at.
         config: Settings.
         perceptual: Net of the perceptual term; without one the term is off.
@@ -120,7 +120,7 @@ def try_sample(
         device: Where the model is.
     """
     inputs, targets = sample.inputs.to(device), sample.targets.to(device)
-    prepared, gaussians = trainee(inputs, sample.code.values.to(device))
+    prepared, gaussians = training_module(inputs, sample.code.values.to(device))
     clock.lap("forward")
     white = torch.ones(3, device=device)
     rendering = render(gaussians, targets.camera, background=white)

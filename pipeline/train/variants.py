@@ -45,7 +45,7 @@ SCALES = {
 
 
 def plan(table: int, scale: str, seed: int) -> tuple[dict[str, TrainConfig], dict[str, str]]:
-    """Give the settings of each variant, and which variants are left out and why.
+    """Return the settings of each variant, and which variants are left out and why.
 
     Raises:
         ConfigError: If there is no such table or scale.
@@ -71,14 +71,14 @@ def plan(table: int, scale: str, seed: int) -> tuple[dict[str, TrainConfig], dic
         if size.preset != "paper":
             config = replace(config, peaks=(1.0,))
         if variant == ONE_SHOT:
-            sampling = replace(config.sampling, inputs=1, fewest_inputs=1)
+            sampling = replace(config.sampling, inputs=1, min_inputs=1)
             config = replace(config, sampling=sampling, steps=(size.one_shot_steps,))
         configs[variant] = config
     return configs, left_out
 
 
 def run_of(out: Path, variant: str, seed: int) -> Path:
-    """Give the folder of a variant's run."""
+    """Return the folder of a variant's run."""
     return out / variant / f"seed-{seed}"
 
 

@@ -61,10 +61,10 @@ def grey(camera: Camera) -> np.ndarray:
 
 
 def run(paths: list[Path], faces: list[Face], **options: object) -> photos.Photos:
-    return photos.look_at_photos(
+    return photos.estimate_views(
         paths,
         128,
-        **{"matter": everything, "detector": lambda rgb: faces, "model": HEAD, **options},
+        **{"matting": everything, "detector": lambda rgb: faces, "model": HEAD, **options},
     )
 
 
@@ -156,7 +156,7 @@ def test_the_background_becomes_white(tmp_path: Path):
     def dark(rgb: np.ndarray) -> np.ndarray:
         return (rgb[..., 0] < 150).astype(np.float32)
 
-    view = run([save(tmp_path, rgb)], [face(seen_by(truth))], matter=dark).view
+    view = run([save(tmp_path, rgb)], [face(seen_by(truth))], matting=dark).view
     assert view.image[0, :, 4, 4].min() == 1 and view.alpha[0, 0, 4, 4] == 0
     assert view.image[0, 0, 64, 64] == pytest.approx(90 / 255, abs=0.01)
     composite = 90 / 255 * view.alpha + (1 - view.alpha)
@@ -172,7 +172,7 @@ def test_people_in_the_background_are_left_out(tmp_path: Path):
         return alpha
 
     narrow = camera(width=300, height=700)
-    view = run([save(tmp_path, grey(narrow))], [face(seen_by(truth) - [170, 0])], matter=two).view
+    view = run([save(tmp_path, grey(narrow))], [face(seen_by(truth) - [170, 0])], matting=two).view
     box = square_at_head(narrow, 0.40)
     corner, side = np.array([box.left, box.top]), box.side
     column = int((20 - corner[0]) * 128 / side)
@@ -258,7 +258,7 @@ def test_a_matte_of_another_size_is_refused(tmp_path: Path):
         run(
             [save(tmp_path, grey(camera()))],
             [face(seen_by(camera()))],
-            matter=lambda rgb: np.ones((5, 5), np.float32),
+            matting=lambda rgb: np.ones((5, 5), np.float32),
         )
 
 
@@ -266,9 +266,9 @@ def test_an_astronaut_is_cut_out_and_looks_at_the_camera(tmp_path: Path):
     data = pytest.importorskip("skimage.data")
     try:
         from pipeline.perception.landmarks import MeshDetector
-        from pipeline.perception.matting import OnnxMatter
+        from pipeline.perception.matting import OnnxMatting
 
-        networks = {"detector": MeshDetector(), "matter": OnnxMatter()}
+        networks = {"detector": MeshDetector(), "matting": OnnxMatting()}
     except (MissingPackageError, MissingWeightsError) as missing:
         pytest.skip(missing.problem)
     found = run([save(tmp_path, data.astronaut())], [], **networks)

@@ -19,7 +19,7 @@ from pipeline.model.fastgha import FastGHA
 from pipeline.train.presets import tiny
 from tests.conftest import blob_views
 
-CONFIG = RefineConfig(seconds=60, most_steps=40, block=8, held_back=0.2)
+CONFIG = RefineConfig(seconds=60, max_steps=40, block=8, held_back=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_it_helps_pictures_that_were_not_given(avatar: Avatar, tmp_path: Path):
 
 
 def test_the_deformation_moves_refined_gaussians_as_it_did(avatar: Avatar):
-    refined, _ = refine(avatar, blob_views(2, 64), codes(2), replace(CONFIG, most_steps=10))
+    refined, _ = refine(avatar, blob_views(2, 64), codes(2), replace(CONFIG, max_steps=10))
     code = codes(1)[0]
     code.values[:8] += 0.5
     old = avatar.animate(code).means - avatar.canonical.means
@@ -66,7 +66,7 @@ def test_the_deformation_moves_refined_gaussians_as_it_did(avatar: Avatar):
 
 @torch.no_grad()
 def test_it_works_where_gradients_are_off(avatar: Avatar):
-    refined, _ = refine(avatar, blob_views(2, 64), codes(2), replace(CONFIG, most_steps=10))
+    refined, _ = refine(avatar, blob_views(2, 64), codes(2), replace(CONFIG, max_steps=10))
     assert not torch.equal(refined.canonical.means, avatar.canonical.means)
     assert not refined.canonical.means.requires_grad
 

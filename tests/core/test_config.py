@@ -25,7 +25,7 @@ def test_the_papers_model_has_44_channels():
 def test_an_override_changes_one_setting():
     config = override(recipe("small"), ["loss.depth=0", "sizes=[32]", "steps=[7]"])
     assert config.loss.depth == 0.0
-    assert config.climb.total == 7
+    assert config.resolutions.total == 7
     assert config.model == recipe("small").model
 
 

@@ -13,7 +13,7 @@ from pipeline.core.geometry import project
 from pipeline.core.types import Camera
 from pipeline.prep import crop
 from pipeline.prep.crop import Box, CropConfig
-from pipeline.tracking.checks import faults, overlap
+from pipeline.tracking.checks import geometry_problems, overlap
 from tests.captures.studio import over, shoot
 
 numbers = st.floats(-1, 1, allow_nan=False)
@@ -133,7 +133,7 @@ def test_a_true_mesh_covers_the_matte_and_false_ones_do_not():
     camera, H = view.camera, studio.head_to_world[1]
     vertices = studio.frames[1][1].vertices
     mesh = studio.in_world(vertices[vertices[:, 1] > -0.13], 1)  # without the shoulders
-    assert faults(camera, head_to_world=H, mesh=mesh, matte=view.matte) == []
+    assert geometry_problems(camera, head_to_world=H, mesh=mesh, matte=view.matte) == []
     assert overlap(camera, mesh, view.matte) > 0.6
     wrong = {
         "millimetres": mesh * 1000,
@@ -141,14 +141,14 @@ def test_a_true_mesh_covers_the_matte_and_false_ones_do_not():
         "moved by 12 cm": mesh + 0.12 * camera.world_to_camera[0, :3].numpy(),
     }
     for name, bad in wrong.items():
-        assert faults(camera, mesh=bad, matte=view.matte), name
+        assert geometry_problems(camera, mesh=bad, matte=view.matte), name
     inverse = torch.linalg.inv(camera.world_to_camera)
     inverted = Camera(inverse, camera.K, camera.width, camera.height)
-    assert faults(inverted, mesh=mesh, matte=view.matte)
+    assert geometry_problems(inverted, mesh=mesh, matte=view.matte)
     flip = torch.diag(torch.tensor([1.0, -1, -1, 1])).double()
     opengl = Camera(flip @ camera.world_to_camera, camera.K, camera.width, camera.height)
-    assert faults(opengl, mesh=mesh, matte=view.matte)
+    assert geometry_problems(opengl, mesh=mesh, matte=view.matte)
     far = H.copy()
     far[:3, 3] *= 1000
     far[0, 3] += 5
-    assert "outside the picture" in faults(camera, head_to_world=far)[0]
+    assert "outside the picture" in geometry_problems(camera, head_to_world=far)[0]

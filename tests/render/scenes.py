@@ -125,7 +125,7 @@ def draw(
     antialiased: bool = False,
     seed: int = 1,
 ) -> tuple[Rendering, dict[str, Tensor]]:
-    """Draw a scene on some background; give the gradients of a random weighting of everything."""
+    """Draw a scene on some background; return the gradients of a random weighting of everything."""
     gaussians, camera = scene
     names = ("means", "quats", "scales", "opacities", "colors")
     leaves = {k: getattr(gaussians, k).to(dtype).requires_grad_() for k in names}

@@ -11,12 +11,12 @@ import torch
 
 from pipeline.core.errors import FormatError, InputError, ShapeError
 from pipeline.shards.reader import Shard, find_shards
-from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, load_samples
+from pipeline.shards.sampling import ResolutionSchedule, Samples, SamplingConfig, draw, load_samples
 from pipeline.shards.schema import FIELDS, PICTURES
-from pipeline.shards.writer import Moment, placeholder_K, write_moments, write_shard
+from pipeline.shards.writer import ShardTimestep, placeholder_K, write_shard, write_timesteps
 from tests.conftest import toy_capture
 
-SAMPLING = SamplingConfig(inputs=2, fewest_inputs=2, targets=3)
+SAMPLING = SamplingConfig(inputs=2, min_inputs=2, targets=3)
 
 
 def test_what_was_written_is_read_back(shards: Path):
@@ -74,7 +74,7 @@ def test_a_sample_follows_the_papers_rule(shards: Path):
 
 
 def test_the_sample_of_a_step_is_the_same_in_any_process_and_order(shards: Path):
-    samples = Samples([find_shards(shards)], SAMPLING, Climb((32, 64), (2, 2)), seed=3)
+    samples = Samples([find_shards(shards)], SAMPLING, ResolutionSchedule((32, 64), (2, 2)), seed=3)
     here = [samples[i] for i in range(4)]
     there = list(load_samples(samples, start=1, workers=1))
     assert [s.targets.camera.width for s in here] == [32, 32, 64, 64]
@@ -142,7 +142,7 @@ def test_too_few_timesteps_name_the_shard(shards: Path):
 
 
 def test_the_number_of_inputs_varies_and_is_mostly_the_largest(shards: Path):
-    sampling = SamplingConfig(inputs=3, fewest_inputs=1, targets=3)
+    sampling = SamplingConfig(inputs=3, min_inputs=1, targets=3)
     with Shard(shards / "anna.h5") as shard:
         counts = [
             len(draw(shard, sampling, 32, np.random.default_rng(seed)).inputs)
@@ -152,25 +152,30 @@ def test_the_number_of_inputs_varies_and_is_mostly_the_largest(shards: Path):
     assert (found > 0).all() and found[2] > found[1] > found[0]
 
 
-def moments(shard: Shard, missing: set[tuple[int, int]]) -> Iterator[Moment]:
+def timesteps(shard: Shard, missing: set[tuple[int, int]]) -> Iterator[ShardTimestep]:
     """The timesteps of a shard, without some of their views."""
     for t in range(shard.timesteps):
-        moment = shard.moment(t)
+        timestep = shard.read_timestep(t)
         for v in (v for at, v in missing if at == t):
-            moment.world_to_camera[v], moment.K[v] = np.eye(4), placeholder_K(64, 64)
-            moment.depth_error[v] = np.nan
+            timestep.world_to_camera[v], timestep.K[v] = (
+                np.eye(4),
+                placeholder_K(64, 64),
+            )
+            timestep.depth_error[v] = np.nan
             some = {
-                name: tuple(b"" if i == v else data for i, data in enumerate(getattr(moment, name)))
+                name: tuple(
+                    b"" if i == v else data for i, data in enumerate(getattr(timestep, name))
+                )
                 for name in PICTURES
             }
-            moment = replace(moment, **some)
-        yield moment
+            timestep = replace(timestep, **some)
+        yield timestep
 
 
 def test_missing_views_are_marked_and_cannot_be_read(shards: Path, tmp_path: Path):
     path = tmp_path / "gaps.h5"
     with Shard(shards / "anna.h5") as whole:
-        write_moments(path, whole.header(), moments(whole, {(1, 2), (3, 0)}))
+        write_timesteps(path, whole.header(), timesteps(whole, {(1, 2), (3, 0)}))
         with Shard(path) as shard:
             shard.verify()
             assert (~shard.valid).nonzero()[0].tolist() == [1, 3]
@@ -185,8 +190,8 @@ def test_missing_views_are_marked_and_cannot_be_read(shards: Path, tmp_path: Pat
 def test_a_view_without_depth_has_none_anywhere(shards: Path, tmp_path: Path):
     path = tmp_path / "flat.h5"
     with Shard(shards / "anna.h5") as whole:
-        flat = (replace(whole.moment(t), depth=(b"",) * 4) for t in range(whole.timesteps))
-        write_moments(path, whole.header(), flat)
+        flat = (replace(whole.read_timestep(t), depth=(b"",) * 4) for t in range(whole.timesteps))
+        write_timesteps(path, whole.header(), flat)
     with Shard(path) as shard:
         assert shard.valid.all() and not shard.depth([(0, 0), (2, 1)], 32).any()
 
@@ -194,7 +199,7 @@ def test_a_view_without_depth_has_none_anywhere(shards: Path, tmp_path: Path):
 def test_writing_again_gives_the_same_bytes(shards: Path, tmp_path: Path):
     for name in ("a.h5", "b.h5"):
         with Shard(shards / "bert.h5") as shard:
-            write_moments(tmp_path / name, shard.header(), moments(shard, set()))
+            write_timesteps(tmp_path / name, shard.header(), timesteps(shard, set()))
     assert (tmp_path / "a.h5").read_bytes() == (shards / "bert.h5").read_bytes()
     assert (tmp_path / "b.h5").read_bytes() == (shards / "bert.h5").read_bytes()
 
@@ -211,21 +216,21 @@ def test_writing_again_gives_the_same_bytes(shards: Path, tmp_path: Path):
 )
 def test_a_timestep_against_the_schema_is_not_written(shards: Path, tmp_path: Path, change, words):
     with Shard(shards / "anna.h5") as shard:
-        bad = (change(shard.moment(t)) for t in range(shard.timesteps))
+        bad = (change(shard.read_timestep(t)) for t in range(shard.timesteps))
         with pytest.raises(ShapeError, match=words):
-            write_moments(tmp_path / "x.h5", shard.header(), bad)
-        few = (shard.moment(t) for t in range(shard.timesteps - 1))
+            write_timesteps(tmp_path / "x.h5", shard.header(), bad)
+        few = (shard.read_timestep(t) for t in range(shard.timesteps - 1))
         with pytest.raises(ShapeError, match="3 timesteps, 4 expected"):
-            write_moments(tmp_path / "x.h5", shard.header(), few)
+            write_timesteps(tmp_path / "x.h5", shard.header(), few)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_long_capture_is_written_without_being_in_memory(shards: Path, tmp_path: Path):
     with Shard(shards / "anna.h5") as shard:
-        one = replace(shard.moment(0), rgb=(bytes(100_000),) * 4)
+        one = replace(shard.read_timestep(0), rgb=(bytes(100_000),) * 4)
         header = replace(shard.header(), timesteps=200)
         tracemalloc.start()
-        write_moments(tmp_path / "long.h5", header, (one for _ in range(200)))
+        write_timesteps(tmp_path / "long.h5", header, (one for _ in range(200)))
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     assert (tmp_path / "long.h5").stat().st_size > 80e6
@@ -235,7 +240,7 @@ def test_a_long_capture_is_written_without_being_in_memory(shards: Path, tmp_pat
 def test_the_first_version_is_still_read(shards: Path, tmp_path: Path):
     path = tmp_path / "old.h5"
     with Shard(shards / "anna.h5") as shard, h5py.File(path, "w") as file:
-        made = [shard.moment(t) for t in range(4)]
+        made = [shard.read_timestep(t) for t in range(4)]
         sums = hashlib.sha256()
         for name, field in FIELDS.items():
             if name in PICTURES:
@@ -262,31 +267,33 @@ def test_the_first_version_is_still_read(shards: Path, tmp_path: Path):
 def test_samples_pass_over_missing_views_and_unknown_codes(shards: Path, tmp_path: Path):
     with Shard(shards / "anna.h5") as whole:
         head = whole.header()
-        moments = [whole.moment(t) for t in range(whole.timesteps)]
+        timesteps = [whole.read_timestep(t) for t in range(whole.timesteps)]
         views = whole.views
     gone, unknown = 1, 2
 
-    def without(moment: Moment, view: int) -> Moment:
+    def without(timestep: ShardTimestep, view: int) -> ShardTimestep:
         def drop(parts: tuple[bytes, ...]) -> tuple[bytes, ...]:
             return tuple(b"" if v == view else part for v, part in enumerate(parts))
 
-        K = moment.K.copy()
+        K = timestep.K.copy()
         K[view] = placeholder_K(head.width, head.height)
-        E = moment.world_to_camera.copy()
+        E = timestep.world_to_camera.copy()
         E[view] = np.eye(4)
-        error = moment.depth_error.copy()
+        error = timestep.depth_error.copy()
         error[view] = np.nan
         return replace(
-            moment, rgb=drop(moment.rgb), alpha=drop(moment.alpha), depth=drop(moment.depth),
-            K=K, world_to_camera=E, depth_error=error,
+            timestep, rgb=drop(timestep.rgb), alpha=drop(timestep.alpha),
+            depth=drop(timestep.depth), K=K, world_to_camera=E, depth_error=error,
         )  # fmt: skip
 
     # The first view is missing in the first timestep; one timestep has no code.
-    moments[0] = without(moments[0], gone)
-    moments[unknown] = replace(moments[unknown], code=np.full_like(moments[unknown].code, np.nan))
+    timesteps[0] = without(timesteps[0], gone)
+    timesteps[unknown] = replace(
+        timesteps[unknown], code=np.full_like(timesteps[unknown].code, np.nan)
+    )
     path = tmp_path / "holes.h5"
-    write_moments(path, head, iter(moments))
-    config = SamplingConfig(inputs=1, fewest_inputs=1, targets=min(3, views - 1))
+    write_timesteps(path, head, iter(timesteps))
+    config = SamplingConfig(inputs=1, min_inputs=1, targets=min(3, views - 1))
     with Shard(path) as shard:
         assert not shard.valid[0, gone] and not shard.coded[unknown]
         targets = set()

@@ -16,7 +16,14 @@ from pipeline.core.geometry import jitter
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.rerun import rerun_backward
 from pipeline.shards.reader import Shard
-from pipeline.shards.sampling import Climb, Samples, SamplingConfig, draw, frontal, load_samples
+from pipeline.shards.sampling import (
+    ResolutionSchedule,
+    Samples,
+    SamplingConfig,
+    draw,
+    frontal,
+    load_samples,
+)
 from pipeline.shards.writer import write_shard
 from pipeline.train.config import RunConfig
 from pipeline.train.loop import train
@@ -122,11 +129,11 @@ def test_a_subject_with_too_few_timesteps_is_refused_before_training(shards: Pat
 def test_data_sets_are_mixed_by_their_weights(shards: Path, tmp_path: Path):
     write_shard(tmp_path / "carl.h5", toy_capture("carl"), {})
     groups = (tuple(sorted(shards.glob("*.h5"))), (tmp_path / "carl.h5",))
-    sampling = SamplingConfig(inputs=1, fewest_inputs=1, targets=2)
-    climb = Climb((16,), (300,))
+    sampling = SamplingConfig(inputs=1, min_inputs=1, targets=2)
+    resolutions = ResolutionSchedule((16,), (300,))
 
     def share(mixture: tuple[float, ...]) -> float:
-        samples = Samples(groups, replace(sampling, mixture=mixture), climb, 0)
+        samples = Samples(groups, replace(sampling, mixture=mixture), resolutions, 0)
         return sum(sample.subject == "carl" for sample in load_samples(samples, 0, 0)) / 300
 
     assert share(()) == pytest.approx(1 / 3, abs=0.08)  # three people, one of them carl
@@ -139,13 +146,18 @@ def test_data_sets_are_mixed_by_their_weights(shards: Path, tmp_path: Path):
 
 def test_a_step_of_several_samples_begins_with_the_sample_of_a_step_of_one(shards: Path):
     groups = (tuple(sorted(shards.glob("*.h5"))),)
-    sampling, climb = SamplingConfig(inputs=2, fewest_inputs=2, targets=3), Climb((16,), (4,))
-    one = list(load_samples(Samples(groups, sampling, climb, 5), 0, 0))
-    three = list(load_samples(Samples(groups, sampling, climb, 5, batch=3), 0, 0, range(3)))
+    sampling, resolutions = (
+        SamplingConfig(inputs=2, min_inputs=2, targets=3),
+        ResolutionSchedule((16,), (4,)),
+    )
+    one = list(load_samples(Samples(groups, sampling, resolutions, 5), 0, 0))
+    three = list(load_samples(Samples(groups, sampling, resolutions, 5, batch=3), 0, 0, range(3)))
     assert len(three) == 12
     for a, b in zip(one, three[::3]):
         assert torch.equal(a.inputs.image, b.inputs.image) and a.target_views == b.target_views
-    mine = list(load_samples(Samples(groups, sampling, climb, 5, batch=3), 1, 0, range(1, 3, 2)))
+    mine = list(
+        load_samples(Samples(groups, sampling, resolutions, 5, batch=3), 1, 0, range(1, 3, 2))
+    )
     assert torch.equal(mine[0].inputs.image, three[4].inputs.image) and len(mine) == 3
 
 
@@ -158,7 +170,7 @@ def test_only_cameras_before_the_face_are_used():
 
 
 def test_noise_moves_only_the_cameras_of_the_inputs(shards: Path):
-    sampling = SamplingConfig(inputs=2, fewest_inputs=2, targets=3)
+    sampling = SamplingConfig(inputs=2, min_inputs=2, targets=3)
     noisy = replace(sampling, noise_degrees=1.0, noise_mm=5.0)
     with Shard(sorted(shards.glob("*.h5"))[0]) as shard:
         a, b = (draw(shard, c, 16, np.random.default_rng(1)) for c in (sampling, noisy))

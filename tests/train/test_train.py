@@ -196,13 +196,13 @@ def test_the_step_size_rises_then_falls_to_a_hundredth():
     assert config.lr_factor(9) == pytest.approx(1.0, rel=0.03)
     assert config.lr_factor(100) == pytest.approx(0.01)
     assert TrainConfig().lr_factor(399_999) == 1.0
-    climb = TrainConfig(
+    resolutions = TrainConfig(
         schedule="cosine", peaks=(1.0, 0.5), sizes=(64, 128), steps=(100, 50)
     )  # fmt: skip
-    assert climb.lr_factor(99) == pytest.approx(0.01, abs=1e-3)
-    assert climb.lr_factor(100) == pytest.approx(0.5)
-    assert climb.lr_factor(125) == pytest.approx(0.5 * 0.505)
-    assert climb.lr_factor(150) == pytest.approx(0.005)
+    assert resolutions.lr_factor(99) == pytest.approx(0.01, abs=1e-3)
+    assert resolutions.lr_factor(100) == pytest.approx(0.5)
+    assert resolutions.lr_factor(125) == pytest.approx(0.5 * 0.505)
+    assert resolutions.lr_factor(150) == pytest.approx(0.005)
 
 
 def test_peaks_must_fit_the_sizes():

@@ -87,7 +87,7 @@ class VggtPoints:
         self._head, self._device = head, device
 
     def __call__(self, view: View, subject: str, timestep: int, views: Sequence[int]) -> PointMaps:
-        """Give the point maps of one group, in the frame of its first camera."""
+        """Return the point maps of one group, in the frame of its first camera."""
         images = torch.nn.functional.interpolate(
             view.image, (SIDE, SIDE), mode="bicubic", align_corners=False, antialias=True
         ).clamp(0, 1)
@@ -141,13 +141,13 @@ class PrecomputedPoints:
 
 
 def shrunk(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Give a matte [h w] at the size of a point map."""
+    """Return a matte [h w] at the size of a point map."""
     picture = Image.fromarray(mask.astype(np.float32))
     return np.asarray(picture.resize((width, height), Image.Resampling.BOX))
 
 
 def make_source(backend: str, folder: Path | None, weights: str, head: str, device: str) -> Source:
-    """Give a source of point maps by name.
+    """Return a source of point maps by name.
 
     Raises:
         ConfigError: If there is none of that name, or `precomputed` has no folder.

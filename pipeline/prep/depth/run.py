@@ -29,7 +29,7 @@ from pipeline.prep.depth.pointmaps import HUB, PointMaps, Source, make_source, s
 from pipeline.prep.items import WORK, Item, load_item, save_item
 from pipeline.render.triangles import draw_depth
 from pipeline.shards.reader import Shard, find_shards
-from pipeline.shards.writer import Moment, encode_depth, write_moments
+from pipeline.shards.writer import ShardTimestep, encode_depth, write_timesteps
 from pipeline.system.executor import make_executor
 from pipeline.system.files import write_whole
 from pipeline.system.locks import locked
@@ -54,13 +54,13 @@ class PointsConfig:
     """OBJ file with the triangles of the mesh; not needed for synthetic heads."""
     group: int = 16
     """Views that go through the network together; about 0.3 GB of GPU memory each."""
-    least_frontal: float = 0.5
+    min_frontal: float = 0.5
     """Landmarks are read in views whose direction has at least this cosine from the face's."""
-    most_residual: float = 5.0
+    max_residual: float = 5.0
     """Groups that are aligned worse than this are left out, millimetres."""
-    least_confidence: float = 1.0
+    min_confidence: float = 1.0
     """Points of a smaller confidence are unknown."""
-    tear: float = 0.012
+    max_edge_m: float = 0.012
     """Neighbouring points farther apart than this are not joined, metres, at 518 pixels."""
     align: AlignConfig = field(default_factory=AlignConfig)
 
@@ -75,7 +75,7 @@ def run(
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> StageReport:
-    """Give the shards of a folder depth; go on where an earlier run stopped.
+    """Return the shards of a folder depth; go on where an earlier run stopped.
 
     Raises:
         InputError: If there is no shard, or one has neither landmarks nor mesh.
@@ -136,19 +136,19 @@ def estimate(out: Path, config: PointsConfig) -> Estimate:
 
 
 def settings(config: PointsConfig) -> dict[str, Any]:
-    """Give what fixes the result."""
+    """Return what fixes the result."""
     return to_dict(config)
 
 
 def item(path: Path, timestep: int, config: PointsConfig) -> Path:
-    """Give where the item of a timestep belongs: other settings, other folder."""
+    """Return where the item of a timestep belongs: other settings, other folder."""
     text = json.dumps(settings(config), sort_keys=True)
     mark = hashlib.sha256(text.encode()).hexdigest()[:10]
     return path.parent / WORK / path.stem / f"points-{mark}" / f"{timestep:06d}.npz"
 
 
 def left(path: Path, config: PointsConfig) -> list[tuple[Path, int]]:
-    """Give the timesteps of a shard that have no item."""
+    """Return the timesteps of a shard that have no item."""
     with Shard(path) as shard:
         steps = range(shard.timesteps)
     return [(path, t) for t in steps if not item(path, t, config).exists()]
@@ -204,9 +204,9 @@ class Points:
         save_item(item(path, t, config), Item({"error": error}, pictures, dropped))
 
 
-def groups(views: Sequence[int], most: int) -> list[list[int]]:
+def groups(views: Sequence[int], max_size: int) -> list[list[int]]:
     """Part views into as few groups as fit, of even sizes, each spread over all directions."""
-    count = -(-len(views) // most)
+    count = -(-len(views) // max_size)
     return [list(views[i::count]) for i in range(count)]
 
 
@@ -219,7 +219,7 @@ def fit_group(
     from the front; those that something hides there are among the outliers.
     """
     known = np.isfinite(landmarks).all(1)
-    if known.sum() < config.align.fewest:
+    if known.sum() < config.align.min_points:
         return f"only {known.sum()} landmarks are known"
     marks = torch.from_numpy(landmarks[known]).to(view.camera.K)
     towards = torch.nn.functional.normalize(view.camera.centers, dim=-1)[:, 2]
@@ -227,7 +227,7 @@ def fit_group(
     sources: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     for i in range(len(view)):
-        if float(towards[i]) < config.least_frontal:
+        if float(towards[i]) < config.min_frontal:
             continue
         pixels, depth = project(view.camera[i], marks)
         scale = np.array([width / view.camera.width, height / view.camera.height])
@@ -242,7 +242,7 @@ def fit_group(
     fit = align(np.concatenate(sources), np.concatenate(targets), config.align)
     if fit is None:
         return "too few landmarks agree on a transform"
-    if fit.residual > config.most_residual:
+    if fit.residual > config.max_residual:
         return f"aligned to {fit.residual:.1f} mm only"
     return fit
 
@@ -250,7 +250,7 @@ def fit_group(
 def view_depth(
     maps: PointMaps, i: int, view: View, fit: Alignment, config: PointsConfig
 ) -> Float32[np.ndarray, "h w"]:
-    """Give the depth of one view in its own camera, metres; 0 where unknown.
+    """Return the depth of one view in its own camera, metres; 0 where unknown.
 
     The points of neighbouring pixels are joined to triangles and drawn, so that the result has no
     holes where the camera of the network and that of the data set differ a little.
@@ -258,17 +258,17 @@ def view_depth(
     height, width = maps.points.shape[1:3]
     cover = shrunk(view.alpha[i, 0].numpy(), height, width)
     points = fit.similarity(maps.points[i].astype(np.float64))
-    points[(cover < 0.5) | ~(maps.confidence[i] >= config.least_confidence)] = np.nan
+    points[(cover < 0.5) | ~(maps.confidence[i] >= config.min_confidence)] = np.nan
     faces = grid_faces(height, width)
     corners = points.reshape(-1, 3)[faces]
     longest = np.max(np.linalg.norm(corners - np.roll(corners, 1, axis=1), axis=-1), axis=1)
-    joined = longest < config.tear * 518 / width  # nan is not
+    joined = longest < config.max_edge_m * 518 / width  # nan is not
     depth = draw_depth(points.reshape(-1, 3), faces[joined], view.camera[i])
     return np.where(view.alpha[i, 0].numpy() > 0.5, depth, 0).astype(np.float32)
 
 
 def grid_faces(height: int, width: int) -> Int[np.ndarray, "m 3"]:
-    """Give two triangles for each square of four neighbouring pixels."""
+    """Return two triangles for each square of four neighbouring pixels."""
     number = np.arange(height * width).reshape(height, width)
     a, b = number[:-1, :-1].ravel(), number[:-1, 1:].ravel()
     c, d = number[1:, :-1].ravel(), number[1:, 1:].ravel()
@@ -278,7 +278,7 @@ def grid_faces(height: int, width: int) -> Int[np.ndarray, "m 3"]:
 def triangles(
     shard: Shard, timestep: int, topology: str
 ) -> tuple[Float[np.ndarray, "n 3"], Int[np.ndarray, "m 3"]]:
-    """Give the tracked surface of a timestep.
+    """Return the tracked surface of a timestep.
 
     Raises:
         InputError: If the shard has no mesh, or one whose triangles are not known.
@@ -326,7 +326,7 @@ def read_obj_faces(path: Path) -> Int[np.ndarray, "m 3"]:
 
 
 def put_in(path: Path, config: PointsConfig) -> dict[str, str]:
-    """Write a shard again with its depth, and the report; give the groups that were left out."""
+    """Write a shard again with its depth, and the report; return the groups that were left out."""
     dropped: dict[str, str] = {}
     errors: list[float] = []
     with Shard(path) as shard:
@@ -340,13 +340,13 @@ def put_in(path: Path, config: PointsConfig) -> dict[str, str]:
         write_whole(target, lambda part: part.write_text(text))
         header = shard.header()
         facts = {**header.provenance, "points": settings(config)}
-        write_moments(path, replace(header, provenance=facts), _moments(shard, config))
+        write_timesteps(path, replace(header, provenance=facts), _timesteps(shard, config))
     return dropped
 
 
-def _moments(shard: Shard, config: PointsConfig) -> Iterator[Moment]:
+def _timesteps(shard: Shard, config: PointsConfig) -> Iterator[ShardTimestep]:
     for t in range(shard.timesteps):
         found = load_item(item(shard.path, t, config))
         yield replace(
-            shard.moment(t), depth=found.pictures["depth"], depth_error=found.arrays["error"]
+            shard.read_timestep(t), depth=found.pictures["depth"], depth_error=found.arrays["error"]
         )

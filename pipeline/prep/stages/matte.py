@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.io.images import decode, encode_jpeg, encode_png
-from pipeline.perception.matting import Matter, OnnxMatter
+from pipeline.perception.matting import MattingModel, OnnxMatting
 from pipeline.prep.items import Item, load_item, save_item
 from pipeline.prep.plan import Job
 
@@ -22,11 +22,11 @@ class Matte:
     """Mattes all views of a timestep; the network is loaded when the first picture needs it."""
 
     job: Job
-    _matter: Matter | None = None
+    _matting: MattingModel | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the network behind: a worker loads its own."""
-        return {**self.__dict__, "_matter": None}
+        return {**self.__dict__, "_matting": None}
 
     def __call__(self, key: tuple[str, int]) -> None:
         """Make the item of one timestep."""
@@ -41,16 +41,16 @@ class Matte:
             if shipped:
                 cover = np.asarray(decode(shipped))
             else:
-                if self._matter is None:
-                    self._matter = OnnxMatter(config.matting)
+                if self._matting is None:
+                    self._matting = OnnxMatting(config.matting)
                 image = np.asarray(decode(data).convert("RGB"))
                 inside = np.asarray(decode(crops.pictures["inside"][v])) / np.float32(255)
-                matte = self._matter(image) * inside
+                matte = self._matting(image) * inside
                 cover = np.round(matte * 255).astype(np.uint8)
                 share = cover[..., None] / np.float32(255)
                 on_white = np.round(image * share + 255 * (1 - share)).astype(np.uint8)
                 rgb[v], alpha[v] = encode_jpeg(on_white), encode_png(cover)
-            if cover.mean() < 255 * config.least_cover:
+            if cover.mean() < 255 * config.min_cover:
                 rgb[v] = alpha[v] = b""
                 dropped[camera] = f"the head covers {cover.mean() / 255:.1%} of the crop"
         pictures = {"rgb": tuple(rgb), "alpha": tuple(alpha)}

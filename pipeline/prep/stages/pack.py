@@ -16,7 +16,7 @@ import numpy as np
 from pipeline.core.config import to_dict
 from pipeline.prep.items import load_item
 from pipeline.prep.plan import Job
-from pipeline.shards.writer import Header, Moment, placeholder_K, write_moments
+from pipeline.shards.writer import Header, ShardTimestep, placeholder_K, write_timesteps
 from pipeline.system.files import write_whole
 
 NO_LAYOUT = "unknown"
@@ -30,15 +30,15 @@ class Pack:
     job: Job
 
     def path(self, name: str) -> Path:
-        """Give where the shard of a capture belongs."""
+        """Return where the shard of a capture belongs."""
         return self.job.out / f"{name}.h5"
 
     def report(self, name: str) -> Path:
-        """Give where the report of a capture belongs."""
+        """Return where the report of a capture belongs."""
         return self.job.out / "reports" / f"{name}.json"
 
     def reason(self, name: str) -> str:
-        """Give why a capture was not packed: the most frequent reason of its timesteps."""
+        """Return why a capture was not packed: the most frequent reason of its timesteps."""
         reasons = list(json.loads(self.report(name).read_text())["dropped_timesteps"].values())
         return max(reasons, key=reasons.count)
 
@@ -79,14 +79,14 @@ class Pack:
         header = Header(
             plan.subject, layout, size, size, len(kept), len(plan.cameras), vertices, provenance
         )
-        write_moments(self.path(name), header, self._moments(name, kept, sentences))
+        write_timesteps(self.path(name), header, self._timesteps(name, kept, sentences))
 
     def _facts(self, name: str, i: int) -> tuple[str, int]:
         item = load_item(self.job.path("track", name, i))
         return item.notes.get("layout", NO_LAYOUT), len(item.arrays["vertices"])
 
     def _sift(self, name: str) -> tuple[list[int], dict[str, str]]:
-        """Give which timesteps can be packed, and the reasons of the others."""
+        """Return which timesteps can be packed, and the reasons of the others."""
         plan = self.job.plans[name]
         facts: dict[int, tuple[str, int]] = {}
         dropped: dict[str, str] = {}
@@ -111,7 +111,7 @@ class Pack:
         return {**crop, **load_item(self.job.path("matte", name, i), pictures=()).dropped}
 
     def _pictures(self, name: str, i: int) -> dict[str, tuple[bytes, ...]]:
-        """Give the final pictures: those of the matte stage, else the crops with their matte."""
+        """Return the final pictures: those of the matte stage, else the crops with their matte."""
         crop = load_item(self.job.path("crop", name, i))
         matte = load_item(self.job.path("matte", name, i))
         rgb, alpha = list(matte.pictures["rgb"]), list(matte.pictures["alpha"])
@@ -120,7 +120,9 @@ class Pack:
                 rgb[v], alpha[v] = crop.pictures["rgb"][v], crop.pictures["alpha"][v]
         return {"rgb": tuple(rgb), "alpha": tuple(alpha)}
 
-    def _moments(self, name: str, kept: list[int], sentences: list[str]) -> Iterator[Moment]:
+    def _timesteps(
+        self, name: str, kept: list[int], sentences: list[str]
+    ) -> Iterator[ShardTimestep]:
         plan, size = self.job.plans[name], self.job.config.size
         for i in kept:
             crop = load_item(self.job.path("crop", name, i), pictures=())
@@ -130,7 +132,7 @@ class Pack:
             gone = [v for v, data in enumerate(pictures["rgb"]) if not data]
             E[gone], K[gone] = np.eye(4), placeholder_K(size, size)
             views = len(plan.cameras)
-            yield Moment(
+            yield ShardTimestep(
                 rgb=pictures["rgb"],
                 alpha=pictures["alpha"],
                 depth=(b"",) * views,

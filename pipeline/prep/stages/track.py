@@ -75,7 +75,7 @@ class Track:
                 self._shipped(name, i)
 
     def groups(self, todo: list[tuple[str, int]]) -> list[tuple[str, tuple[int, ...]]]:
-        """Give what is tracked together."""
+        """Return what is tracked together."""
         if self.job.config.source not in ("photos", "video"):
             return [(name, (i,)) for name, i in todo]
         blocks = sorted({(name, i // TOGETHER) for name, i in todo})
@@ -121,7 +121,7 @@ class Track:
         )  # fmt: skip
 
     def _flame(self, fit: FlameFit | None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Give head pose and vertices in the world of a FLAME tracking."""
+        """Return head pose and vertices in the world of a FLAME tracking."""
         if fit is None:
             return None
         model = flame_model(self.job.config.flame)
@@ -152,7 +152,7 @@ class Track:
             )  # fmt: skip
 
     def _fitted(self, points: np.ndarray, sizes: list[tuple[int, int]]) -> list[Found]:
-        """Give what landmarks of photographs say about each; raises CameraError."""
+        """Return what landmarks of photographs say about each; raises CameraError."""
         config = self.job.config
         if config.tracker == "none":
             fit = estimation.estimate(list(points), sizes, MESH_HEAD)
@@ -206,13 +206,13 @@ class Track:
 
 @functools.cache
 def face_model() -> MakeHumanFace:
-    """Give the head model, made once in a process."""
+    """Return the head model, made once in a process."""
     return MakeHumanFace()
 
 
 @functools.cache
 def flame_model(path: str) -> Flame:
-    """Give a FLAME model, read once in a process."""
+    """Return a FLAME model, read once in a process."""
     return load_flame(Path(path))
 
 

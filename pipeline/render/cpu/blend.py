@@ -153,7 +153,7 @@ def _blend_block(local, words, b, x, y, state, alive, used, weights, keep):
 
 
 def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
-    """Give one thread's working memory for `blend_tiles` with so many extra channels."""
+    """Return one thread's working memory for `blend_tiles` with so many extra channels."""
     return (
         np.empty(CHUNK * RECORD, np.float32),
         np.empty(BLOCKS, np.uint64),

@@ -161,7 +161,7 @@ def _extra_of_block(more, words, b, v_more, weights, slots_more):
 
 
 def scratch_arrays(more: int) -> tuple[np.ndarray, ...]:
-    """Give one thread's working memory for `blend_tiles_backward`."""
+    """Return one thread's working memory for `blend_tiles_backward`."""
     each = (CHUNK if more else 0) * WIDTH
     return (
         np.empty(CHUNK * RECORD, np.float32),

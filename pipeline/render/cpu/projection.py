@@ -82,7 +82,7 @@ does not depend on the number of threads."""
 
 
 def camera_numbers(E: np.ndarray, K: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Give what the kernels need of a camera: W and t by rows, fx fy cx cy, slopes kept."""
+    """Return what the kernels need of a camera: W and t by rows, fx fy cx cy, slopes kept."""
     fx, fy, cx, cy = (float(K[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
     over_x, over_y = MARGIN * 0.5 * width / fx, MARGIN * 0.5 * height / fy
     slopes = (

@@ -210,7 +210,7 @@ class _Rasterize(torch.autograd.Function):
 
 
 def _each_view(work: Callable[[int, int], None], views: int, threads: int) -> None:
-    """Give each thread whole pictures while there are enough, then share each picture."""
+    """Return each thread whole pictures while there are enough, then share each picture."""
     whole = views // threads * threads if threads > 1 else 0
     if whole:
         run(lambda v: work(v, 1), whole, threads)
@@ -320,7 +320,7 @@ def _schedule(tiles: np.ndarray, threads: int) -> tuple[np.ndarray, list[int]]:
 def _blend_back(
     picture: _Picture, shapes: _Set, size, gradients, threads: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give the moments of each Gaussian and the gradients of its channels after the third."""
+    """Return the moments of each Gaussian and the gradients of its channels after the third."""
     width, height = size
     v_color, v_cover, v_depth = gradients
     channels = len(v_color) // (width * height)

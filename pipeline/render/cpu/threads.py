@@ -18,7 +18,7 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def thread_count() -> int:
-    """Give the number of threads to use: torch's."""
+    """Return the number of threads to use: torch's."""
     return torch.get_num_threads()
 
 

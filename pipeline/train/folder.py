@@ -28,6 +28,7 @@ def find(shards: Path | Sequence[Path], config: TrainConfig) -> tuple[Groups, st
 
     Raises:
         InputError: If a folder has no shards, or a shard has too few views or timesteps.
+        FormatError: If the model is guided and a shard has no mesh for it.
         ConfigError: If the layouts differ, or the mixture does not fit the folders.
     """
     folders = [shards] if isinstance(shards, Path) else list(shards)
@@ -42,6 +43,8 @@ def find(shards: Path | Sequence[Path], config: TrainConfig) -> tuple[Groups, st
     for path in (path for group in groups for path in group):
         with Shard(path) as shard:
             check(shard, config.sampling)
+            if config.model.guide == "mesh":
+                shard.mesh([0])
             layouts.setdefault(shard.layout, path)
     if len(layouts) > 1:
         (a, first), (b, second), *_ = layouts.items()

@@ -184,8 +184,10 @@ def speed(
     model, loaded = load_model(checkpoint_path(checkpoint))
     layout = loaded.header["layout"]
     with console.progress("Measuring") as tick:
-        views = some_views(shards, max(speeds.PAPER), model.config.image_size)
-        rows = speeds.speed(model.to(device), views, layout, progress=tick)
+        guided = model.config.guide == "mesh"
+        size = model.config.image_size
+        views, mesh = some_views(shards, max(speeds.PAPER), size, guided=guided)
+        rows = speeds.speed(model.to(device), views, layout, mesh, progress=tick)
     device_name = results.machine(device)["device"]
     job_json = {"device": device_name, "rows": [asdict(row) for row in rows]}
     _write([tables.speeds(rows, device_name)], [], job_json, out, json, "Table 2")

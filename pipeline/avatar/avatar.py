@@ -84,8 +84,10 @@ class Avatar:
 
     @property
     def canonical(self) -> Gaussians:
-        """The head before any expression. Of a guided model it is the neutral one; of another, no
-        picture has ever supervised it."""
+        """The head before any expression: the neutral one of a guided model.
+
+        Of another, no picture has ever supervised it.
+        """
         return self.head.gaussians if self.refined_gaussians is None else self.refined_gaussians
 
     @torch.no_grad()

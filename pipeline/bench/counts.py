@@ -46,7 +46,7 @@ def count(config: ModelConfig, views: int) -> list[Count]:
         model = FastGHA(config, "float32", source="random")
         features: Any = model.features
         size, grid = config.image_size, config.image_size // 8
-        pixels = torch.empty(views, 10, size, size)
+        pixels = torch.empty(views, 10 + config.guide_channels, size, size)
         rows: list[Count] = []
 
         def add(part: str, modules: list[nn.Module], work: Callable[[], object]) -> None:

@@ -16,11 +16,11 @@ from torch import Tensor
 from pipeline.core.errors import StaleOutputError
 from pipeline.core.geometry import jitter
 from pipeline.core.types import Camera, ExpressionCode, View
-from pipeline.faces.guide import Guide, TrackedMesh
 from pipeline.evaluate.baselines import mean_head, nearest_input, white_image
 from pipeline.evaluate.metrics import Metrics, prepare
 from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.results import Result, summarise
+from pipeline.faces.guide import Guide, TrackedMesh
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.shards.reader import Shard

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 MAX_VIEWS = 6
 NO_GUIDE = "This model is guided by a tracked mesh, and of these pictures none is known."
 NO_GUIDE_REMEDY = (
-    "Make the shards again with `fastgha prep` (version 3 holds the person's neutral mesh), or take "
-    "a model without a guide: --preset small/no-guide."
+    "Make the shards again with `fastgha prep` (version 3 holds the person's neutral mesh), or "
+    "take a model without a guide: --preset small/no-guide."
 )
 Precision = Literal["auto", "float32", "bfloat16"]
 

@@ -123,7 +123,9 @@ class Shard:
                 "Make the shard again with this version, or take a model without a guide: "
                 "--preset small/no-guide.",
             )
-        return TrackedMesh(self.layout, neutral, np.stack([self._file["vertices"][t] for t in timesteps]))
+        return TrackedMesh(
+            self.layout, neutral, np.stack([self._file["vertices"][t] for t in timesteps])
+        )
 
     def read(self, pairs: Sequence[tuple[int, int]], size: int) -> View:
         """Return views by (timestep, view), in that order.

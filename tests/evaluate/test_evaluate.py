@@ -26,8 +26,7 @@ from pipeline.evaluate.run import measure, ours, scene
 from pipeline.evaluate.speed import Speed, speed
 from pipeline.model.fastgha import FastGHA
 from pipeline.shards.reader import Shard
-from pipeline.train.presets import tiny
-from tests.conftest import LAYOUT, blob_views
+from tests.conftest import LAYOUT, blob_views, plain
 
 TOY = Protocol(
     "toy", "toy", "", (), inputs=2, same_expression=False, avatars=1, targets=6, size=32, seed=0,
@@ -44,10 +43,10 @@ def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def model() -> FastGHA:
     torch.manual_seed(0)
-    return FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    return FastGHA(plain(), "float32").eval().requires_grad_(False)
 
 
-def plain() -> Metrics:
+def plain_metrics() -> Metrics:
     return Metrics({"PSNR": "PSNR, dB", "SSIM": "SSIM"}, {}, {}, {"PSNR": psnr, "SSIM": ssim})
 
 
@@ -170,19 +169,19 @@ def test_a_perfect_method_is_perfect_and_a_stopped_evaluation_goes_on(shards: Pa
         return scene(seen.task, TOY)[1]
 
     with pytest.raises(KeyboardInterrupt):
-        measure(truth, "truth", TOY, chosen, out=tmp_path, metrics=plain())
-    found = measure(truth, "truth", TOY, chosen, out=tmp_path, metrics=plain())
+        measure(truth, "truth", TOY, chosen, out=tmp_path, metrics=plain_metrics())
+    found = measure(truth, "truth", TOY, chosen, out=tmp_path, metrics=plain_metrics())
     assert calls == ["anna", "bert", "bert"]
     assert found.figures["SSIM"].mean == pytest.approx(1, abs=1e-3)
     assert found.figures["PSNR"].mean > 60 and found.figures["PSNR"].count == 6
     with pytest.raises(StaleOutputError, match="another method"):
-        measure(white, "white", TOY, chosen, out=tmp_path, metrics=plain())
+        measure(white, "white", TOY, chosen, out=tmp_path, metrics=plain_metrics())
 
 
 def test_a_model_is_measured_and_noise_on_its_cameras_changes_it(shards: Path, model: FastGHA):
     chosen = tasks(TOY, shards, None)
     found = [
-        measure(ours(model, noise), "m", TOY, chosen, metrics=plain()).figures["PSNR"].mean
+        measure(ours(model, noise), "m", TOY, chosen, metrics=plain_metrics()).figures["PSNR"].mean
         for noise in ((0.0, 0.0), (0.0, 0.0), (8.0, 0.0), (0.0, 80.0))
     ]
     assert found[0] == found[1] and len(set(found)) == 3
@@ -221,7 +220,7 @@ def test_other_methods_get_what_they_need_and_are_measured_alike(shards: Path, t
             pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
             Image.fromarray(pixels).save(path)
     method = read_predictions(tmp_path / "drawn", TOY, chosen)
-    assert measure(method, "theirs", TOY, chosen, metrics=plain()).figures["PSNR"].mean > 50
+    assert measure(method, "theirs", TOY, chosen, metrics=plain_metrics()).figures["PSNR"].mean > 50
     Image.new("RGB", (16, 32)).save(path)
     with pytest.raises(InputError, match=rf"{path.name} \(16x32\)"):
         read_predictions(tmp_path / "drawn", TOY, chosen)
@@ -298,7 +297,7 @@ def test_the_sheet_shows_inputs_head_drawing_error_and_truth(
     chosen, sheet = tasks(TOY, shards, None), Sheet()
     for name in ("one", "two"):
         measure(
-            ours(model), name, TOY, chosen, metrics=plain(),
+            ours(model), name, TOY, chosen, metrics=plain_metrics(),
             show=lambda *a, name=name: sheet.show(name, model, *a),
         )  # fmt: skip
     sheet.write(tmp_path / "s.png")

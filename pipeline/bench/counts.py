@@ -100,7 +100,13 @@ def count(config: ModelConfig, views: int) -> list[Count]:
             torch.empty(n, config.gaussian_features),
         )
         deform = model.deformation
-        add("deformation", [deform], lambda: deform(deform.prepare(head), torch.empty(CODE_SIZE)))
+
+        def animate() -> None:
+            deform(deform.prepare(head), torch.empty(CODE_SIZE))
+            if deform.of_motion is not None:  # the mesh itself is not moved here
+                deform.of_motion(torch.empty(n, 3))
+
+        add("deformation", [deform], animate)
     return rows
 
 

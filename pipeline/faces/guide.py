@@ -130,9 +130,10 @@ def _draw(
     covered = drawn.triangle >= 0
     seen = np.ones_like(covered)
     if covered.any():
-        row, column = ndimage.distance_transform_edt(
-            ~covered, return_distances=False, return_indices=True
-        )
+        nearest = np.empty((2, *covered.shape), np.int32)
+        ndimage.distance_transform_edt(~covered, return_distances=False,
+                                       return_indices=True, indices=nearest)  # fmt: skip
+        row, column = nearest
     else:  # nothing is known: points around the head's origin
         row, column = np.indices(covered.shape)
         seen = covered
@@ -143,11 +144,11 @@ def _draw(
     E = camera.world_to_camera.numpy()
     depth = np.where(seen, drawn.depth[row, column], E[2, 3])
     canonical = np.where(covered[..., None], back, _points(depth, camera) + moved)
-    nearest = np.take_along_axis(corners, drawn.shares.argmax(-1)[..., None], -1)[..., 0]
+    vertex = np.take_along_axis(corners, drawn.shares.argmax(-1)[..., None], -1)[..., 0]
     return (
         np.moveaxis(canonical, -1, 0).astype(np.float32),
         covered[None].astype(np.float32),
-        nearest[row, column].astype(np.int64),
+        vertex[row, column].astype(np.int64),
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -112,10 +111,9 @@ class MakeHumanHead:
     def __init__(self) -> None:
         asset = makehuman.load_asset()
         proxies = [asset.proxies[name] for name in PROXIES]
-        m = len(asset.mean)
-        skin = asset.smooth.shape[0]
+        m, skin = len(asset.mean), len(asset.skin.occlusion)
         self._hang = csr_matrix(vstack([asset.smooth, *(_matrix(proxy, m) for proxy in proxies)]))
-        # Millimetres of a proxy above its refs; they grow with the head.
+        # What a proxy stands off its refs; it grows with the head.
         self._offsets = np.concatenate([np.zeros((skin, 3), np.float32)]
                                        + [proxy.offsets for proxy in proxies])  # fmt: skip
         starts = np.cumsum([skin, *(len(proxy.refs) for proxy in proxies)])
@@ -138,22 +136,13 @@ class MakeHumanHead:
         return placed.astype(np.float32)
 
 
-@dataclass(frozen=True)
 class FlameHead:
     """A FLAME model of a version that has codes; its surface is its mesh."""
 
-    model: Flame
-    layout: str
-
-    @functools.cached_property
-    def faces(self) -> Int32[np.ndarray, "k 3"]:
-        """Triangles of the mesh."""
-        return self.model.faces.numpy().astype(np.int32)
-
-    @functools.cached_property
-    def topology(self) -> str:
-        """FLAME's order of vertices."""
-        return _topology(self.faces, len(self.model.template))
+    def __init__(self, model: Flame, layout: str) -> None:
+        self.model, self.layout = model, layout
+        self.faces = model.faces.numpy().astype(np.int32)
+        self.topology = _topology(self.faces, len(model.template))
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode

@@ -43,8 +43,6 @@ def find(shards: Path | Sequence[Path], config: TrainConfig) -> tuple[Groups, st
     for path in (path for group in groups for path in group):
         with Shard(path) as shard:
             check(shard, config.sampling)
-            if config.model.guide == "mesh":
-                shard.mesh([0])
             layouts.setdefault(shard.layout, path)
     if len(layouts) > 1:
         (a, first), (b, second), *_ = layouts.items()
@@ -52,6 +50,10 @@ def find(shards: Path | Sequence[Path], config: TrainConfig) -> tuple[Groups, st
             f"{first.name} has codes of {a}, {second.name} of {b}.",
             "Train on shards of one expression layout.",
         )
+    if config.model.guide == "mesh":
+        for path in (path for group in groups for path in group):
+            with Shard(path) as shard:
+                shard.mesh([0])
     return groups, next(iter(layouts))
 
 

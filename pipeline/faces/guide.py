@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.types import Camera, ExpressionCode
-from pipeline.faces.heads import displacement, head_model
+from pipeline.faces.heads import head_model
 from pipeline.render.triangles import draw_triangles
 
 FADE = 0.03
@@ -176,17 +177,23 @@ class Rig:
     @staticmethod
     def attach(guide: Guide, means: Float[Tensor, "n 3"], vertex: Int64[Tensor, "n"]) -> Rig:
         """Hang canonical Gaussians on the vertices whose surface their pixels saw."""
-        neutral = guide.neutral.cpu().numpy()
-        rest = torch.from_numpy(head_model(guide.layout).surface(neutral, neutral))
-        distance = (means.detach() - rest.to(means)[vertex]).norm(dim=1)
-        return Rig(guide.layout, guide.neutral, vertex, torch.exp(-((distance / FADE) ** 2)))
+        rig = Rig(guide.layout, guide.neutral, vertex, torch.ones(len(means)).to(means))
+        rest = torch.from_numpy(rig._rest).to(means)
+        distance = (means.detach() - rest[vertex]).norm(dim=1)
+        return replace(rig, weight=torch.exp(-((distance / FADE) ** 2)))
 
     def displacement(self, code: Float[Tensor, "120"]) -> Float[Tensor, "n 3"]:
         """Return how far the mesh takes each Gaussian under a code of its layout, metres."""
         wanted = ExpressionCode(code.detach().float().cpu(), self.layout)
-        neutral = self.neutral.cpu().numpy()
-        moved = displacement(head_model(self.layout), neutral, wanted)
+        neutral, head = self.neutral.cpu().numpy(), head_model(self.layout)
+        moved = head.surface(head.posed(neutral, wanted), neutral) - self._rest
         return torch.from_numpy(moved).to(self.weight)[self.vertex] * self.weight[:, None]
+
+    @cached_property
+    def _rest(self) -> Float32[np.ndarray, "s 3"]:
+        """The surface of the neutral mesh: the same for all frames."""
+        neutral = self.neutral.cpu().numpy()
+        return head_model(self.layout).surface(neutral, neutral)
 
     def __getitem__(self, index: slice | Tensor) -> Rig:
         """Select Gaussians by a slice, a mask or indices."""

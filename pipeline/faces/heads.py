@@ -72,13 +72,6 @@ class HeadModel(Protocol):
         ...
 
 
-def displacement(
-    head: HeadModel, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
-) -> Float32[np.ndarray, "s 3"]:
-    """Return how far an expression moves each vertex of a person's surface, metres."""
-    return head.surface(head.posed(neutral, code), neutral) - head.surface(neutral, neutral)
-
-
 @functools.cache
 def head_model(layout: str) -> HeadModel:
     """Return the head model of a layout, made once in a process.

@@ -19,7 +19,7 @@ from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.types import ExpressionCode, View
 from pipeline.evaluate.metrics import psnr
 from pipeline.faces.guide import TrackedMesh
-from pipeline.faces.heads import displacement, head_model
+from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code, neutral_code
 from pipeline.model.activate import activate
 from pipeline.model.checkpoint import load_model
@@ -114,7 +114,9 @@ def test_before_training_the_head_moves_as_its_mesh(model: FastGHA, taken: Taken
     moved = avatar.animate(code).means - avatar.canonical.means
     rig = avatar.head.rig
     assert rig is not None
-    mesh = torch.from_numpy(displacement(head_model(MAKEHUMAN), taken.mesh.neutral, code))
+    head, neutral = head_model(MAKEHUMAN), taken.mesh.neutral
+    posed = head.surface(head.posed(neutral, code), neutral)
+    mesh = torch.from_numpy(posed - head.surface(neutral, neutral))
     torch.testing.assert_close(moved, rig.weight[:, None] * mesh[rig.vertex], atol=1e-6, rtol=0)
     assert moved.norm(dim=1).max() > 0.02
     rest = avatar.animate(neutral_code(MAKEHUMAN))

@@ -83,13 +83,17 @@ def make_avatar(
             f"Photographs are tracked with the MakeHuman head; this model takes {layout}.",
             "Give a model of MakeHuman codes, or one without a guide.",
         )
-    view, mesh, codes = _tracked(found)
+    view, mesh, codes = tracked(found)
     made = Avatar.create(net, view, layout, facts, mesh)
     return refine(made, view, codes, RefineConfig(refine_s))[0] if refine_s > 0 else made
 
 
-def _tracked(found: photos.Photos) -> tuple[View, TrackedMesh, ExpressionCode]:
-    """Fit the head model to the photographs' landmarks: their cameras, meshes and expressions."""
+def tracked(found: photos.Photos) -> tuple[View, TrackedMesh, ExpressionCode]:
+    """Fit the head model to the photographs' landmarks: their cameras, meshes and expressions.
+
+    Returns:
+        The pictures with the cameras that the mesh is seen from, the mesh, and a code for each.
+    """
     model, fit = MakeHumanFace(), _fit(found)
     with torch.no_grad():
         rest = FaceState.neutral(model.expression_size)

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, View
-from pipeline.shards.writer import Capture, write_shard
+from pipeline.shards.writer import ShardData, write_shard
 
 LAYOUT = "fastgha120/makehuman-hm08/1"
 
@@ -37,7 +37,7 @@ def blob_views(views: int, size: int, seed: int = 0) -> View:
     return View(color * alpha + (1 - alpha), alpha, camera)
 
 
-def toy_capture(subject: str, size: int = 64, timesteps: int = 4, views: int = 4) -> Capture:
+def toy_capture(subject: str, size: int = 64, timesteps: int = 4, views: int = 4) -> ShardData:
     """A capture of a coloured ball whose size follows the jaw."""
     rng = np.random.default_rng(list(subject.encode()))
     code = rng.normal(0, 0.3, (timesteps, 120)).astype(np.float32)
@@ -50,7 +50,7 @@ def toy_capture(subject: str, size: int = 64, timesteps: int = 4, views: int = 4
     shade = 1 - 0.3 * (y / size)
     head = (color * shade[..., None] * 255)[None, None] * (alpha[..., None] / 255)
     rgb = (head + 255 * (1 - alpha[..., None] / 255)).astype(np.uint8)
-    return Capture(
+    return ShardData(
         subject=subject,
         layout=LAYOUT,
         rgb=rgb,

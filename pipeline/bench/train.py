@@ -19,7 +19,7 @@ import torch
 from pipeline.core.config import override
 from pipeline.core.errors import ConfigError
 from pipeline.losses import Perceptual
-from pipeline.model.hub import Source
+from pipeline.model.hub import WeightsSource
 from pipeline.perception.perceptual import load_perceptual
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
@@ -70,7 +70,7 @@ def bench(
     variants: Sequence[str] = ("plain",),
     shards: Path | None = None,
     perceptual: Path | None = None,
-    source: Source = "pretrained",
+    source: WeightsSource = "pretrained",
     repeats: int = 9,
     progress: Progress = silent,
 ) -> list[Row]:
@@ -122,7 +122,7 @@ def _measure(
     run: RunConfig,
     shards: Path,
     perceptual: Path | None,
-    source: Source,
+    source: WeightsSource,
     threads: int,
 ) -> tuple[dict[str, list[float]], float]:
     torch.set_num_threads(threads)

@@ -17,14 +17,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 
+from pipeline.core.arrays import Matte, Rgb
 from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.flame_fit import FlameFit
 
-Rgb = UInt8[np.ndarray, "h w 3"]
-Matte = UInt8[np.ndarray, "h w"]
 Backdrop = Literal["scene", "white", "black"]
 
 

@@ -18,7 +18,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.model.blocks import ResidualBlock, full_precision
 from pipeline.model.config import FeatureConfig
 from pipeline.model.features import Features
-from pipeline.model.hub import BACKBONES, Source, load_backbone, load_vae
+from pipeline.model.hub import BACKBONES, WeightsSource, load_backbone, load_vae
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet, which all three transformers were trained with."""
@@ -43,7 +43,7 @@ class FrozenFeatures(nn.Module):
 
     skip_channels = ()
 
-    def __init__(self, config: FeatureConfig, source: Source = "pretrained") -> None:
+    def __init__(self, config: FeatureConfig, source: WeightsSource = "pretrained") -> None:
         super().__init__()
         vae = load_vae(config.vae, source)
         vae.decoder = nn.Identity()
@@ -137,7 +137,7 @@ class VaeDecoder(nn.Module):
         channels_out: int,
         vae_name: str,
         pretrained: bool,
-        source: Source = "pretrained",
+        source: WeightsSource = "pretrained",
     ) -> None:
         super().__init__()
         vae = load_vae(vae_name, source)

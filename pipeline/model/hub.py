@@ -17,7 +17,7 @@ from torch import nn
 from pipeline.core.errors import FormatError, MissingPackageError, MissingWeightsError
 from pipeline.system import weights as places
 
-Source = Literal["pretrained", "random"]
+WeightsSource = Literal["pretrained", "random"]
 """random: the published sizes with random weights; for counting and for measuring speed."""
 
 VAE = "stabilityai/sd-turbo"
@@ -59,7 +59,7 @@ BACKBONE_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def load_vae(name: str, source: Source = "pretrained") -> Any:
+def load_vae(name: str, source: WeightsSource = "pretrained") -> Any:
     """Return the `AutoencoderKL` of SD-Turbo.
 
     Raises:
@@ -78,7 +78,7 @@ def load_vae(name: str, source: Source = "pretrained") -> Any:
     return _read(AutoencoderKL.from_pretrained, name, place, **folder)
 
 
-def load_backbone(kind: str, name: str, source: Source = "pretrained") -> Any:
+def load_backbone(kind: str, name: str, source: WeightsSource = "pretrained") -> Any:
     """Return a vision transformer: DINOv3, DINOv2 or Sapiens2.
 
     Raises:

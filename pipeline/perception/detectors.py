@@ -8,8 +8,9 @@ from urllib.error import URLError
 
 import numpy as np
 
+from pipeline.core.arrays import Rgb
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
-from pipeline.perception.landmarks import Detector, Face, MeshDetector, Rgb
+from pipeline.perception.landmarks import Detector, Face, MeshDetector
 
 
 class FanDetector:

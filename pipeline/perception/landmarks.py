@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 from PIL import Image
 
+from pipeline.core.arrays import Rgb
 from pipeline.core.errors import MissingPackageError
 from pipeline.system import weights
-
-Rgb = UInt8[np.ndarray, "h w 3"]
 
 MESH_TO_IBUG: tuple[tuple[int, ...], ...] = (
     *((127,), (234,), (93,), (132, 58), (58, 172), (136,), (150,), (176,), (152,)),

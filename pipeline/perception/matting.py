@@ -7,14 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from pipeline.core.arrays import Alpha, Rgb
 from pipeline.core.errors import ConfigError, MissingPackageError
 from pipeline.system import weights
-
-Rgb = UInt8[np.ndarray, "h w 3"]
-Alpha = Float32[np.ndarray, "h w"]
 
 MattingModel = Callable[[Rgb], Alpha]
 """Gives how much of each pixel the person covers, in [0, 1]."""

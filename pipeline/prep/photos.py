@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int32, UInt8
+from jaxtyping import Bool, Float32, Float64, Int32
 from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
 from scipy import ndimage
 
+from pipeline.core.arrays import Rgb
 from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.geometry import project, rays
 from pipeline.core.types import Camera, View
@@ -23,8 +24,6 @@ from pipeline.prep import crop
 from pipeline.synthetic.cameras import TARGET
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking import cameras
-
-Rgb = UInt8[np.ndarray, "h w 3"]
 
 MIN_FACE = 64
 """A smaller face, in pixels, would be blown up to something that nobody looks like."""

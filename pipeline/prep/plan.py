@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.captures.capture import Capture, Timestep
+from pipeline.captures.frontal import frontal_cameras
 from pipeline.captures.registry import find_captures, open_capture
-from pipeline.captures.selection import frontal_cameras
 from pipeline.core.errors import FormatError, InputError
 from pipeline.prep.items import WORK, item_path
 from pipeline.system.files import write_whole

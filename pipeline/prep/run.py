@@ -33,7 +33,7 @@ Tick = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PrepEstimate:
     """What a run would do."""
 
     captures: int
@@ -49,7 +49,7 @@ def untold(stage: str, done: int, total: int) -> None:
     """Report progress to nobody."""
 
 
-def estimate(root: Path, out: Path, config: PrepConfig) -> Estimate:
+def estimate(root: Path, out: Path, config: PrepConfig) -> PrepEstimate:
     """Count what a run would make, without writing anything."""
     plans = plan_all(root, config)
     timesteps = sum(len(plan.timesteps) for plan in plans.values())
@@ -57,7 +57,7 @@ def estimate(root: Path, out: Path, config: PrepConfig) -> Estimate:
     there = next(p for p in [out, *out.resolve().parents] if p.exists())
     need = int(pictures * config.size**2 * sum(BYTES_PER_PIXEL.values()))
     seconds = pictures * SECONDS
-    return Estimate(len(plans), timesteps, pictures, seconds, need, disk_usage(there).free)
+    return PrepEstimate(len(plans), timesteps, pictures, seconds, need, disk_usage(there).free)
 
 
 def run(

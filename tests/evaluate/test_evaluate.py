@@ -63,7 +63,7 @@ def test_every_protocol_is_whole_and_of_the_papers_size(name: str):
         assert (len(protocol.subjects), protocol.targets, protocol.size) == (12, 1000, 512)
         assert (protocol.csim, protocol.akd) == ("arcface", "pipnet_98")
     if protocol.dataset == "NeRSemble":
-        from pipeline.captures.selection import held_out_nersemble
+        from pipeline.captures.splits import held_out_nersemble
 
         assert (len(protocol.subjects), protocol.targets) == (4, 600)
         assert all(held_out_nersemble(subject) for subject in protocol.subjects)

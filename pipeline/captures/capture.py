@@ -200,13 +200,6 @@ def nearest_rotation(R: Float64[np.ndarray, "3 3"]) -> tuple[Float64[np.ndarray,
     return U @ Vt, error
 
 
-def summary(reasons: Mapping[str, str], limit: int = 5) -> str:
-    """Put the first few of a mapping of missing things into words."""
-    lines = [f"{name}: {reason}" for name, reason in list(reasons.items())[:limit]]
-    more = len(reasons) - len(lines)
-    return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
-
-
 def natural(names: Iterable[str]) -> list[str]:
     """Sort names so that numbers in them count by size: cam2 before cam10."""
 

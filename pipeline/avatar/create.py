@@ -12,17 +12,19 @@ from pipeline.avatar.refine import RefineConfig, refine
 from pipeline.core.errors import InputError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
-from pipeline.faces.makehuman import mean_landmarks
 from pipeline.io.images import read_rgb, write_rgb
 from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.model.fastgha import MAX_VIEWS
-from pipeline.perception.landmarks import MESH_HEAD, MeshDetector
-from pipeline.perception.matting import OnnxMatting
+from pipeline.perception.detectors import get_detector
+from pipeline.perception.matting import get_matting
 from pipeline.prep import photos
 from pipeline.system.files import digest
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.fit import Observations, track
 from pipeline.tracking.models import MakeHumanFace
+
+DETECTOR = "mesh"
+"""Of landmarks: it follows the head also where the head hides itself."""
 
 
 def make_avatar(
@@ -54,12 +56,14 @@ def make_avatar(
         raise InputError(
             f"{len(paths)} photographs are too many.", f"Choose the best 1 to {MAX_VIEWS}."
         )
+    make_matting = get_matting(matting)
     for path in paths:
         read_rgb(path)  # a wrong path should not wait until the networks are loaded
     checkpoint = checkpoint_path(model)
     net, loaded = load_model(checkpoint)
+    detector = get_detector(DETECTOR)
     found = photos.estimate_views(
-        paths, size, matting=OnnxMatting(matting), detector=MeshDetector(), progress=progress
+        paths, size, matting=make_matting(), detector=detector.make(), progress=progress
     )
     if sheet is not None:
         write_rgb(sheet, np.asarray(photos.sheet(found).convert("RGB")))
@@ -82,6 +86,6 @@ def _codes(found: photos.Photos, layout: str) -> ExpressionCode:
     if layout != MAKEHUMAN:  # no other head model comes with the package
         return ExpressionCode(neutral.values.repeat(count, 1), layout)
     model = MakeHumanFace()
-    bias = MESH_HEAD - mean_landmarks()
+    bias = get_detector(DETECTOR).bias()
     points = found.landmarks[:, None].astype(float)
     return track(model, Observations(points, None, ((size, size),) * count, bias)).codes

@@ -11,6 +11,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import InputError
 from pipeline.core.types import Gaussians
@@ -91,6 +92,14 @@ def spz_bytes(gaussians: Gaussians) -> bytes:
         np.clip(np.round(part), 0, 255).astype(np.uint8).tobytes() for part in parts
     )
     return gzip.compress(header + body, mtime=0)
+
+
+def covariances(gaussians: Gaussians) -> np.ndarray:
+    """Return the covariance of each Gaussian, [n, 3, 3], square metres."""
+    g = _plain(gaussians)
+    R = Rotation.from_quat(g["quats"], scalar_first=True).as_matrix()
+    half = R * g["scales"][:, None, :]
+    return half @ half.transpose(0, 2, 1)
 
 
 def _plain(gaussians: Gaussians) -> dict[str, np.ndarray]:

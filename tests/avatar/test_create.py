@@ -10,7 +10,7 @@ from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera
 from pipeline.perception.landmarks import Face
 from pipeline.prep import photos
-from pipeline.prep.crop import Box, cropped, square_at_head
+from pipeline.prep.stages.crop import Box, cropped, square_at_head
 from tests.faces.heads import HEAD
 
 WHOLE = photos.CropConfig(neck=(5.0, 6.0))

@@ -21,7 +21,7 @@ from pipeline.core.types import Gaussians
 from pipeline.expressions.read import read_expressions
 from pipeline.expressions.sequences import Sequence, write_sequence
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, code_to_arkit
-from pipeline.io.splats import ply_bytes, write_splats
+from pipeline.io.splats import covariances, ply_bytes, write_splats
 from pipeline.model.fastgha import FastGHA
 from pipeline.tracking.importers import read_tracking
 from pipeline.train.presets import tiny
@@ -219,6 +219,14 @@ def test_an_spz_comes_back_within_its_steps(tmp_path: Path):
     turned = [Rotation.from_quat(g.quats.numpy(), scalar_first=True) for g in (back, there)]
     assert np.rad2deg((turned[0] * turned[1].inv()).magnitude()).max() < 8
     assert np.rad2deg(np.median((turned[0] * turned[1].inv()).magnitude())) < 1.5
+
+
+def test_covariances_are_those_of_the_axes():
+    g = Gaussians(
+        torch.zeros(1, 3), torch.tensor([[0.5**0.5, 0, 0, 0.5**0.5]]),
+        torch.tensor([[1.0, 2.0, 3.0]]), torch.ones(1), torch.ones(1, 3),
+    )  # fmt: skip
+    np.testing.assert_allclose(covariances(g)[0], np.diag([4.0, 1.0, 9.0]), atol=1e-6)
 
 
 def test_splats_are_written_canonical_or_for_each_frame(

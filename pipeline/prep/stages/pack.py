@@ -24,7 +24,7 @@ NO_LAYOUT = "unknown"
 
 
 @dataclass
-class Pack:
+class PackStage:
     """Packs captures."""
 
     job: Job

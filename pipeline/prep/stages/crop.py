@@ -2,7 +2,8 @@
 
 Out   work/<capture>/crop/<timestep>.npz   rgb: JPEG on white where the data set ships a matte,
       else PNG with its background; alpha: PNG, the shipped matte; inside: PNG, where the picture
-      is, if there is no matte; world_to_camera [v 4 4], K [v 3 3] in pixels of the crop
+      is, if there is no matte; world_to_camera [v 4 4], K [v 3 3] in pixels of the crop; notes:
+      by camera, how far a shipped matte is not where the tracked mesh is
 
 Letters: h height, w width, c channels, s side of a crop in pixels.
 """
@@ -13,10 +14,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
 from pipeline.captures.capture import Backdrop, RawView
+from pipeline.core.arrays import Rgb
 from pipeline.core.errors import FastGHAError, MissingItemError, ShapeError
 from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M
 from pipeline.core.geometry import project
@@ -24,6 +26,7 @@ from pipeline.core.types import Camera
 from pipeline.io.images import encode_jpeg, encode_png
 from pipeline.prep.items import Item, load_item, save_item
 from pipeline.prep.plan import Job
+from pipeline.tracking.checks import geometry_problems
 
 MIN_SIDE = 16
 """A smaller box, in pixels, shows nothing that could be recognised."""
@@ -192,9 +195,11 @@ class CropStage:
         step, size = plan.timesteps[key[1]], self.job.config.size
         tracked = load_item(self.job.path("track", *key))
         E, K = tracked.arrays["world_to_camera"], tracked.arrays["K"]
+        mesh = tracked.arrays["vertices"]
         rgb, alpha, inside = ([b""] * len(plan.cameras) for _ in range(3))
         cut_E, cut_K = np.full_like(E, np.nan), np.full_like(K, np.nan)
         dropped = dict(tracked.dropped)
+        notes = {"size": str(size)}
         for v, camera in enumerate(plan.cameras):
             if "timestep" in dropped:
                 break
@@ -205,24 +210,31 @@ class CropStage:
                 dropped.setdefault(camera, "its camera is not known")
                 continue
             try:
-                cut = self._cut(capture.view(step, camera), E[v], K[v])
+                view = capture.view(step, camera)
+                head = camera_of(view.image, E[v], K[v])
+                box = square_at_head(head, self.job.config.metres)
+                cut = crop(replace(view, camera=head), box, size)
             except FastGHAError as error:
                 dropped[camera] = error.problem
                 continue
-            assert cut.camera is not None
-            cut_E[v] = cut.camera.world_to_camera.double().numpy()
-            cut_K[v] = cut.camera.K.double().numpy()
+            if view.matte is not None and len(mesh):
+                doubts = geometry_problems(
+                    head, head_to_world=np.eye(4), mesh=mesh, matte=view.matte
+                )
+                if doubts:
+                    notes[camera] = "; ".join(doubts)
+            seen = cropped(head, box, size)
+            cut_E[v] = seen.world_to_camera.double().numpy()
+            cut_K[v] = seen.K.double().numpy()
             if cut.alpha is None:
                 rgb[v], inside[v] = encode_png(cut.image), encode_png(cut.inside)
             else:
                 rgb[v], alpha[v] = encode_jpeg(cut.image), encode_png(cut.alpha)
         arrays = {"world_to_camera": cut_E, "K": cut_K}
         pictures = {"rgb": tuple(rgb), "alpha": tuple(alpha), "inside": tuple(inside)}
-        notes = {"size": str(size)}
         save_item(self.job.path("crop", *key), Item(arrays, pictures, dropped, notes))
 
-    def _cut(self, view: RawView, E: np.ndarray, K: np.ndarray) -> Crop:
-        height, width = view.image.shape[:2]
-        head = Camera(torch.from_numpy(E), torch.from_numpy(K), width, height)
-        box = square_at_head(head, self.job.config.metres)
-        return crop(replace(view, camera=head), box, self.job.config.size)
+
+def camera_of(image: Rgb, E: Float64[np.ndarray, "4 4"], K: Float64[np.ndarray, "3 3"]) -> Camera:
+    """Return the camera of a picture from its matrices."""
+    return Camera(torch.from_numpy(E), torch.from_numpy(K), image.shape[1], image.shape[0])

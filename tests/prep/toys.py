@@ -15,7 +15,8 @@ from pipeline.core.errors import MissingItemError
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
-from pipeline.perception.landmarks import Face
+from pipeline.faces.makehuman import mean_landmarks
+from pipeline.perception.landmarks import MESH_HEAD, Face
 from pipeline.perception.matting import MattingModel
 from tests.captures.studio import Studio, over, shoot
 
@@ -38,15 +39,23 @@ class WallMatting:
         return (far / np.float32(40)).clip(0, 1).astype(np.float32)
 
 
+def as_mesh(landmarks: np.ndarray) -> np.ndarray:
+    """Where the face mesh sees landmarks of the head model, head frame, metres."""
+    return landmarks + (MESH_HEAD - mean_landmarks())
+
+
 class StudioDetector:
-    """Finds the landmarks of the studio's pictures, which it knows by heart."""
+    """Finds the landmarks of the studio's pictures, which it knows by heart.
+
+    It means the same points of a face as the face mesh does.
+    """
 
     def __init__(self, width: int, height: int, span: float, wall: tuple[int, int, int]) -> None:
         self.known: list[tuple[np.ndarray, np.ndarray]] = []
         studio = shoot(width, height, span=span)
         for t, row in enumerate(studio.frames):
             for i, frame in enumerate(row):
-                points = torch.from_numpy(studio.in_world(frame.landmarks, t)).double()
+                points = torch.from_numpy(studio.in_world(as_mesh(frame.landmarks), t)).double()
                 pixels = project(studio.rig[i], points)[0].numpy()
                 self.known.append((over(frame, wall).astype(int), pixels))
 

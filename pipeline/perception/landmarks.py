@@ -3,7 +3,6 @@
 Letters: f faces, m points of the dense face mesh (468), h height, w width.
 """
 
-# pyright: basic
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,4 +1,3 @@
-# pyright: basic
 """Writing shards: timestep by timestep, whole, checked, with a checksum and how they were made."""
 
 from __future__ import annotations

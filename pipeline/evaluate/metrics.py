@@ -17,6 +17,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
 from pipeline.evaluate.protocol import Protocol
 from pipeline.io.sheets import to_bytes
@@ -27,8 +28,6 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 """Drawn and true pictures [v, 3, h, w] in [0, 1] to a number each; nan where no face was found."""
 
 MAX_DB = 100.0
-NAMES = ("PSNR", "SSIM", "LPIPS", "CSIM", "AKD")
-HIGHER_IS_BETTER = {"PSNR": True, "SSIM": True, "LPIPS": False, "CSIM": True, "AKD": False}
 NETS = {
     "alex": ("AlexNet", ("alexnet", "lpips_alex")),
     "vgg": ("VGG-16", ("vgg16", "lpips_vgg")),
@@ -39,6 +38,33 @@ NETS = {
     "face_mesh": ("face mesh 68", ("face_detection_back", "face_landmark")),
 }
 """How a network is called in a column's head, and its weight files."""
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One metric: how it is made, and how it stands in a table."""
+
+    make: Callable[[str], Metric]
+    """Of a network's name, a key of `NETS`; empty if the metric needs none."""
+    digits: int
+    """Behind the point, in a table."""
+    higher_is_better: bool
+    unit: str = ""
+
+
+METRICS: dict[str, MetricSpec] = {}
+"""By name, in the order of a table's columns."""
+
+
+def register_metric(name: str, spec: MetricSpec) -> None:
+    """Make a metric known; it is measured where a protocol names it (`Protocol.metrics`).
+
+    Raises:
+        ConfigError: If there is one of that name.
+    """
+    if name in METRICS:
+        raise ConfigError(f"There is a metric {name} already.", "Choose another name.")
+    METRICS[name] = spec
 
 
 def psnr(drawn: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v"]:
@@ -87,20 +113,25 @@ def prepare(protocol: Protocol) -> Metrics:
     """Load the networks of a protocol.
 
     Raises:
-        ConfigError: If it names one that does not exist.
+        ConfigError: If it names a network or a metric that does not exist.
         FormatError: If a weight file is not what its name says.
     """
-    run: dict[str, Metric] = {"PSNR": psnr, "SSIM": ssim}
-    heads, missing, nets = {"PSNR": "PSNR, dB", "SSIM": "SSIM"}, dict[str, str](), dict[str, str]()
-    for name, net in (("LPIPS", protocol.lpips), ("CSIM", protocol.csim), ("AKD", protocol.akd)):
-        if net not in NETS:
+    heads, missing, nets = dict[str, str](), dict[str, str](), dict[str, str]()
+    run: dict[str, Metric] = {}
+    for name, net in protocol.nets.items():
+        if name not in METRICS:
+            raise ConfigError(
+                f"{protocol.name} names a metric {name!r}.", nearest(name, list(METRICS))
+            )
+        if net and net not in NETS:
             raise ConfigError(
                 f"{protocol.name} names a network {net!r}.", f"Known: {', '.join(NETS)}."
             )
-        word, files = NETS[net]
-        heads[name] = f"{name} ({word})" + (", px" if name == "AKD" else "")
+        word, files = NETS[net] if net else ("", ())
+        spec = METRICS[name]
+        heads[name] = name + (f" ({word})" if word else "") + (f", {spec.unit}" if spec.unit else "")
         try:
-            run[name] = MAKERS[name](net)
+            run[name] = spec.make(net)
         except (MissingWeightsError, MissingPackageError) as error:
             missing[name] = f"{error.problem} {error.remedy}"
             continue
@@ -153,4 +184,8 @@ def _akd(net: str) -> Metric:
     return metric
 
 
-MAKERS: dict[str, Callable[[str], Metric]] = {"LPIPS": _lpips, "CSIM": _csim, "AKD": _akd}
+register_metric("PSNR", MetricSpec(lambda _: psnr, 2, higher_is_better=True, unit="dB"))
+register_metric("SSIM", MetricSpec(lambda _: ssim, 3, higher_is_better=True))
+register_metric("LPIPS", MetricSpec(_lpips, 3, higher_is_better=False))
+register_metric("CSIM", MetricSpec(_csim, 3, higher_is_better=True))
+register_metric("AKD", MetricSpec(_akd, 2, higher_is_better=False, unit="px"))

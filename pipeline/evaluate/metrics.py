@@ -129,7 +129,9 @@ def prepare(protocol: Protocol) -> Metrics:
             )
         word, files = NETS[net] if net else ("", ())
         spec = METRICS[name]
-        heads[name] = name + (f" ({word})" if word else "") + (f", {spec.unit}" if spec.unit else "")
+        heads[name] = f"{name} ({word})" if word else name
+        if spec.unit:
+            heads[name] += f", {spec.unit}"
         try:
             run[name] = spec.make(net)
         except (MissingWeightsError, MissingPackageError) as error:

@@ -57,13 +57,10 @@ METRICS: dict[str, MetricSpec] = {}
 
 
 def register_metric(name: str, spec: MetricSpec) -> None:
-    """Make a metric known; it is measured where a protocol names it (`Protocol.metrics`).
+    """Make a metric known, by a name; one of that name is replaced.
 
-    Raises:
-        ConfigError: If there is one of that name.
+    It is measured where a protocol names it among its `metrics`.
     """
-    if name in METRICS:
-        raise ConfigError(f"There is a metric {name} already.", "Choose another name.")
     METRICS[name] = spec
 
 

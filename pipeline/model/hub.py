@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from pipeline.core.errors import ConfigError, FormatError, MissingPackageError, MissingWeightsError
+from pipeline.core.errors import FormatError, MissingPackageError, MissingWeightsError
 from pipeline.system import weights as places
 
 Source = Literal["pretrained", "random"]
@@ -63,13 +63,10 @@ BACKBONES: dict[str, Backbone] = {}
 
 
 def register_backbone(name: str, backbone: Backbone) -> None:
-    """Make a backbone known: a choice of `model.features.backbone`.
+    """Make a backbone known, by a name; one of that name is replaced.
 
-    Raises:
-        ConfigError: If there is one of that name.
+    It is then a choice of `model.features.backbone`.
     """
-    if name in ("none", *BACKBONES):
-        raise ConfigError(f"There is a backbone {name} already.", "Choose another name.")
     BACKBONES[name] = backbone
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.core.errors import BackendError, ConfigError, ShapeError
+from pipeline.core.errors import BackendError, ShapeError
 from pipeline.core.types import Camera, Gaussians
 from pipeline.render.types import Backend, Rendering
 
@@ -45,13 +45,10 @@ _announced: set[str] = set()
 
 
 def register_backend(name: Backend, spec: BackendSpec) -> None:
-    """Make a backend known: to `render`, the doctor and the benches.
+    """Make a backend known, by a name; one of that name is replaced.
 
-    Raises:
-        ConfigError: If there is one of that name.
+    `render`, the doctor and the benches then take it.
     """
-    if name in ("auto", *BACKENDS):
-        raise ConfigError(f"There is a backend {name} already.", "Choose another name.")
     BACKENDS[name] = spec
 
 

@@ -21,6 +21,8 @@ from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
 from pipeline.evaluate.protocol import Protocol
 from pipeline.io.sheets import to_bytes
+from pipeline.perception.identity import Identity, faces, keypoints
+from pipeline.perception.lpips import load_lpips
 from pipeline.system import weights
 from pipeline.system.files import digest
 
@@ -139,15 +141,11 @@ def prepare(protocol: Protocol) -> Metrics:
 
 
 def _lpips(net: str) -> Metric:
-    from pipeline.perception.lpips import load_lpips
-
     return load_lpips("vgg" if net == "vgg" else "alex")
 
 
 def _csim(net: str) -> Metric:
     """Cosine of the two faces' identities."""
-    from pipeline.perception.identity import Identity, faces
-
     find, identity = faces(), Identity(net)
 
     def metric(drawn: Tensor, truth: Tensor) -> Tensor:
@@ -164,8 +162,6 @@ def _csim(net: str) -> Metric:
 
 def _akd(net: str) -> Metric:
     """Mean distance of the two faces' keypoints in pixels."""
-    from pipeline.perception.identity import faces, keypoints
-
     find, where = faces(), keypoints(net)
 
     def metric(drawn: Tensor, truth: Tensor) -> Tensor:

@@ -1,4 +1,3 @@
-# pyright: basic
 """Features of frozen, downloaded networks: the SD-Turbo VAE's latents and a ViT's patch tokens.
 
 Letters: v views, h w image size, l layers, d width of the ViT.

@@ -1,4 +1,3 @@
-# pyright: basic
 """The downloaded networks of the paper's model: where their weights are, and reading them.
 
 Weights are looked for in the folder of `fastgha weights` (under their hub id) and in the hub's own

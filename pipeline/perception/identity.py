@@ -1,4 +1,3 @@
-# pyright: basic
 """Networks that look at faces: who it is, and where its keypoints are.
 
 Letters: n faces, k keypoints, h w size of a picture.

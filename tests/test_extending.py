@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
 from fastgha_cli.app import app
@@ -129,3 +130,24 @@ def test_a_backbone(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(log(run)) == 2 and log(run)[0]["gradient"] > 0
     with pytest.raises(Exception, match="backbone cannot be 'colours'"):
         fastgha("train", shards, "-o", run, "--set", "model.features.backbone=colours")
+
+
+def test_a_data_set_and_a_matting_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from pipeline.captures import registry
+    from pipeline.perception import matting
+
+    for module, name in ((registry, "READERS"), (matting, "MATTING")):
+        if not hasattr(module, name):
+            pytest.skip(f"{module.__name__} has no register")
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    add("A data set reader")
+    add("A matting network")
+    (tmp_path / "ann").mkdir()
+    picture = Image.new("RGB", (40, 30), (0, 255, 0))
+    picture.paste((200, 150, 120), (10, 10, 30, 30))
+    picture.save(tmp_path / "ann" / "0001.jpg", quality=95)
+    found = registry.find_captures("polaroids", tmp_path)
+    capture = registry.open_capture("polaroids", found["ann"])
+    view = capture.view(capture.timesteps[0], "polaroid")
+    alpha = matting.get_matting("green-screen")()(view.image)
+    assert alpha.shape == (30, 40) and alpha[20, 20] == 1 and alpha[2, 2] == 0

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from pipeline.core.config import nearest
 from pipeline.core.errors import BackendError, ConfigError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, Gaussians
-from pipeline.render.render import available_backends, render
+from pipeline.render.render import available_backends, device_of, render
 from pipeline.render.types import Backend, Rendering
 from pipeline.system.files import write_whole
 from pipeline.system.progress import Progress, silent
@@ -193,8 +193,7 @@ def _renderer(name: str) -> Callable[[Gaussians, Camera], Rendering]:
         return lambda gaussians, camera: peer(
             gaussians, camera, gaussians.colors.new_zeros(gaussians.colors.shape[1])
         )
-    backend = cast("Backend", name)
-    return lambda gaussians, camera: render(gaussians, camera, backend=backend)
+    return lambda gaussians, camera: render(gaussians, camera, backend=name)
 
 
 def _measure(
@@ -204,10 +203,10 @@ def _measure(
     # What the backend's libraries and compiled code take is not the scene's.
     small, camera = head_scene(64, 16)
     small.means.requires_grad_()
-    warm = torch.device(device or ("cuda" if backend == "gsplat" else "cpu"))
+    warm = torch.device(device or device_of(backend))
     draw = _renderer(backend)
     draw(small.to(warm), camera.to(warm)).color.sum().backward()
-    where = device or ("cuda" if backend == "gsplat" else "cpu")
+    where = device or device_of(backend)
     gaussians, camera = head_scene(count, size)
     gaussians, camera = gaussians.to(where), camera.to(where)
     leaves = [

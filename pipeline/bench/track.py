@@ -14,9 +14,10 @@ import torch
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera
 from pipeline.faces.layouts import arkit_to_code
-from pipeline.faces.makehuman import Head, sample_identity
+from pipeline.faces.makehuman import Head
 from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression
+from pipeline.synthetic.people import sample_identity
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.align import umeyama
 from pipeline.tracking.fit import Observations, TrackConfig, track

@@ -15,10 +15,10 @@ import numpy as np
 
 from pipeline.core.config import to_dict
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
-from pipeline.faces.makehuman import sample_identity
 from pipeline.shards.writer import ShardData, write_shard
 from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression
+from pipeline.synthetic.people import sample_identity
 from pipeline.synthetic.shading import sample_lights
 from pipeline.synthetic.subject import Frame, Subject
 from pipeline.system.executor import run_items

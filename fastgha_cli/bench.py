@@ -221,6 +221,7 @@ def train(
     from pipeline.train.config import RunConfig
     from pipeline.train.device import choose
     from pipeline.train.presets import recipe
+    from pipeline.train.request import perceptual_file
 
     config = override(recipe(preset), changes or [])
     how = from_dict(RunConfig, {"device": choose(device), "precision": precision})
@@ -229,7 +230,7 @@ def train(
     with console.progress("Measuring") as tick:
         rows = bench.bench(
             config, how, sizes=sizes, variants=variants, shards=shards,
-            perceptual=options.perceptual_file(perceptual),
+            perceptual=perceptual_file(perceptual),
             source="random" if random else "pretrained", repeats=repeats, progress=tick,
         )  # fmt: skip
     parts = list(dict.fromkeys(row["part"] for row in rows))

@@ -1,4 +1,3 @@
-# pyright: basic
 """Several processes that train one model: who does what, and what they tell each other.
 
 Processes are started by torchrun, one for each device, on one machine or several; each runs the

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fastgha_cli import options
-
-if TYPE_CHECKING:
-    from pipeline.bench.counts import Count
-    from pipeline.bench.roofline import Details
 
 app = typer.Typer(help="Measure speed and memory on this machine.", no_args_is_help=True)
 
@@ -64,42 +60,17 @@ def render(
         rows = bench.bench(
             backends, sizes, peers=peer or (), repeats=repeats, threads=threads, progress=tick
         )
-    console.table(
-        f"Milliseconds, median of {repeats} (spread), {rows[0]['threads']} threads",
-        ["backend", "Gaussians", "pixels", "forward", "backward", "peak MB"],
-        [
-            [
-                row["backend"],
-                f"{row['gaussians']:,}",
-                f"{row['width']}x{row['height']}",
-                f"{row['forward_ms']:.1f} ({row['forward_spread_ms']:.1f})",
-                f"{row['backward_ms']:.1f} ({row['backward_spread_ms']:.1f})",
-                f"{row['peak_mb']:.0f}",
-            ]
-            for row in rows
-        ],
-    )
-    details: list[tuple[int, int, Details]] = []
+    console.tables([bench.show(rows, repeats)])
+    cpu: list[bench.CpuRow] = []
     if "cpu" in backends:
-        from pipeline.bench import roofline as limits
-
+        used = rows[0]["threads"]
         with console.progress("Counting") as tick:
-            for done, (count, size) in enumerate(sizes, start=1):
-                found = limits.examine(*bench.head_scene(count, size), threads=rows[0]["threads"])
-                details.append((count, size, found))
-                tick(done, len(sizes))
-        for count, size, found in details:
-            parts = ", ".join(f"{k} {v:.1f}" for k, v in found["phases_ms"].items())
-            least = found["limit"]
-            console.say(
-                f"{count:,} at {size}x{size}, one thread, ms: {parts}; least possible with "
-                f"{rows[0]['threads']} threads: {least['forward_ms']:.1f} forward, "
-                f"{least['backward_ms']:.1f} backward"
-            )
+            cpu = bench.examine_cpu(sizes, used, tick)
+        for row in cpu:
+            console.say(bench.remark(row, used))
     if plot is not None:
         bench.plot(rows, plot)
         console.say(f"wrote {plot}")
-    cpu = [{"gaussians": n, "width": size, "height": size, **found} for n, size, found in details]
     console.write_json(json, {"rows": rows, "cpu": cpu})
 
 
@@ -125,25 +96,20 @@ def model(
     Counting needs no weights; the time is measured with random ones.
     """
     from fastgha_cli import console
-    from pipeline.bench.model import bench as measure
+    from pipeline.bench import counts
+    from pipeline.bench import model as bench
     from pipeline.train.presets import recipe
 
     config = recipe(preset).model
     views = inputs or [1, 2, 3, 4, 5, 6]
-    counts = show_counts(preset, views, tflops)
-    rows = []
+    found = counts.count_views(config, views)
+    console.tables(counts.show(preset, config, found, tflops))
+    rows: list[bench.Row] = []
     if run if run is not None else config.features.kind == "conv":
         with console.progress("Measuring") as tick:
-            rows = measure(config, views, progress=tick)
-        console.table(
-            "Reconstruction, ms, median of 5 (spread)",
-            ["views", "ms", "peak MB"],
-            [
-                [str(r["inputs"]), f"{r['ms']:.0f} ({r['spread_ms']:.0f})", f"{r['peak_mb']:.0f}"]
-                for r in rows
-            ],
-        )
-    console.write_json(json, {"preset": preset, "counts": counts, "rows": rows})
+            rows = bench.bench(config, views, progress=tick)
+        console.tables([bench.show(rows)])
+    console.write_json(json, {"preset": preset, "counts": found, "rows": rows})
 
 
 @app.command(epilog="Example:  fastgha bench avatar --json avatar.json")
@@ -165,24 +131,13 @@ def avatar(
     PSNR is against the exact avatar's pictures, and against the truth.
     """
     from fastgha_cli import console
-    from pipeline.bench import avatar as avatar_bench
+    from pipeline.bench import avatar as bench
 
     with console.progress("Measuring") as tick:
-        rows = avatar_bench.bench(
+        rows = bench.bench(
             model, shards, people=people, sizes=size or (256, 512), frames=frames, progress=tick
         )
-    console.table(
-        f"Mean of {people} people, medians of {frames} frames; PSNR in dB",
-        ["", "width", "deform ms", "render ms", "FPS", "Gaussians", "MB", "to exact", "to truth"],
-        [
-            [
-                r["variant"], str(r["width"]), f"{r['deform_ms']:.1f}", f"{r['render_ms']:.1f}",
-                f"{r['fps']:.1f}", f"{r['gaussians']:,}", f"{r['file_mb']:.2f}",
-                f"{r['psnr_to_exact']:.1f}", f"{r['psnr_to_truth']:.2f}",
-            ]
-            for r in rows
-        ],
-    )  # fmt: skip
+    console.tables([bench.show(rows, people, frames)])
     console.write_json(json, {"rows": rows})
 
 
@@ -218,9 +173,11 @@ def train(
     from fastgha_cli import console
     from pipeline.bench import train as bench
     from pipeline.core.config import from_dict, override
+    from pipeline.system.machine import machine
     from pipeline.train.config import RunConfig
     from pipeline.train.device import choose
     from pipeline.train.presets import recipe
+    from pipeline.train.request import perceptual_file
 
     config = override(recipe(preset), changes or [])
     how = from_dict(RunConfig, {"device": choose(device), "precision": precision})
@@ -229,25 +186,11 @@ def train(
     with console.progress("Measuring") as tick:
         rows = bench.bench(
             config, how, sizes=sizes, variants=variants, shards=shards,
-            perceptual=options.perceptual_file(perceptual),
+            perceptual=perceptual_file(perceptual),
             source="random" if random else "pretrained", repeats=repeats, progress=tick,
         )  # fmt: skip
-    parts = list(dict.fromkeys(row["part"] for row in rows))
-    lines: list[list[str]] = []
-    for s in sizes:
-        for v in variants:
-            here = {r["part"]: r for r in rows if (r["size"], r["variant"]) == (s, v)}
-            cells = [f"{here[p]['ms']:.0f}" for p in parts]
-            cells[-1] += f" ({here[parts[-1]]['spread_ms']:.0f})"
-            lines.append([v, str(s), *cells, f"{here[parts[0]]['peak_mb']:.0f}"])
-    console.table(
-        f"{preset}: a training step, ms, median of {repeats} (spread)",
-        ["variant", "size", *parts, "peak MB"],
-        lines,
-    )
-    about = bench.machine()
-    console.say(f"{about['cpu']}, {about['threads']} threads {about['gpu']}")
-    console.write_json(json, {"preset": preset, "machine": about, "rows": rows})
+    console.tables([bench.show(preset, rows, repeats)])
+    console.write_json(json, {"preset": preset, "machine": machine(), "rows": rows})
 
 
 @app.command(epilog="Example:  fastgha bench track --json track.json")
@@ -266,21 +209,7 @@ def track(
 
     with console.progress("Tracking") as tick:
         rows = bench.bench(people, frames, noise, seed, tick)
-    console.table(
-        f"{people} people, {frames} frames each, landmarks with {noise:g} px of noise",
-        ["capture", "miss px", "face mm", "motion mm (of)", "camera deg", "frames/s"],
-        [
-            [
-                row["capture"],
-                f"{row['reprojection_px']:.2f}",
-                f"{row['vertex_mm']:.2f}",
-                f"{row['expression_mm']:.2f} ({row['expression_size_mm']:.2f})",
-                f"{row['camera_degrees']:.2f}",
-                f"{row['frames_per_s']:.1f}",
-            ]
-            for row in rows
-        ],
-    )
+    console.tables([bench.show(rows, people, frames, noise)])
     console.write_json(json, {"rows": rows})
 
 
@@ -296,43 +225,5 @@ def prep(
     from pipeline.prep.plan import PrepConfig
 
     figures = bench.bench(photos, PrepConfig("photos", size=size, cameras=0, need_codes=False))
-    console.table(
-        f"{figures['pictures']} pictures, loading of networks included",
-        ["stage", "workers", "pictures/s"],
-        [[r["stage"], str(r["workers"]), f"{r['images_per_s']:.2f}"] for r in figures["stages"]],
-    )
-    console.say(
-        f"shards: {figures['shard_views_per_s']:.0f} views/s; raw pictures: "
-        f"{figures['raw_per_s']:.1f}/s"
-    )
+    console.tables([bench.show(figures)])
     console.write_json(json, figures)
-
-
-def show_counts(preset: str, views: list[int], tflops: float | None = None) -> list[Count]:
-    """Print what the parts of a preset's model cost, for each number of views."""
-    from fastgha_cli import console
-    from pipeline.bench.counts import count
-    from pipeline.train.presets import recipe
-
-    config = recipe(preset).model
-    counts = [row for v in views for row in count(config, v)]
-    for v in views:
-        here = [row for row in counts if row["inputs"] == v]
-        console.table(
-            f"{preset}, {v} views of {config.image_size}x{config.image_size}",
-            ["part", "parameters", "trained", "GFLOP", "kept MB"],
-            [
-                [
-                    row["part"],
-                    f"{row['parameters']:,}",
-                    f"{row['trained']:,}",
-                    f"{row['flops'] / 1e9:.1f}",
-                    f"{row['activations_mb']:.0f}",
-                ]
-                for row in here
-            ],
-        )
-        if tflops is not None:
-            least = sum(row["flops"] for row in here) / tflops * 1e-9
-            console.say(f"{v} views: at least {least:.1f} ms at {tflops:g} TFLOP/s")
-    return counts

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -18,7 +18,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table
+from rich.table import Table as Grid
+
+if TYPE_CHECKING:
+    from pipeline.evaluate.tables import Table
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -66,7 +69,7 @@ def progress(title: str) -> Generator[Callable[[int, int], None]]:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; numbers to the right."""
-    drawn = Table(title=title)
+    drawn = Grid(title=title)
     for i, column in enumerate(columns):
         drawn.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
@@ -74,7 +77,16 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     out.print(drawn)
 
 
-def write_json(path: Path | None, value: Mapping[str, Any]) -> None:
+def tables(found: Iterable[Table]) -> None:
+    """Print tables, and the notes of each after it."""
+    for one in found:
+        for part in one.parts():
+            table(part.title, part.columns, part.rows)
+        for note in one.notes:
+            say(note)
+
+
+def write_json(path: Path | None, value: Mapping[str, object]) -> None:
     """Write figures as JSON if the user asked for them; `-` is stdout."""
     if path is None:
         return

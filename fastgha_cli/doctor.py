@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from fastgha_cli import options
-from fastgha_cli.bench import show_counts
 
 EXAMPLE = "Example:  fastgha doctor --json health.json"
 
@@ -26,6 +25,8 @@ def doctor(
     """
     from fastgha_cli import console
     from pipeline.apps.doctor import examine
+    from pipeline.bench import counts
+    from pipeline.train.presets import recipe
 
     with console.progress("Examining") as tick:
         health = examine(tick)
@@ -33,7 +34,11 @@ def doctor(
     console.table("Devices", ["", ""], list(health.devices.items()))
     console.table("Render backends", ["", "state"], list(health.backends.items()))
     console.table("Weights", ["", "for", "licence", "state"], [list(row) for row in health.weights])
-    counts = show_counts(model, [4]) if model else []
-    console.write_json(json, {**health.to_json(), "model": counts})
+    found: list[counts.Count] = []
+    if model:
+        config = recipe(model).model
+        found = counts.count_views(config, [4])
+        console.tables(counts.show(model, config, found))
+    console.write_json(json, {**health.to_json(), "model": found})
     if not health.sound:
         raise typer.Exit(1)

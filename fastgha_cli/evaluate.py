@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fastgha_cli import options
-
-if TYPE_CHECKING:
-    from pipeline.evaluate.protocol import Protocol
-
-DEFAULTS = {1: "synthetic-same", 3: "synthetic-mixed", 5: "synthetic-mixed", 6: "synthetic-one"}
 
 app = typer.Typer(
     help="Quality and speed by frozen protocols: the paper's tables and figures with our figures.",
@@ -28,6 +23,15 @@ ProtocolName = Annotated[
         help="ava256-same, ava256-mixed, nersemble-same, nersemble-one, synthetic-same, "
         "synthetic-mixed, synthetic-one, or a file; chosen by --table if left out.",
     ),
+]
+Inputs = Annotated[
+    int | None, typer.Option(help="Another number of inputs than the protocol's.", min=1, max=6)
+]
+PictureSize = Annotated[
+    int | None, typer.Option(help="Another picture size than the protocol's.", min=16)
+]
+Targets = Annotated[
+    int | None, typer.Option(help="Another number of pictures than the protocol's.", min=1)
 ]
 
 
@@ -64,15 +68,9 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Earlier --json of the same protocol, into the same table. Repeatable."),
     ] = None,
-    inputs: Annotated[
-        int | None, typer.Option(help="Another number of inputs than the protocol's.", min=1, max=6)
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Another picture size than the protocol's.", min=16)
-    ] = None,
-    targets: Annotated[
-        int | None, typer.Option(help="Another number of pictures than the protocol's.", min=1)
-    ] = None,
+    inputs: Inputs = None,
+    size: PictureSize = None,
+    targets: Targets = None,
     device: options.Device = "auto",
     out: Annotated[
         Path | None,
@@ -93,25 +91,18 @@ def evaluate(
     """
     if context.invoked_subcommand is not None:
         return
-    from fastgha_cli import evaluation
-    from pipeline.core.errors import ConfigError
-    from pipeline.train.device import choose
+    from fastgha_cli import console
+    from pipeline.evaluate import experiments
 
-    if table == 2:
-        evaluation.speed(model, shards, choose(device), out, json)
-        return
-    if shards is None:
-        raise ConfigError("Which pictures? No shards were given.", "Add --shards FOLDER.")
-    chosen = _protocol(protocol, table, inputs, size, targets)
-    job = evaluation.Job(shards, chosen, choose(device), out, json)
-    if figure == 11:
-        evaluation.variants(job, 11, runs)
-    elif figure is not None:
-        evaluation.figure(job, model, figure)
-    elif table in (3, 5, 6):
-        evaluation.variants(job, table, runs)
-    else:
-        evaluation.one(job, model, table, predictions, name, results or [])
+    request = experiments.Request(
+        shards, model, protocol, table, figure, runs, predictions, name, tuple(results or ()),
+        inputs, size, targets, device, out,
+    )  # fmt: skip
+    report = experiments.run(request, console.progress)
+    console.tables(report.tables)
+    if out is not None:
+        console.result(str(report.write(out)))
+    console.write_json(json, report.values)
 
 
 @app.command(
@@ -122,15 +113,9 @@ def export(
     out: Annotated[Path, typer.Argument(help="Folder to write.", file_okay=False)],
     shards: Annotated[Path, typer.Option(help="Folder of shards.", file_okay=False)],
     protocol: ProtocolName = None,
-    inputs: Annotated[
-        int | None, typer.Option(help="Another number of inputs than the protocol's.", min=1, max=6)
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Another picture size than the protocol's.", min=16)
-    ] = None,
-    targets: Annotated[
-        int | None, typer.Option(help="Another number of pictures than the protocol's.", min=1)
-    ] = None,
+    inputs: Inputs = None,
+    size: PictureSize = None,
+    targets: Targets = None,
 ) -> None:
     """Write what another method needs: inputs, cameras, codes, and the list of targets.
 
@@ -138,10 +123,11 @@ def export(
     --name METHOD` measures them under the same protocol.
     """
     from fastgha_cli import console
+    from pipeline.evaluate.experiments import choose_protocol
     from pipeline.evaluate.predictions import export_targets
     from pipeline.evaluate.protocol import tasks
 
-    chosen = _protocol(protocol, None, inputs, size, targets)
+    chosen = choose_protocol(protocol, inputs=inputs, size=size, targets=targets)
     with console.progress("Writing") as tick:
         listing = export_targets(chosen, tasks(chosen, shards, None), out, tick)
     console.result(str(listing))
@@ -164,23 +150,3 @@ def submit(
 
     with console.progress("Encoding") as tick:
         console.result(str(write_submission(drawn, out, tick)))
-
-
-def _protocol(
-    name: str | None,
-    table: int | None,
-    inputs: int | None,
-    size: int | None,
-    targets: int | None,
-) -> Protocol:
-    from dataclasses import replace
-
-    from pipeline.evaluate.protocol import read
-
-    protocol = read(name or DEFAULTS.get(table or 0, "synthetic-mixed"))
-    changed = {
-        key: value
-        for key, value in (("inputs", inputs), ("size", size), ("targets", targets))
-        if value is not None
-    }
-    return replace(protocol, name=f"{protocol.name}, changed", **changed) if changed else protocol

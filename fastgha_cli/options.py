@@ -33,12 +33,3 @@ Perceptual = Annotated[
         "`fastgha weights`), or a file of either; off if left out.",
     ),
 ]
-
-
-def perceptual_file(name: str | None) -> Path | None:
-    """Return the file that `--perceptual` means."""
-    from pipeline.system import weights
-
-    if name is None:
-        return None
-    return weights.find(name) if name in ("vgg16", "mobilenet_v2") else Path(name)

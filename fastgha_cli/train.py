@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fastgha_cli import options
-
-if TYPE_CHECKING:
-    from pipeline.train.loop import TrainReport
 
 EXAMPLE = (
     "Example:  fastgha train shards/train -o runs/first --preset small;  "
@@ -88,104 +86,42 @@ def train(
     SIGINT (Ctrl-C) and SIGTERM end the step in progress and write a checkpoint first. --set also
     changes how the run is carried out, such as run.gradient_checkpointing=true.
     """
-    import os
-    import signal
     import sys
     from contextlib import nullcontext
 
-    import torch
-
     from fastgha_cli import console
-    from pipeline.core.config import from_dict, override
-    from pipeline.core.errors import ConfigError
-    from pipeline.model.checkpoint import resolve
-    from pipeline.perception.perceptual import load_perceptual
     from pipeline.system.progress import silent
-    from pipeline.train.checkpoint import Origin
-    from pipeline.train.config import RunConfig
-    from pipeline.train.device import choose
-    from pipeline.train.loop import train as run
-    from pipeline.train.presets import recipe
-    from pipeline.train.processes import launch_line
+    from pipeline.train.processes import launch_line, speaks
+    from pipeline.train.request import Request, prepare
+    from pipeline.train.variants import train_table
 
     if processes is not None:
-        console.result(launch_line(processes, _without("--processes", sys.argv[1:])))
+        console.result(launch_line(processes, sys.argv[1:]))
         return
-    assignments = list(changes or [])
-    if inputs is not None:
-        assignments += [f"sampling.inputs={inputs}", f"sampling.min_inputs={inputs}"]
-    if mixture:
-        assignments.append(f"sampling.mixture={mixture}")
-    of_run = [a.removeprefix("run.") for a in assignments if a.startswith("run.")]
-    config = override(recipe(preset), [a for a in assignments if not a.startswith("run.")])
-    base = {
-        "checkpoint_every": every,
-        "picture_every": every,
-        "workers": workers,
-        "device": choose(device),
-        "precision": precision,
-    }
-    how = override(from_dict(RunConfig, base), of_run)
-    speaks = os.environ.get("RANK", "0") == "0"
-    if torch.cuda.device_count() > 1 and how.device == "cuda" and "RANK" not in os.environ:
-        line = launch_line(torch.cuda.device_count(), sys.argv[1:])
-        console.say(f"One of {torch.cuda.device_count()} GPUs is used. All of them: {line}")
-    if anew and origin is None:
-        raise ConfigError("--anew leaves out parts of --from, which is not given.", "Add --from.")
-    begin = Origin(resolve(origin), tuple(anew or ())) if origin else None
-    file = options.perceptual_file(perceptual)
-    net = load_perceptual(file, how.device) if file else None
-    if net is None and config.loss.perceptual > 0 and speaks:
-        console.say("The perceptual term is off: no network was given (--perceptual NAME).")
-    if table is not None:
-        from pipeline.train.variants import train_table
-
-        with console.progress("Training") if speaks else nullcontext(silent) as tick:
+    say: Callable[[str], None] = console.say if speaks() else lambda _: None
+    request = Request(
+        preset, inputs, tuple(mixture or ()), tuple(changes or ()), perceptual, origin,
+        tuple(anew or ()), device, precision, workers, every,
+    )  # fmt: skip
+    training = prepare(request, say, sys.argv[1:])
+    with console.progress("Training") if speaks() else nullcontext(silent) as tick:
+        if table is None:
+            reports = [training.begin(shards, out, steps, tick)]
+        else:
             reports = train_table(
-                table, shards, out, scale, seeds, how, perceptual=net,
-                announce=console.say if speaks else lambda _: None, progress=tick,
+                table, shards, out, scale, seeds, training.run,
+                perceptual=training.perceptual, announce=say, progress=tick,
             )  # fmt: skip
-        for done in reports:
-            console.result(str(done.checkpoint))
-        if reports[-1].stopped_by:
-            raise typer.Exit(128 + signal.Signals[reports[-1].stopped_by].value)
+    last = reports[-1]
+    if table is not None:
+        for report in reports:
+            console.result(str(report.checkpoint))
+    elif speaks():
+        for remark in last.remarks(training.config.batch):
+            console.say(remark)
+        if not last.stopped_by:
+            console.result(str(last.checkpoint))
+    else:
         return
-    with console.progress("Training") if speaks else nullcontext(silent) as tick:
-        report = run(
-            shards, out, config, how,
-            perceptual=net, origin=begin, until=steps, progress=tick,
-        )  # fmt: skip
-    if not speaks:
-        return
-    _tell(report, config.batch)
-    if report.stopped_by:
-        console.say(
-            f"Stopped by {report.stopped_by} at step {report.step}; the same command goes on."
-        )
-        raise typer.Exit(128 + signal.Signals[report.stopped_by].value)
-    console.result(str(report.checkpoint))
-
-
-def _tell(report: TrainReport, batch: int) -> None:
-    from fastgha_cli import console
-
-    if report.samples_a_step != batch * report.processes:
-        console.say(
-            f"This run has {report.samples_a_step} samples a step, as it began; "
-            f"{report.processes} processes shared them."
-        )
-    total = sum(report.seconds.values())
-    if not report.steps:
-        return
-    parts = ", ".join(f"{name} {s / total:.0%}" for name, s in report.seconds.items())
-    rate = report.steps * report.samples_a_step / total
-    ms = 1e3 * total / report.steps
-    console.say(f"{report.steps} steps of {ms:.0f} ms, {rate:.2f} samples/s: {parts}")
-
-
-def _without(option: str, words: list[str]) -> list[str]:
-    kept = [word for word in words if not word.startswith(f"{option}=")]
-    while option in kept:
-        at = kept.index(option)
-        del kept[at : at + 2]
-    return kept
+    if last.stopped_by:
+        raise typer.Exit(last.exit_code)

@@ -15,7 +15,7 @@ from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.heads import head_model
 from pipeline.faces.makehuman import Head, Identity
 from pipeline.model.config import ModelConfig
-from pipeline.shards.writer import Capture, write_shard
+from pipeline.shards.writer import ShardData, write_shard
 from pipeline.train.presets import tiny
 
 LAYOUT = "fastgha120/makehuman-hm08/1"
@@ -54,7 +54,7 @@ def still_mesh(views: int) -> TrackedMesh:
     return TrackedMesh(LAYOUT, face, np.stack([face] * views))
 
 
-def toy_capture(subject: str, size: int = 64, timesteps: int = 4, views: int = 4) -> Capture:
+def toy_capture(subject: str, size: int = 64, timesteps: int = 4, views: int = 4) -> ShardData:
     """A capture of a coloured ball whose size follows the jaw, with a still face in it."""
     rng = np.random.default_rng(list(subject.encode()))
     code = rng.normal(0, 0.3, (timesteps, 120)).astype(np.float32)
@@ -68,7 +68,7 @@ def toy_capture(subject: str, size: int = 64, timesteps: int = 4, views: int = 4
     face = Head(Identity()).neutral
     head = (color * shade[..., None] * 255)[None, None] * (alpha[..., None] / 255)
     rgb = (head + 255 * (1 - alpha[..., None] / 255)).astype(np.uint8)
-    return Capture(
+    return ShardData(
         subject=subject,
         layout=LAYOUT,
         rgb=rgb,

@@ -43,7 +43,9 @@ def main() -> None:
     if not (options.folder / VAE).is_dir():
         start = time.perf_counter()
         load_vae(VAE, "random").save_pretrained(options.folder / VAE / "vae")
-        load_backbone("dinov3", "", "random").save_pretrained(options.folder / BACKBONES["dinov3"])
+        load_backbone("dinov3", "", "random").save_pretrained(
+            options.folder / BACKBONES["dinov3"].hub
+        )
         lap("save", start)
     start = time.perf_counter()
     config = recipe("paper")

@@ -15,17 +15,19 @@ from pipeline.core.errors import InputError
 from pipeline.core.types import Camera, ExpressionCode, View
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
-from pipeline.faces.makehuman import mean_landmarks
 from pipeline.io.images import read_rgb, write_rgb
 from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.model.fastgha import MAX_VIEWS
-from pipeline.perception.landmarks import MESH_HEAD, MeshDetector
-from pipeline.perception.matting import OnnxMatting
+from pipeline.perception.detectors import get_detector
+from pipeline.perception.matting import get_matting
 from pipeline.prep import photos
 from pipeline.system.files import digest
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.fit import Observations, Track, track
 from pipeline.tracking.models import FaceState, MakeHumanFace
+
+DETECTOR = "mesh"
+"""Of landmarks: it follows the head also where the head hides itself."""
 
 
 def make_avatar(
@@ -57,12 +59,14 @@ def make_avatar(
         raise InputError(
             f"{len(paths)} photographs are too many.", f"Choose the best 1 to {MAX_VIEWS}."
         )
+    make_matting = get_matting(matting)
     for path in paths:
         read_rgb(path)  # a wrong path should not wait until the networks are loaded
     checkpoint = checkpoint_path(model)
     net, loaded = load_model(checkpoint)
+    detector = get_detector(DETECTOR)
     found = photos.estimate_views(
-        paths, size, matting=OnnxMatting(matting), detector=MeshDetector(), progress=progress
+        paths, size, matting=make_matting(), detector=detector.make(), progress=progress
     )
     if sheet is not None:
         write_rgb(sheet, np.asarray(photos.sheet(found).convert("RGB")))
@@ -118,6 +122,6 @@ def _codes(found: photos.Photos, layout: str) -> ExpressionCode:
 def _fit(found: photos.Photos) -> Track:
     size = found.view.camera.width
     points = found.landmarks[:, None].astype(float)
-    bias = MESH_HEAD - mean_landmarks()
+    bias = get_detector(DETECTOR).bias()
     sizes = ((size, size),) * len(found.view)
     return track(MakeHumanFace(), Observations(points, None, sizes, bias))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -19,10 +18,12 @@ from pipeline.avatar.camera_path import orbit
 from pipeline.avatar.fidelity import sample_codes
 from pipeline.avatar.prune import prune
 from pipeline.avatar.refine import refine
+from pipeline.bench.rows import BenchRow, table
 from pipeline.core.types import ExpressionCode, Gaussians
 from pipeline.evaluate.metrics import psnr
 from pipeline.evaluate.protocol import Task, read, tasks
 from pipeline.evaluate.run import Scene, scene
+from pipeline.evaluate.tables import Table
 from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.model.deform import Deformation
 from pipeline.prep.synthetic import SyntheticConfig
@@ -30,7 +31,7 @@ from pipeline.prep.synthetic import run as make_people
 from pipeline.system.progress import Progress, silent
 
 
-class Row(TypedDict):
+class Row(BenchRow):
     """One form of the avatars at one size; medians over frames, means over people."""
 
     variant: str
@@ -42,6 +43,19 @@ class Row(TypedDict):
     file_mb: float
     psnr_to_exact: float
     psnr_to_truth: float
+
+
+COLUMNS = {
+    "": "{variant}",
+    "width": "{width}",
+    "deform ms": "{deform_ms:.1f}",
+    "render ms": "{render_ms:.1f}",
+    "FPS": "{fps:.1f}",
+    "Gaussians": "{gaussians:,}",
+    "MB": "{file_mb:.2f}",
+    "to exact": "{psnr_to_exact:.1f}",
+    "to truth": "{psnr_to_truth:.2f}",
+}
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,12 @@ def bench(
                     )
             progress(done, len(chosen))
     return [_mean(rows) for rows in found.values()]
+
+
+def show(rows: Sequence[Row], people: int, frames: int) -> Table:
+    """Return the rows as they are printed."""
+    title = f"Mean of {people} people, medians of {frames} frames; PSNR in dB"
+    return table(title, COLUMNS, rows)
 
 
 def forms(exact: Avatar, seen: Scene) -> dict[str, Form]:

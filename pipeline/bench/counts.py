@@ -1,4 +1,3 @@
-# pyright: basic
 """What the model costs: parameters, arithmetic and memory of its parts, counted without running.
 
 The model is built on torch's meta device, which knows shapes only; no weights are needed.
@@ -6,21 +5,23 @@ The model is built on torch's meta device, which knows shapes only; no weights a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.bench.rows import BenchRow, table
 from pipeline.core.types import CODE_SIZE, Gaussians
+from pipeline.evaluate.tables import Table
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA
 
 
-class Count(TypedDict):
+class Count(BenchRow):
     """One part of the model."""
 
     part: str
@@ -33,6 +34,44 @@ class Count(TypedDict):
     """Of one pass forward; a multiply-add is two."""
     activations_mb: float
     """What a training step would keep of it for the way back: 32 bit, nothing computed again."""
+
+
+COLUMNS = {
+    "part": "{part}",
+    "parameters": "{parameters:,}",
+    "trained": "{trained:,}",
+    "GFLOP": "{gflop:.1f}",
+    "kept MB": "{activations_mb:.0f}",
+}
+
+
+def count_views(config: ModelConfig, views: Sequence[int]) -> list[Count]:
+    """Count the parts of a model for each of several numbers of views."""
+    return [row for v in views for row in count(config, v)]
+
+
+def show(
+    preset: str, config: ModelConfig, rows: Sequence[Count], tflops: float | None = None
+) -> list[Table]:
+    """Return the rows as they are printed: a table for each number of views.
+
+    Args:
+        preset: Name of the model.
+        config: Its sizes.
+        rows: What `count_views` returned.
+        tflops: Rate of a device, for the least time it would take.
+    """
+    size = config.image_size
+    tables: list[Table] = []
+    for views in dict.fromkeys(row["inputs"] for row in rows):
+        here = [row for row in rows if row["inputs"] == views]
+        notes: list[str] = []
+        if tflops is not None:
+            least = sum(row["flops"] for row in here) / tflops * 1e-9
+            notes.append(f"{views} views: at least {least:.1f} ms at {tflops:g} TFLOP/s")
+        lines = [{**row, "gflop": row["flops"] / 1e9} for row in here]
+        tables.append(table(f"{preset}, {views} views of {size}x{size}", COLUMNS, lines, notes))
+    return tables
 
 
 def count(config: ModelConfig, views: int) -> list[Count]:
@@ -142,7 +181,7 @@ class _Kept:
 
     def __init__(self, parameters: list[nn.Parameter]) -> None:
         self.bytes = 0
-        self._seen = {p.untyped_storage()._cdata for p in parameters}
+        self._seen = {_storage(p) for p in parameters}
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self._pack, lambda x: x)
 
     def __enter__(self) -> _Kept:
@@ -156,9 +195,14 @@ class _Kept:
 
     def _pack(self, tensor: Tensor) -> Tensor:
         # The tensors stay alive, so that no storage is counted under another's address.
-        key = tensor.untyped_storage()._cdata
+        key = _storage(tensor)
         if key not in self._seen:
             self._seen.add(key)
             self._alive.append(tensor)
             self.bytes += tensor.untyped_storage().nbytes()
         return tensor
+
+
+def _storage(tensor: Tensor) -> int:
+    # Nothing public tells storages of the meta device apart: all of them have address 0.
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]

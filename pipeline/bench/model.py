@@ -2,53 +2,49 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import statistics
-import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import TypedDict
 
 import numpy as np
 import torch
 
+from pipeline.bench.rows import Timed, alone, table, timed
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, View
+from pipeline.evaluate.tables import Table
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.faces.makehuman import Head, Identity
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA
+from pipeline.system.machine import peak_mb
 from pipeline.system.progress import Progress, silent
 
+REPEATS = 5
+COLUMNS = {"views": "{inputs}", "ms": "{ms:.0f} ({spread_ms:.0f})", "peak MB": "{peak_mb:.0f}"}
 
-class Row(TypedDict):
-    """One reconstruction, measured."""
+
+class Row(Timed):
+    """One reconstruction, measured; memory is beyond what the process held with the model."""
 
     part: str
     inputs: int
-    ms: float
-    """Median."""
-    spread_ms: float
-    """Largest minus smallest."""
-    peak_mb: float
-    """Memory beyond what the process held with the model loaded."""
 
 
 def bench(
-    config: ModelConfig, inputs: Sequence[int], repeats: int = 5, progress: Progress = silent
+    config: ModelConfig, inputs: Sequence[int], repeats: int = REPEATS, progress: Progress = silent
 ) -> list[Row]:
     """Measure reconstruction with random weights, each number of views in a process of its own."""
     rows: list[Row] = []
-    context = multiprocessing.get_context("spawn")
     for done, views in enumerate(inputs, start=1):
-        with ProcessPoolExecutor(1, mp_context=context) as alone:
-            threads = torch.get_num_threads()
-            rows.append(alone.submit(_measure, config, views, repeats, threads).result())
+        rows.append(alone(_measure, config, views, repeats, torch.get_num_threads()))
         progress(done, len(inputs))
     return rows
+
+
+def show(rows: Sequence[Row]) -> Table:
+    """Return the rows as they are printed."""
+    return table(f"Reconstruction, ms, median of {REPEATS} (spread)", COLUMNS, rows)
 
 
 def _measure(config: ModelConfig, views: int, repeats: int, threads: int) -> Row:
@@ -63,22 +59,10 @@ def _measure(config: ModelConfig, views: int, repeats: int, threads: int) -> Row
     pictures = View(torch.rand(views, 3, size, size), torch.ones(views, 1, size, size), cameras)
     neutral = Head(Identity()).neutral
     mesh = TrackedMesh(MAKEHUMAN, neutral, np.stack([neutral] * views))
-    before = _memory_mb()
+    before = peak_mb()
     times: list[float] = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
         model.reconstruct(pictures, model.guide(mesh, cameras))
         times.append(1e3 * (time.perf_counter() - start))
-    times = times[1:]
-    return Row(
-        part="reconstruct",
-        inputs=views,
-        ms=statistics.median(times),
-        spread_ms=max(times) - min(times),
-        peak_mb=_memory_mb() - before,
-    )
-
-
-def _memory_mb() -> float:
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1e6 if sys.platform == "darwin" else 1e3)
+    return Row(part="reconstruct", inputs=views, **timed(times[1:], peak_mb() - before))

@@ -5,29 +5,48 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
+from pipeline.bench.rows import BenchRow, table
 from pipeline.captures.registry import find_captures, open_capture
+from pipeline.evaluate.tables import Table
 from pipeline.prep import run as recipes
 from pipeline.prep.plan import PrepConfig
 from pipeline.shards.reader import Shard, find_shards
 
+COLUMNS = {"stage": "{stage}", "workers": "{workers}", "pictures/s": "{images_per_s:.2f}"}
 
-def bench(root: Path, config: PrepConfig, workers: tuple[int, ...] = (1, 2)) -> dict[str, Any]:
+
+class Row(BenchRow):
+    """One stage with so many workers."""
+
+    stage: str
+    workers: int
+    images_per_s: float
+
+
+class Figures(TypedDict):
+    """How fast captures become shards, and are read."""
+
+    pictures: int
+    stages: list[Row]
+    shard_views_per_s: float
+    """Views read and decoded at the stored size."""
+    raw_per_s: float
+    """Raw pictures decoded."""
+
+
+def bench(root: Path, config: PrepConfig, workers: tuple[int, ...] = (1, 2)) -> Figures:
     """Time each stage on a folder of photographs, then reading of the shards.
 
     The first stage that needs a network or a head model loads it; that is part of its time, in
     each worker.
-
-    Returns:
-        `stages`: pictures a second by stage and number of workers; `shard_views_per_s`: of views
-        read and decoded at the stored size; `raw_per_s`: raw pictures decoded.
     """
     plan = recipes.estimate(root, root.parent / "never-written", config)
-    rows: list[dict[str, Any]] = []
-    figures: dict[str, Any] = {"pictures": plan.pictures, "stages": rows}
+    rows: list[Row] = []
+    reading = 0.0
     for count in workers:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "out"
@@ -38,12 +57,22 @@ def bench(root: Path, config: PrepConfig, workers: tuple[int, ...] = (1, 2)) -> 
                 else:
                     recipes.run_stage(out, stage, workers=count)
                 seconds = time.perf_counter() - start
-                rows.append(
-                    {"stage": stage, "workers": count, "images_per_s": plan.pictures / seconds}
-                )
-            figures["shard_views_per_s"] = _reading(out)
-    figures["raw_per_s"] = _raw(root, config)
-    return figures
+                rows.append(Row(stage=stage, workers=count, images_per_s=plan.pictures / seconds))
+            reading = _reading(out)
+    return Figures(
+        pictures=plan.pictures, stages=rows, shard_views_per_s=reading,
+        raw_per_s=_raw(root, config),
+    )  # fmt: skip
+
+
+def show(figures: Figures) -> Table:
+    """Return the figures as they are printed."""
+    return table(
+        f"{figures['pictures']} pictures, loading of networks included", COLUMNS,
+        figures["stages"],
+        [f"shards: {figures['shard_views_per_s']:.0f} views/s; "
+         f"raw pictures: {figures['raw_per_s']:.1f}/s"],
+    )  # fmt: skip
 
 
 def _reading(out: Path) -> float:

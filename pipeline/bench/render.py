@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
-import math
-import multiprocessing
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TypedDict, cast
 
 import torch
 from torch import Tensor
 
+from pipeline.bench.roofline import Details, examine
+from pipeline.bench.rows import BenchRow, alone, spread, table
 from pipeline.core.config import nearest
 from pipeline.core.errors import BackendError, ConfigError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, Gaussians
-from pipeline.render.render import available_backends, render
+from pipeline.evaluate.tables import Table
+from pipeline.render.render import available_backends, device_of, render
 from pipeline.render.types import Backend, Rendering
 from pipeline.system.files import write_whole
+from pipeline.system.machine import peak_mb, wait
 from pipeline.system.progress import Progress, silent
 
 
-class Row(TypedDict):
+class Row(BenchRow):
     """One measurement; times are medians."""
 
     backend: str
@@ -46,6 +44,22 @@ class Row(TypedDict):
     threads: int
 
 
+class CpuRow(Details, BenchRow):
+    """A scene on the CPU backend: where the time goes, and the least it could take."""
+
+    gaussians: int
+    width: int
+    height: int
+
+
+COLUMNS = {
+    "backend": "{backend}",
+    "Gaussians": "{gaussians:,}",
+    "pixels": "{width}x{height}",
+    "forward": "{forward_ms:.1f} ({forward_spread_ms:.1f})",
+    "backward": "{backward_ms:.1f} ({backward_spread_ms:.1f})",
+    "peak MB": "{peak_mb:.0f}",
+}
 SIZES = (
     (2_048, 128), (16_384, 128), (65_536, 128), (262_144, 128),
     (16_384, 256), (65_536, 256), (262_144, 256), (1_048_576, 256),
@@ -158,13 +172,40 @@ def bench(
             "Name smaller scenes, such as --scene 2048x128, or another --backend.",
         )
     rows: list[Row] = []
-    context = multiprocessing.get_context("spawn")
     for done, (backend, count, size) in enumerate(jobs, start=1):
-        with ProcessPoolExecutor(1, mp_context=context) as alone:
-            task = (backend, count, size, repeats, threads or torch.get_num_threads(), device)
-            rows.append(alone.submit(_measure, *task).result())
+        used = threads or torch.get_num_threads()
+        rows.append(alone(_measure, backend, count, size, repeats, used, device))
         progress(done, len(jobs))
     return rows
+
+
+def show(rows: Sequence[Row], repeats: int) -> Table:
+    """Return the rows as they are printed."""
+    title = f"Milliseconds, median of {repeats} (spread), {rows[0]['threads']} threads"
+    return table(title, COLUMNS, rows)
+
+
+def examine_cpu(
+    sizes: Sequence[tuple[int, int]], threads: int, progress: Progress = silent
+) -> list[CpuRow]:
+    """Tell for each scene where the CPU backend's time goes, and the least it could take."""
+    rows: list[CpuRow] = []
+    for done, (count, size) in enumerate(sizes, start=1):
+        found = examine(*head_scene(count, size), threads=threads)
+        rows.append(CpuRow(gaussians=count, width=size, height=size, **found))
+        progress(done, len(sizes))
+    return rows
+
+
+def remark(row: CpuRow, threads: int) -> str:
+    """Say in a line what is known of a scene on the CPU backend."""
+    parts = ", ".join(f"{name} {ms:.1f}" for name, ms in row["phases_ms"].items())
+    least = row["limit"]
+    return (
+        f"{row['gaussians']:,} at {row['width']}x{row['height']}, one thread, ms: {parts}; "
+        f"least possible with {threads} threads: {least['forward_ms']:.1f} forward, "
+        f"{least['backward_ms']:.1f} backward"
+    )
 
 
 def load_peer(name: str) -> Callable[[Gaussians, Camera, Tensor], Rendering]:
@@ -193,8 +234,7 @@ def _renderer(name: str) -> Callable[[Gaussians, Camera], Rendering]:
         return lambda gaussians, camera: peer(
             gaussians, camera, gaussians.colors.new_zeros(gaussians.colors.shape[1])
         )
-    backend = cast("Backend", name)
-    return lambda gaussians, camera: render(gaussians, camera, backend=backend)
+    return lambda gaussians, camera: render(gaussians, camera, backend=name)
 
 
 def _measure(
@@ -204,10 +244,10 @@ def _measure(
     # What the backend's libraries and compiled code take is not the scene's.
     small, camera = head_scene(64, 16)
     small.means.requires_grad_()
-    warm = torch.device(device or ("cuda" if backend == "gsplat" else "cpu"))
+    warm = torch.device(device or device_of(backend))
     draw = _renderer(backend)
     draw(small.to(warm), camera.to(warm)).color.sum().backward()
-    where = device or ("cuda" if backend == "gsplat" else "cpu")
+    where = device or device_of(backend)
     gaussians, camera = head_scene(count, size)
     gaussians, camera = gaussians.to(where), camera.to(where)
     leaves = [
@@ -217,18 +257,18 @@ def _measure(
             gaussians.colors,
         )
     ]  # fmt: skip
-    before = _memory_mb(where)
+    before = peak_mb(where)
     grads = [torch.rand(size, size, c, device=where) for c in (3, 1)]
     forward: list[float] = []
     backward: list[float] = []
     for _ in range(repeats + 1):
-        _wait(where)
+        wait(where)
         start = time.perf_counter()
         drawn = draw(gaussians, camera)
-        _wait(where)
+        wait(where)
         middle = time.perf_counter()
         torch.autograd.grad([drawn.color, drawn.alpha], leaves, grads)
-        _wait(where)
+        wait(where)
         forward.append(1e3 * (middle - start))
         backward.append(1e3 * (time.perf_counter() - middle))
     forward, backward = forward[1:], backward[1:]
@@ -239,11 +279,11 @@ def _measure(
         height=size,
         forward_ms=statistics.median(forward),
         backward_ms=statistics.median(backward),
-        forward_spread_ms=max(forward) - min(forward),
-        backward_spread_ms=max(backward) - min(backward),
+        forward_spread_ms=spread(forward),
+        backward_spread_ms=spread(backward),
         forward_best_ms=min(forward),
         backward_best_ms=min(backward),
-        peak_mb=max(0.0, _memory_mb(where) - before),
+        peak_mb=max(0.0, peak_mb(where) - before),
         threads=torch.get_num_threads(),
     )
 
@@ -273,15 +313,3 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     panes[0].set_ylabel(f"ms, median, {rows[0]['threads']} threads")
     panes[1].legend()
     write_whole(path, lambda part: figure.savefig(part, format="png", dpi=120))
-
-
-def _wait(device: str) -> None:
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-
-
-def _memory_mb(device: str) -> float:
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 1e6
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return math.ceil(most) / (1e6 if sys.platform == "darwin" else 1e3)

@@ -1,4 +1,3 @@
-# pyright: basic
 """Where the CPU backend's time goes, and the least it could take on this machine.
 
 Letters: n Gaussians of a tile, p pixels of a tile.

@@ -6,28 +6,65 @@ Letters: t frames, v views.
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 import torch
 
+from pipeline.bench.rows import BenchRow, table
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera
+from pipeline.evaluate.tables import Table
 from pipeline.faces.layouts import arkit_to_code
-from pipeline.faces.makehuman import Head, sample_identity
+from pipeline.faces.makehuman import Head
 from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression
+from pipeline.synthetic.people import sample_identity
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.align import umeyama
 from pipeline.tracking.fit import Observations, TrackConfig, track
-from pipeline.tracking.models import MakeHumanFace
+from pipeline.tracking.models import FaceState, MakeHumanFace
 
 SIZE = 512
+COLUMNS = {
+    "capture": "{capture}",
+    "miss px": "{reprojection_px:.2f}",
+    "face mm": "{vertex_mm:.2f}",
+    "motion mm (of)": "{expression_mm:.2f} ({expression_size_mm:.2f})",
+    "camera deg": "{camera_degrees:.2f}",
+    "frames/s": "{frames_per_s:.1f}",
+}
+
+
+class Found(BenchRow):
+    """How far one person, or the mean of several, is from the truth."""
+
+    reprojection_px: float
+    vertex_mm: float
+    """Of the face, after the best rigid motion and scale."""
+    expression_mm: float
+    """Error of how far the face moves from rest."""
+    expression_size_mm: float
+    """How far it moves in truth."""
+    code_rms: float
+    code_size_rms: float
+    camera_degrees: float
+    frames_per_s: float
+
+
+class Row(Found):
+    """One kind of capture."""
+
+    capture: str
+    people: int
+    frames: int
+    noise_px: float
 
 
 def bench(
     people: int = 4, frames: int = 8, noise: float = 1.0, seed: int = 0, progress: Progress = silent
-) -> list[dict[str, Any]]:
+) -> list[Row]:
     """Track people that the identity space was not made of; one row for each kind of capture.
 
     Args:
@@ -39,23 +76,38 @@ def bench(
     """
     model = MakeHumanFace()
     kinds = (("4 calibrated views", 4), ("1 view, camera unknown", 0))
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for i, (kind, views) in enumerate(kinds):
-        every: list[dict[str, float]] = []
+        every: list[Found] = []
         for who in range(people):
             rng = np.random.default_rng([seed, who])
             every.append(_person(model, rng, frames, views, noise))
             progress(i * people + who + 1, len(kinds) * people)
-        means = {key: float(np.mean([one[key] for one in every])) for key in every[0]}
-        rows.append(
-            {"capture": kind, "people": people, "frames": frames, "noise_px": noise, **means}
-        )
+        rows.append(Row(capture=kind, people=people, frames=frames, noise_px=noise, **_mean(every)))
     return rows
+
+
+def show(rows: Sequence[Row], people: int, frames: int, noise: float) -> Table:
+    """Return the rows as they are printed."""
+    title = f"{people} people, {frames} frames each, landmarks with {noise:g} px of noise"
+    return table(title, COLUMNS, rows)
+
+
+def _mean(every: Sequence[Found]) -> Found:
+    def mean(key: str) -> float:
+        return float(np.mean([one[key] for one in every]))
+
+    return Found(
+        reprojection_px=mean("reprojection_px"), vertex_mm=mean("vertex_mm"),
+        expression_mm=mean("expression_mm"), expression_size_mm=mean("expression_size_mm"),
+        code_rms=mean("code_rms"), code_size_rms=mean("code_size_rms"),
+        camera_degrees=mean("camera_degrees"), frames_per_s=mean("frames_per_s"),
+    )  # fmt: skip
 
 
 def _person(
     model: MakeHumanFace, rng: np.random.Generator, frames: int, views: int, noise: float
-) -> dict[str, float]:
+) -> Found:
     head = Head(sample_identity(rng))
     weights = np.stack([sample_expression(rng) for _ in range(frames)])
     truth = arkit_to_code(weights)
@@ -115,8 +167,8 @@ def _person(
     }
 
 
-def _rest(state: Any) -> Any:
-    return type(state)(*(torch.zeros_like(getattr(state, n)) for n in state.__dataclass_fields__))
+def _rest(state: FaceState) -> FaceState:
+    return FaceState(*(torch.zeros_like(getattr(state, f.name)) for f in fields(state)))
 
 
 def _degrees(R: np.ndarray) -> float:

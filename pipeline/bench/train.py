@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import platform
-import resource
-import statistics
-import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypedDict
 
 import torch
 
+from pipeline.bench.rows import Timed, alone, table, timed
 from pipeline.core.config import override
 from pipeline.core.errors import ConfigError
+from pipeline.evaluate.tables import Table
 from pipeline.losses import Perceptual
-from pipeline.model.hub import Source
+from pipeline.model.hub import WeightsSource
 from pipeline.perception.perceptual import load_perceptual
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
 from pipeline.shards.sampling import Samples, load_samples
+from pipeline.system.machine import machine, peak_mb
 from pipeline.system.progress import Progress, silent
 from pipeline.train import folder
 from pipeline.train.config import RunConfig, TrainConfig
@@ -47,19 +43,13 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 """Ways to carry out a step, as settings of `RunConfig`."""
 
 
-class Row(TypedDict):
-    """One part of a step, measured."""
+class Row(Timed):
+    """One part of a step, measured; memory is all of the process, that of libraries too."""
 
     variant: str
     size: int
     part: str
     """data, forward, render, loss, backward, optimizer, or step: all of them."""
-    ms: float
-    """Median."""
-    spread_ms: float
-    """Largest minus smallest."""
-    peak_mb: float
-    """Most memory of the process, of which that of the libraries is part."""
 
 
 def bench(
@@ -70,7 +60,7 @@ def bench(
     variants: Sequence[str] = ("plain",),
     shards: Path | None = None,
     perceptual: Path | None = None,
-    source: Source = "pretrained",
+    source: WeightsSource = "pretrained",
     repeats: int = 9,
     progress: Progress = silent,
 ) -> list[Row]:
@@ -94,7 +84,6 @@ def bench(
         if name not in VARIANTS:
             raise ConfigError(f"There is no variant {name!r}.", f"Known: {', '.join(VARIANTS)}.")
     rows: list[Row] = []
-    context = multiprocessing.get_context("spawn")
     with TemporaryDirectory(prefix="fastgha-") as place:
         if shards is None:
             shards = Path(place) / "shards"
@@ -104,17 +93,32 @@ def bench(
         for done, (size, name) in enumerate(work, start=1):
             here = override(run, VARIANTS[name])
             job = replace(config, sizes=(size,), steps=(repeats + 2,), peaks=())
-            with ProcessPoolExecutor(1, mp_context=context) as alone:
-                threads = torch.get_num_threads()
-                future = alone.submit(_measure, job, here, shards, perceptual, source, threads)
-                laps, peak_mb = future.result()
+            threads = torch.get_num_threads()
+            laps, peak = alone(_measure, job, here, shards, perceptual, source, threads)
             rows += [
-                Row(variant=name, size=size, part=part, ms=statistics.median(times),
-                    spread_ms=max(times) - min(times), peak_mb=peak_mb)
+                Row(variant=name, size=size, part=part, **timed(times, peak))
                 for part, times in laps.items()
-            ]  # fmt: skip
+            ]
             progress(done, len(work))
     return rows
+
+
+def show(preset: str, rows: Sequence[Row], repeats: int) -> Table:
+    """Return the rows as they are printed: a line for each size and variant."""
+    parts = list(dict.fromkeys(row["part"] for row in rows))
+    columns = {"variant": "{variant}", "size": "{size}"}
+    columns |= {part: f"{{{part}:.0f}}" for part in parts}
+    columns[parts[-1]] += " ({spread_ms:.0f})"
+    columns["peak MB"] = "{peak_mb:.0f}"
+    lines: dict[tuple[int, str], dict[str, object]] = {}
+    for row in rows:
+        line = lines.setdefault((row["size"], row["variant"]), {})
+        line |= {**row, row["part"]: row["ms"]}
+    about = machine()
+    return table(
+        f"{preset}: a training step, ms, median of {repeats} (spread)", columns, lines.values(),
+        [f"{about['cpu']}, {about['threads']} threads {about['gpu']}"],
+    )  # fmt: skip
 
 
 def _measure(
@@ -122,7 +126,7 @@ def _measure(
     run: RunConfig,
     shards: Path,
     perceptual: Path | None,
-    source: Source,
+    source: WeightsSource,
     threads: int,
 ) -> tuple[dict[str, list[float]], float]:
     torch.set_num_threads(threads)
@@ -154,28 +158,4 @@ def _measure(
     found.close()
     counted: list[Mapping[str, float]] = steps[2:]
     laps = {part: [1e3 * step[part] for step in counted] for part in counted[0]}
-    return laps, _peak_mb(device)
-
-
-def _peak_mb(device: torch.device) -> float:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 1e6
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1e6 if sys.platform == "darwin" else 1e3)
-
-
-def machine() -> dict[str, Any]:
-    """Name what the figures were measured on."""
-    return {
-        "cpu": _cpu(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
-        "torch": torch.__version__,
-    }
-
-
-def _cpu() -> str:
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return laps, peak_mb(device)

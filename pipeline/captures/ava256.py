@@ -31,13 +31,12 @@ from PIL import Image
 
 from pipeline.captures.capture import (
     Capture,
-    Matte,
     RawView,
-    Rgb,
     Timestep,
     natural,
     nearest_rotation,
 )
+from pipeline.core.arrays import Matte, Rgb
 from pipeline.core.errors import CameraError, InputError, MissingItemError
 from pipeline.core.types import Camera
 from pipeline.io.archive import Archive

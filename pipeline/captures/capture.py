@@ -17,14 +17,13 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 
+from pipeline.core.arrays import Matte, Rgb
 from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.flame_fit import FlameFit
 
-Rgb = UInt8[np.ndarray, "h w 3"]
-Matte = UInt8[np.ndarray, "h w"]
 Backdrop = Literal["scene", "white", "black"]
 
 
@@ -199,13 +198,6 @@ def nearest_rotation(R: Float64[np.ndarray, "3 3"]) -> tuple[Float64[np.ndarray,
         )
     U, _, Vt = np.linalg.svd(R)
     return U @ Vt, error
-
-
-def summary(reasons: Mapping[str, str], limit: int = 5) -> str:
-    """Put the first few of a mapping of missing things into words."""
-    lines = [f"{name}: {reason}" for name, reason in list(reasons.items())[:limit]]
-    more = len(reasons) - len(lines)
-    return "; ".join(lines) + (f"; and {more} more" if more > 0 else "")
 
 
 def natural(names: Iterable[str]) -> list[str]:

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 
+from pipeline.core.arrays import Rgb
 from pipeline.core.errors import InputError, MissingItemError, MissingPackageError
 from pipeline.io.raw_files import load_array, read_bytes
-
-Rgb = UInt8[np.ndarray, "h w 3"]
 
 TERMS = (3, 4, 5, 7, 8, 10, 11, 14, 16, 17, 19, 20, 22, 35)
 """Numbers of terms for which Cheung's polynomials are defined."""

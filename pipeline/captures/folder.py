@@ -21,7 +21,6 @@ from PIL import Image
 
 from pipeline.captures.capture import (
     Capture,
-    Matte,
     RawView,
     Timestep,
     backdrop,
@@ -29,6 +28,7 @@ from pipeline.captures.capture import (
     nearest_rotation,
 )
 from pipeline.captures.lens import Lens, undistort
+from pipeline.core.arrays import Matte
 from pipeline.core.errors import CameraError, InputError, MissingItemError, ShapeError
 from pipeline.core.types import Camera
 from pipeline.faces.flame_fit import FlameFit, from_vectors

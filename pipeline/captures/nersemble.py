@@ -28,9 +28,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.captures.capture import (
     Capture,
-    Matte,
     RawView,
-    Rgb,
     Timestep,
     backdrop,
     natural,
@@ -39,6 +37,7 @@ from pipeline.captures.capture import (
 from pipeline.captures.color import Affine, Cheung, Correction
 from pipeline.captures.lens import Lens, undistort
 from pipeline.captures.nersemble_files import find_sequences
+from pipeline.core.arrays import Matte, Rgb
 from pipeline.core.errors import CameraError, InputError, MissingItemError, ShapeError
 from pipeline.core.types import Camera
 from pipeline.faces.flame_fit import FlameFit

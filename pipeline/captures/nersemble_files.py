@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Int64
 from PIL import Image
 
-from pipeline.captures.capture import Matte, Rgb, natural
+from pipeline.captures.capture import natural
+from pipeline.core.arrays import Matte, Rgb
 from pipeline.core.errors import MissingItemError
 from pipeline.io.raw_files import grey_of, read_picture, rgb_of
 from pipeline.io.video_frames import VideoFrames

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.captures.capture import Capture, Matte, RawView, Timestep, backdrop, natural
+from pipeline.captures.capture import Capture, RawView, Timestep, backdrop, natural
+from pipeline.core.arrays import Matte
 from pipeline.core.errors import InputError, MissingItemError
 from pipeline.io.raw_files import read_picture, rgb_of
 

@@ -1,4 +1,7 @@
-"""The data sets that can be read: find captures in a folder, open one by its name."""
+"""The data sets that can be read: find captures in a folder, open one by its name.
+
+To add one, write its reader (a `Capture`) and register it: `register_reader`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ from pipeline.captures.folder import FolderCapture
 from pipeline.captures.nersemble import NersembleCapture, calibration_file
 from pipeline.captures.photos import PhotosCapture, is_photo
 from pipeline.captures.video import ENDINGS, VideoCapture
-from pipeline.core.errors import InputError
+from pipeline.core.config import nearest
+from pipeline.core.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
-class Source:
-    """One data set's layout."""
+class DatasetReader:
+    """How captures of one data set's layout are read."""
 
     find: Callable[[Path], dict[str, Path]]
     """Give the captures under a root by name; a root that is itself one gives that one."""
@@ -25,6 +29,11 @@ class Source:
     """Open one of them."""
     expected: str
     """What a capture of this layout holds, in a few words."""
+    calibrated: bool = True
+    """Whether cameras and head poses come with the captures; else there is one picture a
+    timestep, and they are estimated from its landmarks."""
+    moving: bool = False
+    """Whether a timestep shows the face a moment after the one before it, as in a video."""
 
 
 def _folders(root: Path) -> dict[str, Path]:
@@ -51,34 +60,45 @@ def _videos(root: Path) -> dict[str, Path]:
     return {p.stem: p for p in files if p.suffix.lower() in ENDINGS and p.is_file()}
 
 
-SOURCES = {
-    "ava256": Source(
-        _ava256, Ava256Capture, "folders such as 20230308--1352--BDF920 with decoder/ in them"
-    ),
-    "nersemble": Source(
-        _nersemble, NersembleCapture, "participants such as 074 with a camera_params.json"
-    ),
-    "folder": Source(_folders, FolderCapture, "transforms.json (VHAP, GaussianAvatars)"),
-    "photos": Source(_photos, PhotosCapture, "photographs, or a folder of them for each person"),
-    "video": Source(_videos, VideoCapture, f"a video ({', '.join(ENDINGS)}), or a folder of them"),
-}
+READERS: dict[str, DatasetReader] = {}
+"""By the data set's name."""
+
+
+def register_reader(name: str, reader: DatasetReader) -> None:
+    """Make a data set known to `prep`, by a name; one of that name is replaced.
+
+    Workers get the reader as a pickle: its functions are to be importable.
+    """
+    READERS[name] = reader
+
+
+def get_reader(name: str) -> DatasetReader:
+    """Return the reader of a data set.
+
+    Raises:
+        ConfigError: If there is none of that name (the nearest one is given).
+    """
+    if name not in READERS:
+        raise ConfigError(f"There is no data set {name!r}.", nearest(name, list(READERS)))
+    return READERS[name]
 
 
 def find_captures(source: str, root: Path) -> dict[str, Path]:
     """Return the captures of a data set under a folder, by name, sorted.
 
     Raises:
-        InputError: If the source is not known, there is no such folder, or no capture in it.
+        ConfigError: If the data set is not known.
+        InputError: If there is no such folder, or no capture in it.
     """
-    layout = _source(source)
+    reader = get_reader(source)
     if not root.exists():
         raise InputError(f"{root} does not exist.", f"Give a folder of {source} captures.")
-    found = layout.find(root)
+    found = reader.find(root)
     if not found:
         inside = ", ".join(sorted(p.name for p in root.iterdir())[:8]) if root.is_dir() else ""
         raise InputError(
             f"There is no {source} capture in {root} (it holds: {inside or 'nothing'}).",
-            f"Expected: {layout.expected}.",
+            f"Expected: {reader.expected}.",
         )
     return dict(sorted(found.items()))
 
@@ -87,15 +107,10 @@ def open_capture(source: str, path: Path) -> Capture:
     """Open one capture.
 
     Raises:
-        InputError: If the source is not known, or the folder is not of its layout.
+        ConfigError: If the data set is not known.
+        InputError: If the folder is not of its layout.
     """
-    return _source(source).open(path)
-
-
-def _source(name: str) -> Source:
-    if name not in SOURCES:
-        raise InputError(f"Unknown data set {name!r}.", f"Known are {', '.join(SOURCES)}.")
-    return SOURCES[name]
+    return get_reader(source).open(path)
 
 
 def _with(root: Path, fits: Callable[[Path], bool]) -> dict[str, Path]:
@@ -105,3 +120,39 @@ def _with(root: Path, fits: Callable[[Path], bool]) -> dict[str, Path]:
     if not root.is_dir():
         return {}
     return {path.name: path for path in root.iterdir() if path.is_dir() and fits(path)}
+
+
+register_reader(
+    "ava256",
+    DatasetReader(
+        _ava256, Ava256Capture, "folders such as 20230308--1352--BDF920 with decoder/ in them"
+    ),
+)
+register_reader(
+    "nersemble",
+    DatasetReader(
+        _nersemble, NersembleCapture, "participants such as 074 with a camera_params.json"
+    ),
+)
+register_reader(
+    "folder", DatasetReader(_folders, FolderCapture, "transforms.json (VHAP, GaussianAvatars)")
+)
+register_reader(
+    "photos",
+    DatasetReader(
+        _photos,
+        PhotosCapture,
+        "photographs, or a folder of them for each person",
+        calibrated=False,
+    ),
+)
+register_reader(
+    "video",
+    DatasetReader(
+        _videos,
+        VideoCapture,
+        f"a video ({', '.join(ENDINGS)}), or a folder of them",
+        calibrated=False,
+        moving=True,
+    ),
+)

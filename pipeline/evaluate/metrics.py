@@ -17,9 +17,12 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
 from pipeline.evaluate.protocol import Protocol
 from pipeline.io.sheets import to_bytes
+from pipeline.perception.identity import Identity, faces, keypoints
+from pipeline.perception.lpips import load_lpips
 from pipeline.system import weights
 from pipeline.system.files import digest
 
@@ -27,8 +30,6 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 """Drawn and true pictures [v, 3, h, w] in [0, 1] to a number each; nan where no face was found."""
 
 MAX_DB = 100.0
-NAMES = ("PSNR", "SSIM", "LPIPS", "CSIM", "AKD")
-HIGHER_IS_BETTER = {"PSNR": True, "SSIM": True, "LPIPS": False, "CSIM": True, "AKD": False}
 NETS = {
     "alex": ("AlexNet", ("alexnet", "lpips_alex")),
     "vgg": ("VGG-16", ("vgg16", "lpips_vgg")),
@@ -39,6 +40,30 @@ NETS = {
     "face_mesh": ("face mesh 68", ("face_detection_back", "face_landmark")),
 }
 """How a network is called in a column's head, and its weight files."""
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """One metric: how it is made, and how it stands in a table."""
+
+    make: Callable[[str], Metric]
+    """Of a network's name, a key of `NETS`; empty if the metric needs none."""
+    digits: int
+    """Behind the point, in a table."""
+    higher_is_better: bool
+    unit: str = ""
+
+
+METRICS: dict[str, MetricSpec] = {}
+"""By name, in the order of a table's columns."""
+
+
+def register_metric(name: str, spec: MetricSpec) -> None:
+    """Make a metric known, by a name; one of that name is replaced.
+
+    It is measured where a protocol names it among its `metrics`.
+    """
+    METRICS[name] = spec
 
 
 def psnr(drawn: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"]) -> Float[Tensor, "v"]:
@@ -87,20 +112,27 @@ def prepare(protocol: Protocol) -> Metrics:
     """Load the networks of a protocol.
 
     Raises:
-        ConfigError: If it names one that does not exist.
+        ConfigError: If it names a network or a metric that does not exist.
         FormatError: If a weight file is not what its name says.
     """
-    run: dict[str, Metric] = {"PSNR": psnr, "SSIM": ssim}
-    heads, missing, nets = {"PSNR": "PSNR, dB", "SSIM": "SSIM"}, dict[str, str](), dict[str, str]()
-    for name, net in (("LPIPS", protocol.lpips), ("CSIM", protocol.csim), ("AKD", protocol.akd)):
-        if net not in NETS:
+    heads, missing, nets = dict[str, str](), dict[str, str](), dict[str, str]()
+    run: dict[str, Metric] = {}
+    for name, net in protocol.nets.items():
+        if name not in METRICS:
+            raise ConfigError(
+                f"{protocol.name} names a metric {name!r}.", nearest(name, list(METRICS))
+            )
+        if net and net not in NETS:
             raise ConfigError(
                 f"{protocol.name} names a network {net!r}.", f"Known: {', '.join(NETS)}."
             )
-        word, files = NETS[net]
-        heads[name] = f"{name} ({word})" + (", px" if name == "AKD" else "")
+        word, files = NETS[net] if net else ("", ())
+        spec = METRICS[name]
+        heads[name] = f"{name} ({word})" if word else name
+        if spec.unit:
+            heads[name] += f", {spec.unit}"
         try:
-            run[name] = MAKERS[name](net)
+            run[name] = spec.make(net)
         except (MissingWeightsError, MissingPackageError) as error:
             missing[name] = f"{error.problem} {error.remedy}"
             continue
@@ -109,15 +141,11 @@ def prepare(protocol: Protocol) -> Metrics:
 
 
 def _lpips(net: str) -> Metric:
-    from pipeline.perception.lpips import load_lpips
-
     return load_lpips("vgg" if net == "vgg" else "alex")
 
 
 def _csim(net: str) -> Metric:
     """Cosine of the two faces' identities."""
-    from pipeline.perception.identity import Identity, faces
-
     find, identity = faces(), Identity(net)
 
     def metric(drawn: Tensor, truth: Tensor) -> Tensor:
@@ -134,8 +162,6 @@ def _csim(net: str) -> Metric:
 
 def _akd(net: str) -> Metric:
     """Mean distance of the two faces' keypoints in pixels."""
-    from pipeline.perception.identity import faces, keypoints
-
     find, where = faces(), keypoints(net)
 
     def metric(drawn: Tensor, truth: Tensor) -> Tensor:
@@ -153,4 +179,8 @@ def _akd(net: str) -> Metric:
     return metric
 
 
-MAKERS: dict[str, Callable[[str], Metric]] = {"LPIPS": _lpips, "CSIM": _csim, "AKD": _akd}
+register_metric("PSNR", MetricSpec(lambda _: psnr, 2, higher_is_better=True, unit="dB"))
+register_metric("SSIM", MetricSpec(lambda _: ssim, 3, higher_is_better=True))
+register_metric("LPIPS", MetricSpec(_lpips, 3, higher_is_better=False))
+register_metric("CSIM", MetricSpec(_csim, 3, higher_is_better=True))
+register_metric("AKD", MetricSpec(_akd, 2, higher_is_better=False, unit="px"))

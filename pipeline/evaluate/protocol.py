@@ -34,6 +34,10 @@ class PaperRow:
     AKD: float
 
 
+PAPER_METRICS = ("PSNR", "SSIM", "LPIPS", "CSIM", "AKD")
+"""Those that the paper states, in its order; every protocol measures them."""
+
+
 @dataclass(frozen=True)
 class Protocol:
     """Everything that decides which pictures are compared and how.
@@ -61,6 +65,8 @@ class Protocol:
     csim: str
     akd: str
     """Names of networks; see `pipeline.evaluate.metrics`."""
+    metrics: tuple[str, ...] = ()
+    """Measured beside the paper's five, as NAME, or NAME:NETWORK if it needs one."""
     paper: tuple[PaperRow, ...] = ()
 
     @property
@@ -69,7 +75,17 @@ class Protocol:
         deciding = to_dict(self)
         for words in ("name", "note", "paper"):
             del deciding[words]
+        if not self.metrics:  # protocols that were frozen before there was the setting
+            del deciding["metrics"]
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def nets(self) -> dict[str, str]:
+        """Return what is measured, each metric with the name of its network, empty if none."""
+        paper = {
+            "PSNR": "", "SSIM": "", "LPIPS": self.lpips, "CSIM": self.csim, "AKD": self.akd,
+        }  # fmt: skip
+        return paper | {name: net for name, _, net in (m.partition(":") for m in self.metrics)}
 
 
 @dataclass(frozen=True)

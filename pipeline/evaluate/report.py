@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,8 @@ from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.system.files import write_whole
 
+Picture = tuple[str, Path]
+"""A caption, and the file."""
 ERROR_TOP = 0.3
 """Error of a channel, averaged over the three, at the bright end of an error map."""
 STYLE = (
@@ -29,6 +32,30 @@ STYLE = (
     "td:first-child,th:first-child{text-align:left}"
     "img{max-width:100%}.note{color:#666;font-size:90%}"
 )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came out of an experiment."""
+
+    title: str
+    tables: tuple[Table, ...]
+    """The first is the one that is written for spreadsheets and papers."""
+    pictures: tuple[Picture, ...]
+    values: Mapping[str, object]
+    """Everything as JSON values."""
+
+    def write(self, out: Path) -> Path:
+        """Write the first table for spreadsheets and papers, and a page with everything.
+
+        Returns:
+            The page.
+        """
+        first = self.tables[0]
+        for name, text in (("table.csv", first.csv()), ("table.tex", first.latex())):
+            write_whole(out / name, lambda part, text=text: part.write_text(text))
+        page(out / "report.html", self.title, self.tables, self.pictures)
+        return out / "report.html"
 
 
 class Sheet:
@@ -87,9 +114,7 @@ def error_map(
     return torch.from_numpy(np.ascontiguousarray(colors)).permute(0, 3, 1, 2).float()
 
 
-def page(
-    path: Path, title: str, tables: Sequence[Table], pictures: Sequence[tuple[str, Path]]
-) -> None:
+def page(path: Path, title: str, tables: Sequence[Table], pictures: Sequence[Picture]) -> None:
     """Write a page that needs nothing else: tables, and pictures with their captions."""
     parts = [f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title>"]
     parts += [f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"]

@@ -17,6 +17,7 @@ from pipeline.core.types import ExpressionCode, View
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import neutral_code
 from pipeline.model.fastgha import FastGHA
+from pipeline.system.machine import wait
 from pipeline.system.progress import Progress, silent
 
 PAPER = {2: (0.68, 128.0), 3: (0.83, 83.0), 4: (0.98, 62.0), 5: (1.15, 48.0), 6: (1.40, 32.0)}
@@ -94,14 +95,9 @@ def _frames(avatar: Avatar, size: int, layout: str, device: torch.device) -> Cal
 def _time(work: Callable[[], object], repeats: int, warm: int, device: torch.device) -> list[float]:
     seconds: list[float] = []
     for _ in range(repeats + warm):
-        _wait(device)
+        wait(device)
         start = time.perf_counter()
         work()
-        _wait(device)
+        wait(device)
         seconds.append(time.perf_counter() - start)
     return seconds[warm:]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 
-from pipeline.evaluate.metrics import HIGHER_IS_BETTER, NAMES
-from pipeline.evaluate.protocol import PaperRow, Protocol, read
+from pipeline.evaluate.metrics import METRICS
+from pipeline.evaluate.protocol import PAPER_METRICS, PaperRow, Protocol, read
 from pipeline.evaluate.results import Result, comparable
 from pipeline.evaluate.speed import PAPER as PAPER_SPEED
 from pipeline.evaluate.speed import Speed
 
 REFERENCE = {1: "ava256-same", 3: "ava256-mixed", 5: "ava256-mixed", 6: "nersemble-one"}
 """The protocol whose paper values stand beside those of others."""
-DIGITS = {"PSNR": 2, "SSIM": 3, "LPIPS": 3, "CSIM": 3, "AKD": 2}
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,16 @@ def comparison(results: Sequence[Result], protocol: Protocol, table: int | None)
         by_method.setdefault(result.method, []).append(result)
     paper = paper_rows(protocol, table) if table else {}
     names = [*by_method, *(name for name in paper if name not in by_method)]
-    measured = [name for name in NAMES if name in heads]
+    measured = [name for name in METRICS if name in heads]
     columns = ["", *(heads[name] for name in measured)]
-    columns += [f"{name} (paper)" for name in measured] if paper else []
+    stated = [name for name in measured if name in PAPER_METRICS] if paper else []
+    columns += [f"{name} (paper)" for name in stated]
     rows: list[tuple[str, ...]] = []
     for name in names:
         cells = [_cell(by_method.get(name, []), metric) for metric in measured]
         if paper:
             theirs = paper.get(name)
-            cells += [f"{getattr(theirs, m):g}" if theirs else "" for m in measured]
+            cells += [f"{getattr(theirs, m):g}" if theirs else "" for m in stated]
         rows.append((name, *cells))
     title = f"Table {table}, " if table else ""
     title += f"protocol {protocol.name} ({protocol.hash}), {results[0].subjects} people"
@@ -115,7 +115,7 @@ def orderings(results: Sequence[Result], table: int) -> Table:
         if name == base or name not in paper:
             continue
         cells: list[str] = []
-        for metric in HIGHER_IS_BETTER:
+        for metric in PAPER_METRICS:
             wanted = getattr(paper[name], metric) - getattr(paper[base], metric)
             pairs = [
                 (a.figures[metric].mean, b.figures[metric].mean)
@@ -131,7 +131,7 @@ def orderings(results: Sequence[Result], table: int) -> Table:
         rows.append((name, *cells))
     return Table(
         f"Table {table}: does each variant differ from '{base}' in the paper's direction?",
-        ("", *HIGHER_IS_BETTER), tuple(rows), ("In brackets: in how many of the seeds.",),
+        ("", *PAPER_METRICS), tuple(rows), ("In brackets: in how many of the seeds.",),
     )  # fmt: skip
 
 
@@ -164,7 +164,7 @@ def _cell(results: Sequence[Result], metric: str) -> str:
     found = [r.figures[metric] for r in results if metric in r.figures]
     if not found or all(isnan(f.mean) for f in found):
         return "-" if results else ""
-    digits = DIGITS[metric]
+    digits = METRICS[metric].digits
     mean = sum(f.mean for f in found) / len(found)
     half = max(max(f.high - f.mean, f.mean - f.low) for f in found)
     return f"{mean:.{digits}f} ±{half:.{digits}f}"

@@ -22,6 +22,7 @@ from torch import Tensor
 from pipeline.core.errors import InputError, LayoutError, MissingItemError, ShapeError
 from pipeline.faces.flame_fit import FlameFit
 from pipeline.io.pickles import read_pickle
+from pipeline.io.raw_files import load_array, read_bytes, read_npz
 from pipeline.system.files import write_whole
 
 Version = Literal["2020", "2023", "2023-no-jaw", "2023-open"]
@@ -254,8 +255,6 @@ def load_flame(path: Path, version: str | None = None) -> Flame:
         InputError: If it is missing, damaged or not FLAME's.
         LayoutError: If it is of another version.
     """
-    from pipeline.io.raw_files import read_npz  # noqa: PLC0415
-
     if path.suffix == ".pkl":
         raise InputError(
             f"{path} is a pickle.", "Convert it once: fastgha flame convert FILE -o flame.npz"
@@ -305,8 +304,6 @@ def _check(path: Path, numbers: dict[str, np.ndarray], faces: np.ndarray) -> Non
 
 
 def _eyelid(path: Path) -> np.ndarray:
-    from pipeline.io.raw_files import load_array, read_bytes  # noqa: PLC0415
-
     values = load_array(read_bytes(path), path)
     if values.shape != (VERTICES, 3) or not (np.abs(values) < 0.1).all():
         raise InputError(

@@ -83,14 +83,6 @@ def matrix_from_rot6d(rows: Float[Tensor, "*t 6"]) -> Float[Tensor, "*t 3 3"]:
     return torch.stack([a, b, torch.linalg.cross(a, b, dim=-1)], dim=-2)
 
 
-def orthonormal_code(code: ExpressionCode) -> ExpressionCode:
-    """Return the same code with its rotations made orthonormal again, after blending or noise."""
-    values = code.values.clone()
-    for part in (JAW, LEFT_EYE, RIGHT_EYE):
-        values[..., part] = rot6d_from_matrix(matrix_from_rot6d(values[..., part]))
-    return ExpressionCode(values, code.layout)
-
-
 def neutral_code(layout: str) -> ExpressionCode:
     """Return the code of the neutral face: zeros, and no rotation.
 

@@ -1,4 +1,3 @@
-# pyright: basic
 """Foreign pickles, read without executing anything: numbers, arrays and containers only.
 
 A pickle is a program: it names functions and calls them. Here it can name a closed list of

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.core.arrays import Matte, Rgb
 from pipeline.core.errors import InputError, MissingItemError
-
-Rgb = UInt8[np.ndarray, "h w 3"]
-Matte = UInt8[np.ndarray, "h w"]
 
 BROKEN = (
     OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError,

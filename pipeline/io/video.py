@@ -1,4 +1,3 @@
-# pyright: basic
 """Writing moving pictures: MP4, WebM with transparency, and folders of PNG."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# pyright: basic
 """Single frames of video files, exactly the ones that are asked for."""
 
 from __future__ import annotations

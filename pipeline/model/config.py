@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from pipeline.core.errors import ConfigError
-from pipeline.model.hub import VAE
+from pipeline.model.hub import BACKBONES, VAE
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,19 @@ class FeatureConfig:
     """With conv: channels at 1/2, 1/4 and 1/8."""
     vae: str = VAE
     """With frozen: hub id or folder of the VAE."""
-    backbone: Literal["dinov3", "dinov2", "sapiens", "none"] = "dinov3"
-    """With frozen: the vision transformer."""
+    backbone: str = "dinov3"
+    """With frozen: the vision transformer, by its name in `pipeline.model.hub`, or none."""
     backbone_weights: str = ""
     """Its hub id or folder; by default the published one."""
     layers: tuple[int, ...] = (6, 12, 18, 24)
     """Its layers whose tokens are taken; the first is 1."""
+
+    def __post_init__(self) -> None:
+        if self.backbone not in (*BACKBONES, "none"):
+            raise ConfigError(
+                f"model.features.backbone cannot be {self.backbone!r}.",
+                f"Choose one of: {', '.join([*BACKBONES, 'none'])}.",
+            )
 
 
 @dataclass(frozen=True)

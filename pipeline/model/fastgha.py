@@ -19,7 +19,7 @@ from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.features import ConvFeatures, Features
-from pipeline.model.hub import Source
+from pipeline.model.hub import WeightsSource
 from pipeline.model.transformer import MultiViewTransformer
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ class FastGHA(nn.Module):
     """
 
     def __init__(
-        self, config: ModelConfig, precision: Precision = "auto", source: Source = "pretrained"
+        self,
+        config: ModelConfig,
+        precision: Precision = "auto",
+        source: WeightsSource = "pretrained",
     ) -> None:
         super().__init__()
         self.config = config
@@ -134,7 +137,7 @@ class FastGHA(nn.Module):
             return self.deformation(prepared, code)
 
 
-def _features(config: ModelConfig, source: Source) -> ConvFeatures | FrozenFeatures:
+def _features(config: ModelConfig, source: WeightsSource) -> ConvFeatures | FrozenFeatures:
     if config.features.kind == "conv":
         return ConvFeatures(config.features, config.guide_channels)
     from pipeline.model.frozen import FrozenFeatures
@@ -142,7 +145,9 @@ def _features(config: ModelConfig, source: Source) -> ConvFeatures | FrozenFeatu
     return FrozenFeatures(config.features, source)
 
 
-def _decoder(config: ModelConfig, skips: tuple[int, ...], source: Source) -> Decoder | VaeDecoder:
+def _decoder(
+    config: ModelConfig, skips: tuple[int, ...], source: WeightsSource
+) -> Decoder | VaeDecoder:
     width = config.transformer.width
     if config.decoder.kind == "conv":
         return Decoder(width, config.channels, skips, config.decoder)

@@ -1,4 +1,3 @@
-# pyright: basic
 """Features of frozen, downloaded networks: the SD-Turbo VAE's latents and a ViT's patch tokens.
 
 Letters: v views, h w image size, l layers, d width of the ViT.
@@ -18,10 +17,10 @@ from pipeline.core.errors import ConfigError
 from pipeline.model.blocks import ResidualBlock, full_precision
 from pipeline.model.config import FeatureConfig
 from pipeline.model.features import Features
-from pipeline.model.hub import BACKBONES, Source, load_backbone, load_vae
+from pipeline.model.hub import BACKBONES, WeightsSource, load_backbone, load_vae
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, which all three transformers were trained with."""
+"""Of ImageNet, which the transformers were trained with."""
 GRID = 16
 """Pixels along a side that one patch token stands for here."""
 
@@ -43,7 +42,7 @@ class FrozenFeatures(nn.Module):
 
     skip_channels = ()
 
-    def __init__(self, config: FeatureConfig, source: Source = "pretrained") -> None:
+    def __init__(self, config: FeatureConfig, source: WeightsSource = "pretrained") -> None:
         super().__init__()
         vae = load_vae(config.vae, source)
         vae.decoder = nn.Identity()
@@ -52,7 +51,7 @@ class FrozenFeatures(nn.Module):
         self._frozen: dict[str, Any] = {"vae": vae}
         self.layers = config.layers
         if config.backbone != "none":
-            name = config.backbone_weights or BACKBONES[config.backbone]
+            name = config.backbone_weights or BACKBONES[config.backbone].hub
             vit = load_backbone(config.backbone, name, source)
             self._frozen["vit"] = vit
             if not config.layers or max(config.layers) > vit.config.num_hidden_layers:
@@ -137,7 +136,7 @@ class VaeDecoder(nn.Module):
         channels_out: int,
         vae_name: str,
         pretrained: bool,
-        source: Source = "pretrained",
+        source: WeightsSource = "pretrained",
     ) -> None:
         super().__init__()
         vae = load_vae(vae_name, source)

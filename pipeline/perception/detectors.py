@@ -1,15 +1,23 @@
-# pyright: basic
-"""Detectors of landmarks by name, behind the interface of `pipeline.perception.landmarks`."""
+"""Detectors of landmarks by name, behind the interface of `pipeline.perception.landmarks`.
+
+To add one, write a `Detector` and register it: `register_detector`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 from urllib.error import URLError
 
 import numpy as np
+from jaxtyping import Float64
 
+from pipeline.core.arrays import Rgb
+from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
-from pipeline.perception.landmarks import Detector, Face, MeshDetector, Rgb
+from pipeline.faces.makehuman import mean_landmarks
+from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
 
 
 class FanDetector:
@@ -55,13 +63,42 @@ class FanDetector:
         return faces
 
 
-def make_detector(name: str) -> Detector:
-    """Return a detector: mesh or fan.
+@dataclass(frozen=True)
+class DetectorEntry:
+    """A detector that can be chosen by name."""
+
+    make: Callable[[], Detector]
+    head: Float64[np.ndarray, "68 3"] | None = None
+    """Where it sees the landmarks of the average head, metres, head frame; None if where the head
+    model has them."""
+
+    def bias(self) -> Float64[np.ndarray, "68 3"]:
+        """Return the way from the head model's landmarks to where this detector sees them."""
+        return np.zeros((68, 3)) if self.head is None else self.head - mean_landmarks()
+
+
+DETECTORS: dict[str, DetectorEntry] = {}
+"""By name."""
+
+
+def register_detector(name: str, entry: DetectorEntry) -> None:
+    """Make a detector known, by a name; one of that name is replaced.
+
+    Workers get the entry as a pickle, and load the network when they need it.
+    """
+    DETECTORS[name] = entry
+
+
+def get_detector(name: str) -> DetectorEntry:
+    """Return the entry of a detector, without loading it.
 
     Raises:
-        ConfigError: If there is none of that name.
+        ConfigError: If there is none of that name (the nearest one is given).
     """
-    known: dict[str, Any] = {"mesh": MeshDetector, "fan": FanDetector}
-    if name not in known:
-        raise ConfigError(f"There is no detector {name!r}.", f"Known: {', '.join(known)}.")
-    return known[name]()
+    if name not in DETECTORS:
+        raise ConfigError(f"There is no detector {name!r}.", nearest(name, list(DETECTORS)))
+    return DETECTORS[name]
+
+
+register_detector("mesh", DetectorEntry(MeshDetector, MESH_HEAD))
+register_detector("fan", DetectorEntry(FanDetector))

@@ -1,4 +1,3 @@
-# pyright: basic
 """Networks that look at faces: who it is, and where its keypoints are.
 
 Letters: n faces, k keypoints, h w size of a picture.
@@ -16,11 +15,10 @@ import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 from PIL import Image
 
+from pipeline.core.arrays import Rgb
 from pipeline.core.errors import FormatError, MissingPackageError
 from pipeline.perception.landmarks import Face, MeshDetector
 from pipeline.system import weights
-
-Rgb = UInt8[np.ndarray, "h w 3"]
 
 ARCFACE_POINTS: Float64[np.ndarray, "5 2"] = np.array(
     [

@@ -3,7 +3,6 @@
 Letters: f faces, m points of the dense face mesh (468), h height, w width.
 """
 
-# pyright: basic
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -11,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float32, Float64
 from PIL import Image
 
+from pipeline.core.arrays import Rgb
 from pipeline.core.errors import MissingPackageError
 from pipeline.system import weights
-
-Rgb = UInt8[np.ndarray, "h w 3"]
 
 MESH_TO_IBUG: tuple[tuple[int, ...], ...] = (
     *((127,), (234,), (93,), (132, 58), (58, 172), (136,), (150,), (176,), (152,)),

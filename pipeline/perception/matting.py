@@ -1,23 +1,47 @@
-"""Cut a person from the background of a picture."""
+"""Cut a person from the background of a picture.
 
-# pyright: basic
+To add a network, write a `MattingModel` and register it: `register_matting`.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 from PIL import Image
 
+from pipeline.core.arrays import Alpha, Rgb
+from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, MissingPackageError
 from pipeline.system import weights
 
-Rgb = UInt8[np.ndarray, "h w 3"]
-Alpha = Float32[np.ndarray, "h w"]
-
 MattingModel = Callable[[Rgb], Alpha]
 """Gives how much of each pixel the person covers, in [0, 1]."""
+
+MATTING: dict[str, Callable[[], MattingModel]] = {}
+"""Makers of matting networks, by name."""
+
+
+def register_matting(name: str, make: Callable[[], MattingModel]) -> None:
+    """Make a matting network known, by a name; one of that name is replaced.
+
+    Workers get the maker as a pickle, and load the network when they need it.
+    """
+    MATTING[name] = make
+
+
+def get_matting(name: str) -> Callable[[], MattingModel]:
+    """Return what makes a matting network, without loading it.
+
+    Raises:
+        ConfigError: If there is none of that name (the nearest one is given).
+    """
+    if name not in MATTING:
+        raise ConfigError(f"There is no matting network {name!r}.", nearest(name, list(MATTING)))
+    return MATTING[name]
+
 
 _MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -29,7 +53,6 @@ class OnnxMatting:
     fetches its weights from the network without asking.
 
     Raises:
-        ConfigError: If the model is neither.
         MissingPackageError: If onnxruntime is not installed.
         MissingWeightsError: If the weight file is not there.
 
@@ -37,9 +60,7 @@ class OnnxMatting:
         Ke et al., MODNet, AAAI 2022; Qin et al., U2-Net, Pattern Recognition 2020.
     """
 
-    def __init__(self, model: str = "modnet") -> None:
-        if model not in ("modnet", "u2netp"):
-            raise ConfigError(f"There is no matting model {model!r}.", "Known: modnet, u2netp.")
+    def __init__(self, model: Literal["modnet", "u2netp"] = "modnet") -> None:
         try:
             import onnxruntime  # noqa: PLC0415
         except ImportError as error:
@@ -72,3 +93,7 @@ def _near_512(width: int, height: int) -> tuple[int, int]:
     """Return a size with a shorter side of about 512, in multiples of 32, as MODNet wants it."""
     scale = 512 / min(width, height)
     return max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32
+
+
+register_matting("modnet", partial(OnnxMatting, "modnet"))
+register_matting("u2netp", partial(OnnxMatting, "u2netp"))

@@ -41,6 +41,8 @@ class Check:
     problems: list[str] = field(default_factory=list[str])
     facts: dict[str, float | int | str] = field(default_factory=dict[str, "float | int | str"])
     dropped: dict[str, str] = field(default_factory=dict[str, str])
+    doubted: dict[str, str] = field(default_factory=dict[str, str])
+    """Views that were kept, though something about them does not fit."""
 
 
 def run(out: Path, progress: Progress = silent) -> list[Check]:
@@ -53,6 +55,7 @@ def run(out: Path, progress: Progress = silent) -> list[Check]:
     checks: list[Check] = []
     for i, path in enumerate(found):
         check = Check(path.stem, dropped=_dropped(out, path.stem))
+        check.doubted |= _reported(out / "reports" / f"{path.stem}.json", "doubted_views")
         checks.append(check)
         try:
             with Shard(path) as shard:
@@ -134,18 +137,18 @@ def _features(shard: Shard, check: Check) -> None:
 
 
 def _dropped(out: Path, name: str) -> dict[str, str]:
-    reasons: dict[str, str] = {}
-    for file, keys in (
-        (out / "reports" / f"{name}.json", ("dropped_timesteps", "dropped_views", "missing")),
-        (out / "reports" / f"{name}.points.json", ("left_out",)),
-    ):
-        try:
-            report: dict[str, Any] = json.loads(file.read_text())
-        except (OSError, ValueError):
-            continue
-        for key in keys:
-            reasons |= {str(k): str(v) for k, v in dict(report.get(key, {})).items()}
-    return reasons
+    report, points = (out / "reports" / f"{name}{end}" for end in (".json", ".points.json"))
+    gone = _reported(report, "dropped_timesteps", "dropped_views", "missing")
+    return gone | _reported(points, "left_out")
+
+
+def _reported(file: Path, *keys: str) -> dict[str, str]:
+    """Return parts of a report; nothing if there is none."""
+    try:
+        report: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for key in keys for k, v in dict(report.get(key, {})).items()}
 
 
 def sheet(shard: Shard) -> Image.Image:
@@ -205,6 +208,8 @@ def _write_page(folder: Path, shard: Shard, check: Check) -> None:
         "<h2>Depth residuals, mm</h2>", _histogram(errors),
         f"<h2>Dropped ({len(check.dropped)})</h2>",
         _list([f"{name}: {why}" for name, why in check.dropped.items()]),
+        f"<h2>Kept in doubt ({len(check.doubted)})</h2>",
+        _list([f"{name}: {why}" for name, why in check.doubted.items()]),
         "<h2>Crops with landmarks and mesh, mattes, depth</h2>",
         f'<img src="{html.escape(target.name)}">',
     ]  # fmt: skip

@@ -1,4 +1,3 @@
-# pyright: basic
 """Work items: what a stage made of one timestep of one capture, in one small whole file.
 
 <out>/work/<capture>/<stage>/<timestep>.npz, without pickles. An item that is there is done, also

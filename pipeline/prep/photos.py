@@ -9,22 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64, Int32, UInt8
+from jaxtyping import Bool, Float32, Float64, Int32
 from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
 from scipy import ndimage
 
+from pipeline.core.arrays import Rgb
 from pipeline.core.errors import InputError, ShapeError
+from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M
 from pipeline.core.geometry import project, rays
 from pipeline.core.types import Camera, View
 from pipeline.io.images import read_rgb
-from pipeline.perception.landmarks import MESH_HEAD, Detector, Face
-from pipeline.perception.matting import MattingModel
-from pipeline.prep import crop
-from pipeline.synthetic.cameras import TARGET
+from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
+from pipeline.perception.matting import MattingModel, OnnxMatting
+from pipeline.prep.stages.crop import Box, cropped, resample, square_at_head
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking import cameras
-
-Rgb = UInt8[np.ndarray, "h w 3"]
 
 MIN_FACE = 64
 """A smaller face, in pixels, would be blown up to something that nobody looks like."""
@@ -38,9 +37,9 @@ SENSORS = (4 / 3, 3 / 2, 16 / 9)
 class CropConfig:
     """What a crop shows; lengths in metres, head frame."""
 
-    size: float = 0.40
+    size: float = HEAD_CROP_M
     """Side of the square at the head's distance, as the synthetic cameras see it."""
-    center: tuple[float, float, float] = TARGET
+    center: tuple[float, float, float] = CROP_CENTER
     """The point in the middle of the crop."""
     neck: tuple[float, float] = (0.05, 0.10)
     """So far below the chin everything stays, and from here on nothing: the heads that the
@@ -63,22 +62,6 @@ class Photos:
     """Landmarks of the head model in this person's size, metres, head frame."""
     errors: Float64[np.ndarray, "v"]
     """Weighted distance between the two, over the longer side of the face."""
-
-
-def prepare(
-    paths: Sequence[Path],
-    size: int,
-    *,
-    matting: MattingModel | None = None,
-    detector: Detector | None = None,
-    model: Float64[np.ndarray, "68 3"] | None = None,
-    progress: Progress = silent,
-) -> View:
-    """Return the views of photographs of one person; `estimate_views` says more about them."""
-    photos = estimate_views(
-        paths, size, matting=matting, detector=detector, model=model, progress=progress
-    )
-    return photos.view
 
 
 def estimate_views(
@@ -114,12 +97,8 @@ def estimate_views(
     if size < 16:
         raise ShapeError(f"Views of {size} pixels show nothing.", "Ask for 64 or more.")
     if detector is None:
-        from pipeline.perception.landmarks import MeshDetector  # noqa: PLC0415
-
         detector = MeshDetector()
     if matting is None:
-        from pipeline.perception.matting import OnnxMatting  # noqa: PLC0415
-
         matting = OnnxMatting()
     if model is None:
         model = MESH_HEAD
@@ -139,7 +118,7 @@ def estimate_views(
     crops: list[View] = []
     landmarks: list[np.ndarray] = []
     for i, (rgb, face, camera) in enumerate(zip(pictures, faces, fit.cameras, strict=True)):
-        box = crop.square_at_head(camera, config.size, config.center)
+        box = square_at_head(camera, config.size, config.center)
         corner, side = np.array([box.left, box.top]), box.side
         alpha = _matte(rgb, face, corner, side, matting, config)
         crops.append(_crop(rgb, alpha, camera, box, size, chin - np.array(config.neck)))
@@ -282,16 +261,16 @@ def _crop(
     rgb: Rgb,
     alpha: Float32[np.ndarray, "h w"],
     camera: Camera,
-    box: crop.Box,
+    box: Box,
     size: int,
     neck: Float64[np.ndarray, "2"],
 ) -> View:
     """Cut the square, composite on white and cut off what is below the neck."""
     head = np.concatenate([rgb / np.float32(255) * alpha[..., None], alpha[..., None]], axis=-1)
     # Premultiplied: resampling then mixes no background into the edge.
-    planes = crop.resample(head, box, size)
+    planes = resample(head, box, size)
     pixels = torch.from_numpy(planes).permute(2, 0, 1)
-    view_camera = crop.cropped(camera, box, size)
+    view_camera = cropped(camera, box, size)
     pixels = pixels * _above_neck(view_camera, *neck.tolist())
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)

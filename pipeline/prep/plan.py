@@ -7,29 +7,35 @@ from __future__ import annotations
 
 import fnmatch
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pipeline.captures.capture import Capture, Timestep
-from pipeline.captures.registry import find_captures, open_capture
-from pipeline.captures.selection import frontal_cameras
+from pipeline.captures.frontal import frontal_cameras
+from pipeline.captures.registry import DatasetReader, find_captures, get_reader, open_capture
 from pipeline.core.errors import FormatError, InputError
+from pipeline.core.framing import HEAD_CROP_M
+from pipeline.perception.detectors import DetectorEntry, get_detector
+from pipeline.perception.matting import MattingModel, get_matting
 from pipeline.prep.items import WORK, item_path
 from pipeline.system.files import write_whole
 
 PLAN = "plan.json"
+NO_DETECTOR = "none"
+"""Name that asks for no landmarks."""
 
 
 @dataclass(frozen=True)
 class PrepConfig:
     """What is made of raw captures."""
 
-    source: Literal["ava256", "nersemble", "folder", "photos", "video"]
+    source: str
+    """Data set, by the name of its reader."""
     size: int = 512
     """Width and height of the crops, pixels."""
-    metres: float = 0.40
+    metres: float = HEAD_CROP_M
     """Side of the crops at the head."""
     cameras: int = 40
     """At most so many, the most frontal ones; 0 takes all."""
@@ -39,10 +45,10 @@ class PrepConfig:
     """Take one timestep of so many, in each sentence."""
     max_timesteps: int = 0
     """Take at most so many timesteps of a capture; 0 takes all."""
-    matting: Literal["modnet", "u2netp"] = "modnet"
+    matting: str = "modnet"
     """Network for pictures whose data set ships no matte."""
-    detector: Literal["mesh", "fan", "none"] = "mesh"
-    """2D landmarks: the face mesh, face-alignment, or none."""
+    detector: str = "mesh"
+    """2D landmarks: the face mesh, face-alignment (fan), or none."""
     min_cover: float = 0.02
     """A view whose head covers less of the crop, in [0, 1], is dropped."""
     tracker: Literal["makehuman", "none"] = "makehuman"
@@ -51,6 +57,12 @@ class PrepConfig:
     """Converted FLAME model: the head poses of captures that were tracked with FLAME need it."""
     need_codes: bool = True
     """Drop timesteps without an expression code: training needs them."""
+
+    def __post_init__(self) -> None:
+        get_reader(self.source)
+        get_matting(self.matting)
+        if self.detector != NO_DETECTOR:
+            get_detector(self.detector)
 
 
 @dataclass(frozen=True)
@@ -69,12 +81,27 @@ class Plan:
 
 @dataclass
 class Job:
-    """A folder of results with its settings; goes to workers, who open their own captures."""
+    """A folder of results with its settings; goes to workers, who open their own captures.
+
+    What is chosen by name goes along: a worker need not know what else was registered.
+    """
 
     out: Path
     config: PrepConfig
     plans: dict[str, Plan]
+    reader: DatasetReader
+    matting: Callable[[], MattingModel]
+    detector: DetectorEntry | None
+    """None if no landmarks are asked for."""
     _open: dict[str, Capture] = field(default_factory=lambda: dict[str, Capture]())
+
+    @classmethod
+    def of(cls, out: Path, config: PrepConfig, plans: dict[str, Plan]) -> Self:
+        """Return the job of some settings, with the reader and networks that they name."""
+        name = config.detector
+        detector = None if name == NO_DETECTOR else get_detector(name)
+        reader, matting = get_reader(config.source), get_matting(config.matting)
+        return cls(out, config, plans, reader, matting, detector)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind."""
@@ -85,7 +112,7 @@ class Job:
         if name not in self._open:
             for other in self._open.values():
                 other.close()
-            self._open = {name: open_capture(self.config.source, Path(self.plans[name].raw))}
+            self._open = {name: self.reader.open(Path(self.plans[name].raw))}
         return self._open[name]
 
     def path(self, stage: str, capture: str, index: int) -> Path:

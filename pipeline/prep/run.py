@@ -12,11 +12,11 @@ from typing import Any
 from pipeline.core.config import from_dict
 from pipeline.core.errors import FormatError, InputError
 from pipeline.prep.plan import Job, PrepConfig, load_plans, plan_all, save_plan
-from pipeline.prep.stages.crop import Crop
-from pipeline.prep.stages.landmarks import Landmarks
-from pipeline.prep.stages.matte import Matte
-from pipeline.prep.stages.pack import Pack
-from pipeline.prep.stages.track import Track
+from pipeline.prep.stages.crop import CropStage
+from pipeline.prep.stages.landmarks import LandmarksStage
+from pipeline.prep.stages.matte import MatteStage
+from pipeline.prep.stages.pack import PackStage
+from pipeline.prep.stages.track import TrackStage
 from pipeline.system.executor import make_executor
 from pipeline.system.locks import locked
 from pipeline.system.stage import STAMP, StageReport, claim
@@ -33,7 +33,7 @@ Tick = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class PrepEstimate:
     """What a run would do."""
 
     captures: int
@@ -49,7 +49,7 @@ def untold(stage: str, done: int, total: int) -> None:
     """Report progress to nobody."""
 
 
-def estimate(root: Path, out: Path, config: PrepConfig) -> Estimate:
+def estimate(root: Path, out: Path, config: PrepConfig) -> PrepEstimate:
     """Count what a run would make, without writing anything."""
     plans = plan_all(root, config)
     timesteps = sum(len(plan.timesteps) for plan in plans.values())
@@ -57,7 +57,7 @@ def estimate(root: Path, out: Path, config: PrepConfig) -> Estimate:
     there = next(p for p in [out, *out.resolve().parents] if p.exists())
     need = int(pictures * config.size**2 * sum(BYTES_PER_PIXEL.values()))
     seconds = pictures * SECONDS
-    return Estimate(len(plans), timesteps, pictures, seconds, need, disk_usage(there).free)
+    return PrepEstimate(len(plans), timesteps, pictures, seconds, need, disk_usage(there).free)
 
 
 def run(
@@ -87,7 +87,7 @@ def run(
             if overwrite or known.get(name) != plan:
                 _forget(out, name)
                 save_plan(out, plan)
-        return _stages(Job(out, config, plans), STAGES[: STAGES.index(until) + 1],
+        return _stages(Job.of(out, config, plans), STAGES[: STAGES.index(until) + 1],
                        workers, ray, tick)  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def run_stage(
     """
     _known(stage)
     with locked(out):
-        job = Job(out, _settings(out), load_plans(out))
+        job = Job.of(out, _settings(out), load_plans(out))
         for before in STAGES[: STAGES.index(stage)]:
             left, _ = job.todo(before)
             if left:
@@ -129,7 +129,7 @@ def _stages(
             report.skipped += done
             executor.run(items, partial(tick, stage))
     if stages[-1] == "pack":
-        pack = Pack(job)
+        pack = PackStage(job)
         for name in job.plans:
             if not pack.path(name).exists():
                 report.dropped[name] = pack.reason(name)
@@ -147,13 +147,13 @@ class Call:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._track = Track(job)
+        self._track = TrackStage(job)
         self._works: dict[str, Callable[[Any], None]] = {
-            "landmarks": Landmarks(job),
+            "landmarks": LandmarksStage(job),
             "track": self._track,
-            "crop": Crop(job),
-            "matte": Matte(job),
-            "pack": Pack(job),
+            "crop": CropStage(job),
+            "matte": MatteStage(job),
+            "pack": PackStage(job),
         }
 
     def __call__(self, item: tuple[str, Any]) -> None:
@@ -163,7 +163,7 @@ class Call:
     def items(self, stage: str) -> tuple[list[tuple[str, Any]], int]:
         """Return what a stage has to make, and how much of it is there."""
         if stage == "pack":
-            pack = Pack(self._job)
+            pack = PackStage(self._job)
             left = [name for name in self._job.plans if not pack.path(name).exists()]
             return [(stage, name) for name in left], len(self._job.plans) - len(left)
         todo, done = self._job.todo(stage)

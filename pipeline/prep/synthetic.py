@@ -16,10 +16,10 @@ import numpy as np
 from pipeline.core.config import to_dict
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
-from pipeline.faces.makehuman import sample_identity
-from pipeline.shards.writer import Capture, write_shard
+from pipeline.shards.writer import ShardData, write_shard
 from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression
+from pipeline.synthetic.people import sample_identity
 from pipeline.synthetic.shading import sample_lights
 from pipeline.synthetic.subject import Frame, Subject
 from pipeline.system.executor import run_items
@@ -73,13 +73,13 @@ def person(config: SyntheticConfig, identity: int) -> tuple[Subject, np.random.G
     return Subject(sample_identity(rng), sample_lights(rng)), rng
 
 
-def capture(config: SyntheticConfig, identity: int) -> Capture:
+def capture(config: SyntheticConfig, identity: int) -> ShardData:
     """Draw one person from all cameras under all expressions."""
     subject, rng = person(config, identity)
     weights = np.stack([sample_expression(rng) for _ in range(config.expressions)])
     cameras = sample_cameras(rng, config.expressions, config.views, config.size)
     frames: list[list[Frame]] = [subject.render_views(w, cameras[t]) for t, w in enumerate(weights)]
-    return Capture(
+    return ShardData(
         subject=f"synthetic-{config.split}-{config.seed}-{identity:05d}",
         layout=MAKEHUMAN,
         rgb=np.stack([[frame.rgb for frame in row] for row in frames]),

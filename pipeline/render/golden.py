@@ -7,7 +7,7 @@ import torch
 
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, Gaussians
-from pipeline.render.render import render
+from pipeline.render.render import device_of, render
 from pipeline.render.types import Backend, Rendering
 from pipeline.system.assets import ASSETS
 
@@ -59,7 +59,7 @@ def check_backend(name: Backend) -> float:
     Raises:
         BackendError: If the backend cannot run here.
     """
-    device = "cuda" if name == "gsplat" else "cpu"
+    device = device_of(name)
     gaussians, camera, background = golden_scene()
     drawn = render(
         gaussians.to(torch.float32).to(device),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,7 +18,38 @@ log = logging.getLogger("fastgha")
 
 MAX_CHANNELS = 64
 
+READY = "ready"
+
+Draw = Callable[[Gaussians, Camera, Tensor, bool], Rendering]
+"""Gaussians, one camera or a row of them, background [c], antialiased; as `render`, checked."""
+DrawSets = Callable[[Sequence[Gaussians], Camera, Tensor, bool], Rendering]
+"""As `render_sets`, of sets of one size."""
+
+
+@dataclass(frozen=True)
+class BackendSpec:
+    """One way to draw Gaussians."""
+
+    draw: Draw
+    state: Callable[[], str] = lambda: READY
+    """"ready", or why it cannot run here."""
+    device: str = "cpu"
+    """Kind of device whose tensors it draws."""
+    draw_sets: DrawSets | None = None
+    """Draws several sets in one call; one after the other without."""
+
+
+BACKENDS: dict[Backend, BackendSpec] = {}
+
 _announced: set[str] = set()
+
+
+def register_backend(name: Backend, spec: BackendSpec) -> None:
+    """Make a backend known, by a name; one of that name is replaced.
+
+    `render`, the doctor and the benches then take it.
+    """
+    BACKENDS[name] = spec
 
 
 def render(
@@ -49,21 +81,7 @@ def render(
         background = gaussians.colors.new_zeros(channels)
     _check(gaussians, camera, background)
     backend = _choose(backend, gaussians)
-    if backend == "reference":
-        from pipeline.render.reference import render_reference
-
-        return render_reference(gaussians, camera, background, antialiased=antialiased)
-    if backend == "cpu":
-        from pipeline.render.cpu.rasterize import render_cpu
-
-        return render_cpu(gaussians, camera, background, antialiased=antialiased)
-    if backend == "gsplat":
-        from pipeline.render.gsplat_backend import render_gsplat
-
-        return render_gsplat(gaussians, camera, background, antialiased=antialiased)
-    raise BackendError(
-        f"There is no render backend {backend!r}.", "Choose auto, reference, cpu or gsplat."
-    )
+    return _spec(backend).draw(gaussians, camera, background, antialiased)
 
 
 def render_sets(
@@ -98,14 +116,13 @@ def render_sets(
             "Give cameras with leading dimensions [s] or [s, v], for at least one set.",
         )
     backend = _choose(backend, sets[0])
-    if backend == "gsplat" and len({len(one) for one in sets}) == 1:
-        from pipeline.render.gsplat_backend import render_sets_gsplat
-
+    draw_sets = _spec(backend).draw_sets
+    if draw_sets is not None and len({len(one) for one in sets}) == 1:
         if background is None:
             background = sets[0].colors.new_zeros(sets[0].colors.shape[1])
         for i, one in enumerate(sets):
             _check(one, camera[i], background)
-        return render_sets_gsplat(sets, camera, background, antialiased=antialiased)
+        return draw_sets(sets, camera, background, antialiased)
     pictures = [
         render(one, camera[i], background=background, backend=backend, antialiased=antialiased)
         for i, one in enumerate(sets)
@@ -129,16 +146,19 @@ def _choose(backend: Backend, gaussians: Gaussians) -> Backend:
 
 def available_backends() -> dict[Backend, str]:
     """Return each backend's name with "ready", or the reason why it cannot run here."""
-    states: dict[Backend, str] = {"reference": "ready"}
-    missing = importlib.util.find_spec("numba") is None
-    states["cpu"] = "numba is not installed: pip install fastgha" if missing else "ready"
-    if importlib.util.find_spec("gsplat") is None:
-        states["gsplat"] = "gsplat is not installed: pip install 'fastgha[cuda]'"
-    elif not torch.cuda.is_available():
-        states["gsplat"] = "torch sees no CUDA device"
-    else:
-        states["gsplat"] = "ready"
-    return states
+    return {name: spec.state() for name, spec in BACKENDS.items()}
+
+
+def device_of(backend: Backend) -> str:
+    """Return the kind of device whose tensors a backend draws; "cpu" for an unknown one."""
+    return BACKENDS[backend].device if backend in BACKENDS else "cpu"
+
+
+def _spec(backend: Backend) -> BackendSpec:
+    if backend not in BACKENDS:
+        names = ", ".join(["auto", *BACKENDS][:-1]) + f" or {[*BACKENDS][-1]}"
+        raise BackendError(f"There is no render backend {backend!r}.", f"Choose {names}.")
+    return BACKENDS[backend]
 
 
 def _check(gaussians: Gaussians, camera: Camera, background: Tensor) -> None:
@@ -167,3 +187,50 @@ def _check(gaussians: Gaussians, camera: Camera, background: Tensor) -> None:
             f"{sorted({f'{t.device} {t.dtype}' for t in tensors})}.",
             "Move them together with .to().",
         )
+
+
+# Imported when first drawn with: compiled code, or packages that need not be there.
+def _reference(
+    gaussians: Gaussians, camera: Camera, background: Tensor, antialiased: bool
+) -> Rendering:
+    from pipeline.render.reference import render_reference
+
+    return render_reference(gaussians, camera, background, antialiased=antialiased)
+
+
+def _cpu(gaussians: Gaussians, camera: Camera, background: Tensor, antialiased: bool) -> Rendering:
+    from pipeline.render.cpu.rasterize import render_cpu
+
+    return render_cpu(gaussians, camera, background, antialiased=antialiased)
+
+
+def _cpu_state() -> str:
+    missing = importlib.util.find_spec("numba") is None
+    return "numba is not installed: pip install fastgha" if missing else READY
+
+
+def _gsplat(
+    gaussians: Gaussians, camera: Camera, background: Tensor, antialiased: bool
+) -> Rendering:
+    from pipeline.render.gsplat_backend import render_gsplat
+
+    return render_gsplat(gaussians, camera, background, antialiased=antialiased)
+
+
+def _gsplat_sets(
+    sets: Sequence[Gaussians], camera: Camera, background: Tensor, antialiased: bool
+) -> Rendering:
+    from pipeline.render.gsplat_backend import render_sets_gsplat
+
+    return render_sets_gsplat(sets, camera, background, antialiased=antialiased)
+
+
+def _gsplat_state() -> str:
+    if importlib.util.find_spec("gsplat") is None:
+        return "gsplat is not installed: pip install 'fastgha[cuda]'"
+    return READY if torch.cuda.is_available() else "torch sees no CUDA device"
+
+
+register_backend("reference", BackendSpec(_reference))
+register_backend("cpu", BackendSpec(_cpu, _cpu_state))
+register_backend("gsplat", BackendSpec(_gsplat, _gsplat_state, "cuda", _gsplat_sets))

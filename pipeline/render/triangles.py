@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
 # ruff: noqa: ANN001, ANN201, ANN202 (numba infers the types of the kernel)
 """Which triangle a camera sees at each pixel, and how far away; no textures or lights.
 

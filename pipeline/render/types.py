@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
-Backend = Literal["auto", "reference", "cpu", "gsplat"]
+Backend = str
+"""A name of `pipeline.render.render.BACKENDS`, or "auto"."""
 
 NEAR, FAR = 0.01, 1e10
 """Centres nearer or farther than this along z are not drawn, metres."""

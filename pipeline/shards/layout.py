@@ -1,4 +1,3 @@
-# pyright: basic
 """The frame of a shard file: HDF5 makes its metadata, plain writes put the content in place.
 
 HDF5 that meets a full disk leaves open handles and crashes later, and it would want a whole file

@@ -1,4 +1,3 @@
-# pyright: basic
 """Reading shards: single views of a subject, at any size that divides the stored one."""
 
 from __future__ import annotations

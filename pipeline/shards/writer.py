@@ -1,4 +1,3 @@
-# pyright: basic
 """Writing shards: timestep by timestep, whole, checked, with a checksum and how they were made."""
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pipeline.system.files import write_whole
 
 
 @dataclass(frozen=True)
-class Capture:
+class ShardData:
     """All pictures of one subject in memory: for captures that are small."""
 
     subject: str
@@ -86,7 +85,7 @@ def placeholder_K(width: int, height: int) -> Float32[np.ndarray, "3 3"]:
     return np.array([[width, 0, width / 2], [0, width, height / 2], [0, 0, 1]], np.float32)
 
 
-def write_shard(path: Path, capture: Capture, provenance: Mapping[str, Any]) -> None:
+def write_shard(path: Path, capture: ShardData, provenance: Mapping[str, Any]) -> None:
     """Write one subject from memory; every view is there.
 
     Raises:
@@ -287,7 +286,7 @@ class _Writer:
         )
 
 
-def check(capture: Capture) -> None:
+def check(capture: ShardData) -> None:
     """Refuse a capture that the schema does not allow.
 
     Raises:

@@ -11,6 +11,7 @@ from numpy.random import Generator
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
+from pipeline.core.framing import CROP_CENTER
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
 
@@ -19,8 +20,6 @@ YAW, PITCH = 65.0, 25.0
 SPAN = (0.345, 0.405)
 """Metres across the picture at the head."""
 DISTANCE = (0.8, 1.3)
-TARGET = (0.0, 0.022, 0.0)
-"""What the cameras look at: with it, head, hair and collar fill the picture."""
 
 
 def sample_cameras(rng: Generator, timesteps: int, views: int, size: int) -> Camera:
@@ -35,7 +34,7 @@ def sample_cameras(rng: Generator, timesteps: int, views: int, size: int) -> Cam
     yaw, pitch = directions(rng, views).unbind(-1)
     distance = _uniform(rng, DISTANCE, views)
     toward = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], dim=-1)
-    target = torch.tensor(TARGET, dtype=torch.float64) + _normal(rng, 0.006, views, 3)
+    target = torch.tensor(CROP_CENTER, dtype=torch.float64) + _normal(rng, 0.006, views, 3)
     rig = look_at(
         target + toward * distance[:, None], target, roll=_normal(rng, math.radians(3), views)
     )

@@ -1,4 +1,5 @@
-# pyright: basic
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
+# pyright: reportPossiblyUnboundVariable=false
 # ruff: noqa: ANN001, ANN201, ANN202 (numba infers the types of the kernels)
 """Draw layers of textured triangles from a camera: colour, coverage and depth.
 
@@ -252,8 +253,8 @@ def _gather(layers: Sequence[Layer]) -> _Scene:
 def _draw(scene: _Scene, camera: Camera, lights: Lights, supersample: int) -> Picture:
     """Draw a gathered scene from a single camera."""
     E = camera.world_to_camera.detach().cpu().numpy().astype(np.float32)
-    K = camera.K.detach().cpu().numpy().astype(np.float32)
-    K = K * np.array([[supersample], [supersample], [1]], np.float32)
+    scale = np.array([[supersample], [supersample], [1]], np.float32)
+    K = camera.K.detach().cpu().numpy().astype(np.float32) * scale
     R = np.ascontiguousarray(E[:3, :3])
     size = (camera.height * supersample, camera.width * supersample)
     corners = np.empty((len(scene.vertices), 2), np.int32)

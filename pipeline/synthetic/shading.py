@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
 # ruff: noqa: ANN001, ANN201, ANN202 (numba infers the types of the kernels)
 """Textures, lights and the light a surface returns, for `raster`.
 

@@ -11,7 +11,8 @@ from jaxtyping import Float32, UInt8
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.types import Camera, ExpressionCode
-from pipeline.faces.makehuman import Head, Identity, load_texture, sample_identity
+from pipeline.faces.makehuman import Head, Identity, load_texture
+from pipeline.synthetic.people import sample_identity
 from pipeline.synthetic.raster import Layer, Picture, draw_views
 from pipeline.synthetic.shading import Lights, Texture, prepare_texture, sample_lights
 

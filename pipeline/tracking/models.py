@@ -36,6 +36,7 @@ from pipeline.faces.layouts import (
     RIGHT_EYE,
     rot6d_from_matrix,
 )
+from pipeline.synthetic.people import sample_identity
 
 SAMPLES, COMPONENTS = 300, 60
 """People that the MakeHuman identity space is made of, and its dimensions."""
@@ -235,9 +236,7 @@ def rotation(vectors: Float[Tensor, "*t 3"]) -> Float[Tensor, "*t 3 3"]:
 def _people() -> tuple[np.ndarray, np.ndarray]:
     """Return the mean of sampled neutral faces and their principal directions, variance one."""
     rng = np.random.default_rng(20260)
-    faces = np.stack(
-        [makehuman.Head(makehuman.sample_identity(rng)).neutral for _ in range(SAMPLES)]
-    )
+    faces = np.stack([makehuman.Head(sample_identity(rng)).neutral for _ in range(SAMPLES)])
     mean = faces.mean(0)
     _, size, rows = np.linalg.svd((faces - mean).reshape(SAMPLES, -1), full_matrices=False)
     basis = rows[:COMPONENTS] * (size[:COMPONENTS, None] / np.sqrt(SAMPLES - 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.log import Log, picture
 from pipeline.train.processes import ProcessGroup
+from pipeline.train.report import TrainReport
 from pipeline.train.step import (
     Clock,
     Outcome,
@@ -40,23 +41,6 @@ DEAD_STEPS = 20
 """With no gradient at all for this many steps in a row, no later step would bring one back."""
 AS_USUAL = RunConfig()
 TERMS = tuple(f.name for f in fields(LossConfig))
-
-
-@dataclass(frozen=True)
-class TrainReport:
-    """How a run ended."""
-
-    out: Path
-    step: int
-    stopped_by: str
-    """Name of the signal that stopped it; empty if it reached its last step."""
-    checkpoint: Path
-    steps: int
-    """That were made this time."""
-    samples_a_step: int
-    processes: int
-    seconds: dict[str, float] = field(default_factory=lambda: dict[str, float]())
-    """Of this process in each part of the steps, all together."""
 
 
 def train(

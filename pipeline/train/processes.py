@@ -1,4 +1,3 @@
-# pyright: basic
 """Several processes that train one model: who does what, and what they tell each other.
 
 Processes are started by torchrun, one for each device, on one machine or several; each runs the
@@ -7,7 +6,9 @@ same program. Without it there is one process, and nothing here costs anything.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import os
+import shlex
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from pipeline.core.errors import ConfigError, TrainingError
 
+RANK = "RANK"
+"""Variable in which torchrun says which process this is; not set if it started none."""
 LOST = ("closed by peer", "timed out", "Connection reset", "NCCL", "gloo", "Broken pipe")
 
 
@@ -117,13 +120,41 @@ def _out_of_memory(error: Exception) -> TrainingError:
     )
 
 
-def launch_line(processes: int, arguments: list[str]) -> str:
+def speaks() -> bool:
+    """Return whether this process is the one of a run that talks to the user."""
+    return os.environ.get(RANK, "0") == "0"
+
+
+def idle_gpus(device: str, arguments: Sequence[str]) -> str:
+    """Return how to use all GPUs if one process uses one of several; nothing otherwise.
+
+    Args:
+        device: Where the run computes.
+        arguments: Words of the command line that started it.
+    """
+    count = torch.cuda.device_count()
+    if count < 2 or device != "cuda" or RANK in os.environ:
+        return ""
+    return f"One of {count} GPUs is used. All of them: {launch_line(count, arguments)}"
+
+
+def launch_line(processes: int, arguments: Sequence[str]) -> str:
     """Return the command that starts a training in several processes of this machine.
 
     For several machines, add `--nnodes N --rdzv-backend c10d --rdzv-endpoint HOST:29500` to
     torchrun and run the line on each.
-    """
-    import shlex
 
-    words = ["torchrun", "--nproc-per-node", str(processes), "-m", "fastgha_cli", *arguments]
-    return shlex.join(words)
+    Args:
+        processes: How many.
+        arguments: Words of a `fastgha` command line; `--processes` is left out.
+    """
+    words = _without("--processes", arguments)
+    return shlex.join(["torchrun", "--nproc-per-node", str(processes), "-m", "fastgha_cli", *words])
+
+
+def _without(option: str, words: Sequence[str]) -> list[str]:
+    kept = [word for word in words if not word.startswith(f"{option}=")]
+    while option in kept:
+        at = kept.index(option)
+        del kept[at : at + 2]
+    return kept

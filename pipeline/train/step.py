@@ -18,7 +18,7 @@ from pipeline.losses import Perceptual, Prediction, losses, motion
 from pipeline.model.activate import kept
 from pipeline.model.deform import PreparedHead
 from pipeline.model.fastgha import FastGHA
-from pipeline.model.hub import Source
+from pipeline.model.hub import WeightsSource
 from pipeline.model.rerun import rerun_backward
 from pipeline.render import render
 from pipeline.shards.sampling import Sample
@@ -76,7 +76,7 @@ def make_model(
     run: RunConfig,
     device: torch.device,
     layout: str,
-    source: Source = "pretrained",
+    source: WeightsSource = "pretrained",
 ) -> FastGHA:
     """Make the model of a run; what is not downloaded begins with random weights."""
     torch.manual_seed(config.seed)

@@ -13,8 +13,9 @@ from pipeline.model.checkpoint import resolve
 from pipeline.system.progress import Progress, silent
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
-from pipeline.train.loop import TrainReport, train
+from pipeline.train.loop import train
 from pipeline.train.presets import recipe
+from pipeline.train.report import TrainReport
 
 FULL, ONE_SHOT = "full", "one-shot"
 TABLES: dict[int, tuple[str, ...]] = {

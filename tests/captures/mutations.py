@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.captures.capture import Capture
+from pipeline.captures.capture import Capture, RawView, factor_head_pose
 from pipeline.captures.registry import find_captures, open_capture
 from pipeline.core.errors import FastGHAError
 from pipeline.io.video import write_mp4
-from pipeline.prep.crop import CropConfig, crop_head
+from pipeline.prep.stages.crop import Box, crop, square_at_head
 from tests.captures import ava, nersemble, vhap
 from tests.captures.studio import over, shoot
 
@@ -104,10 +104,13 @@ def _picture(capture: Capture, timestep: Any, camera: str, outcome: Counter[str]
         pose = capture.head_to_world(timestep)
     except FastGHAError:
         return
-    around = "head" if view.camera is not None and pose is not None else "matte"
-    if around == "head" or view.matte is not None:
-        config = CropConfig(size=32, around=around)
-        _try(lambda: crop_head(view, pose, config=config), outcome)
+    _try(lambda: crop(view, _box(view, pose), 32), outcome)
+
+
+def _box(view: RawView, pose: np.ndarray | None) -> Box:
+    if view.camera is not None and pose is not None:
+        return square_at_head(factor_head_pose(view.camera, pose))
+    return Box(0, 0, max(view.image.shape[:2]))
 
 
 def _try(read: Callable[[], Any], outcome: Counter[str]) -> Any:

@@ -10,12 +10,12 @@ import torch
 
 from pipeline.captures import ava256
 from pipeline.captures.capture import Timestep
+from pipeline.captures.frontal import camera_angles, frontal_cameras
 from pipeline.captures.registry import find_captures, open_capture
-from pipeline.captures.selection import (
+from pipeline.captures.splits import (
     AVA256_EVALUATED,
     AVA256_HELD_OUT,
-    camera_angles,
-    frontal_cameras,
+    held_out_ava256,
     held_out_nersemble,
 )
 from pipeline.core.errors import InputError, MissingItemError
@@ -134,6 +134,8 @@ def test_the_most_frontal_cameras_are_chosen_by_geometry(raw):
 def test_the_held_out_people_are_thirty_and_frozen():
     assert len(set(AVA256_HELD_OUT)) == 30
     assert AVA256_EVALUATED[::11] == ("BDF920", "UIQ957")
+    assert held_out_ava256("BDF920") and held_out_ava256("ZUE409")
+    assert not held_out_ava256("AAA000")
     assert held_out_nersemble("074") == held_out_nersemble("74")
     share = np.mean([held_out_nersemble(f"{i:03d}") for i in range(1000)])
     assert 0.25 < share < 0.34

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.captures.capture import Timestep, factor_head_pose
 from pipeline.captures.registry import find_captures, open_capture
-from pipeline.core.errors import InputError, MissingItemError
+from pipeline.core.errors import ConfigError, InputError, MissingItemError
 from pipeline.faces.layouts import FLAME2023, JAW, matrix_from_rot6d
 from tests.captures import vhap
 from tests.captures.studio import shoot
@@ -175,5 +175,5 @@ def test_nothing_to_read_says_what_was_expected(tmp_path):
     (tmp_path / "stray").mkdir()
     with pytest.raises(InputError, match="it holds: stray.*transforms.json"):
         find_captures("folder", tmp_path)
-    with pytest.raises(InputError, match="Known are"):
-        find_captures("nothing", tmp_path)
+    with pytest.raises(ConfigError, match=r"no data set 'fodler'. Did you mean folder\?"):
+        find_captures("fodler", tmp_path)

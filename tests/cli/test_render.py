@@ -21,10 +21,11 @@ from pipeline.core.types import Gaussians
 from pipeline.expressions.read import read_expressions
 from pipeline.expressions.sequences import Sequence, write_sequence
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, code_to_arkit
-from pipeline.io.splats import covariances, ply_bytes, read_ply, read_spz, write_splats
+from pipeline.io.splats import covariances, ply_bytes, write_splats
 from pipeline.model.fastgha import FastGHA
 from pipeline.tracking.importers import read_tracking
 from tests.conftest import blob_views, plain
+from tests.io.splat_files import read_ply, read_spz
 
 
 @pytest.fixture(scope="module")

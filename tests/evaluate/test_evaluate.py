@@ -17,7 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutputError
 from pipeline.evaluate import figures, results, tables
 from pipeline.evaluate.baselines import mean_head, nearest_input, white_image
-from pipeline.evaluate.metrics import HIGHER_IS_BETTER, Metrics, prepare, psnr, ssim
+from pipeline.evaluate.metrics import METRICS, Metrics, prepare, psnr, ssim
 from pipeline.evaluate.predictions import export_targets, place, read_predictions
 from pipeline.evaluate.protocol import Protocol, names, read, selection_hash, tasks
 from pipeline.evaluate.report import Sheet, error_map, page
@@ -62,7 +62,7 @@ def test_every_protocol_is_whole_and_of_the_papers_size(name: str):
         assert (len(protocol.subjects), protocol.targets, protocol.size) == (12, 1000, 512)
         assert (protocol.csim, protocol.akd) == ("arcface", "pipnet_98")
     if protocol.dataset == "NeRSemble":
-        from pipeline.captures.selection import held_out_nersemble
+        from pipeline.captures.splits import held_out_nersemble
 
         assert (len(protocol.subjects), protocol.targets) == (4, 600)
         assert all(held_out_nersemble(subject) for subject in protocol.subjects)
@@ -79,8 +79,14 @@ def test_the_hash_is_of_what_decides_and_of_nothing_else():
     assert TOY.hash == replace(TOY, name="other", note="words").hash
     for change in ({"seed": 1}, {"inputs": 3}, {"csim": "arcface"}, {"subjects": ("a",)}):
         assert TOY.hash != replace(TOY, **change).hash
-    # Frozen: whoever changes what a published protocol measures must change this line too.
-    assert read("ava256-same").hash == "6c36b53bd496"
+    # Frozen: whoever changes what a published protocol measures must change these lines too.
+    assert {name: read(name).hash for name in names()} == {
+        "ava256-mixed": "106e0dfa5dca", "ava256-same": "6c36b53bd496",
+        "nersemble-one": "df09b5acfc7c", "nersemble-same": "9eeefeb71dc7",
+        "synthetic-mixed": "c119aec5d1e5", "synthetic-one": "ca1da8fe644a",
+        "synthetic-same": "0fcd315d756a",
+    }  # fmt: skip
+    assert TOY.hash != replace(TOY, metrics=("PSNR",)).hash
 
 
 @pytest.mark.parametrize("same", [False, True])
@@ -270,7 +276,7 @@ def test_orderings_tell_whether_the_papers_direction_came_out():
     mine = [result("full", 20), result("full", 22), result("no-geo", 19), result("no-geo", 22.5)]
     row = tables.orderings(mine, 3).rows[0]
     assert row[0] == "no-geo" and row[1] == "yes (1/2)"
-    assert len(row) == 1 + len(HIGHER_IS_BETTER) and row[3] == "-"
+    assert len(row) == 1 + len(METRICS) and row[3] == "-"
 
 
 def test_speed_is_measured_for_each_number_of_inputs(model: FastGHA):
@@ -381,12 +387,12 @@ def test_a_face_is_turned_onto_arcfaces_points():
 
 def test_likeness_and_keypoints_of_real_networks_where_they_are(monkeypatch):
     from pipeline.core.errors import MissingPackageError, MissingWeightsError
-    from pipeline.evaluate.metrics import MAKERS
+    from pipeline.evaluate.metrics import METRICS
     from pipeline.system import weights
 
     monkeypatch.undo()  # the real places of weights
     try:
-        csim, akd = MAKERS["CSIM"]("fr_feature"), MAKERS["AKD"]("face_mesh")
+        csim, akd = METRICS["CSIM"].make("fr_feature"), METRICS["AKD"].make("face_mesh")
     except (MissingWeightsError, MissingPackageError) as error:
         pytest.skip(str(error))
     from skimage.data import astronaut

@@ -16,8 +16,9 @@ from pipeline.faces.flame import Flame
 from pipeline.faces.guide import FADE, Rig, TrackedMesh, draw_guide
 from pipeline.faces.heads import FlameHead, head_model
 from pipeline.faces.layouts import FLAME2020, JAW, MAKEHUMAN, arkit_to_code, neutral_code
-from pipeline.faces.makehuman import Head, sample_identity
+from pipeline.faces.makehuman import Head
 from pipeline.render.triangles import draw_triangles
+from pipeline.synthetic.people import sample_identity
 from pipeline.synthetic.subject import Subject
 from tests.conftest import dome
 from tests.faces.flames import numbers

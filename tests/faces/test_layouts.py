@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import LayoutError, ShapeError
-from pipeline.core.types import CODE_SIZE, ExpressionCode
+from pipeline.core.types import CODE_SIZE
 from pipeline.faces.layouts import (
     ARKIT,
     ARKIT_NAMES,
@@ -23,7 +23,6 @@ from pipeline.faces.layouts import (
     code_to_arkit,
     matrix_from_rot6d,
     neutral_code,
-    orthonormal_code,
     require_layout,
     rot6d_from_matrix,
 )
@@ -107,13 +106,6 @@ def test_the_gain_follows_how_far_each_number_moves_the_face():
     assert (code_gain(FLAME2020)[:100] == 1).all()
     with pytest.raises(LayoutError, match="Unknown"):
         code_gain("something")
-
-
-def test_a_blended_code_is_made_orthonormal_again():
-    a, b = arkit_to_code(weights(jawOpen=1)), neutral_code(MAKEHUMAN)
-    blend = orthonormal_code(ExpressionCode((a.values + 3 * b.values) / 4, MAKEHUMAN))
-    R = torch.stack([blend.values[JAW][:3], blend.values[JAW][3:]])
-    assert torch.allclose(R @ R.T, torch.eye(2), atol=1e-6)
 
 
 def test_another_layout_is_refused_and_both_are_named():

@@ -12,9 +12,9 @@ from pipeline.faces.makehuman import (
     load_asset,
     load_texture,
     mean_landmarks,
-    sample_identity,
 )
 from pipeline.faces.subdivide import subdivide
+from pipeline.synthetic.people import sample_identity
 from pipeline.system.assets import HEAD
 
 
@@ -111,31 +111,6 @@ def test_an_unknown_morph_or_texture_is_named():
         Head(Identity(morphs=(("no-such-morph", 0.1),)))
     with pytest.raises(FormatError, match="nothing.jpg"):
         load_texture("nothing.jpg")
-
-
-def test_people_differ_and_a_seed_repeats_a_person():
-    a, b, again = (sample_identity(np.random.default_rng(s)) for s in (1, 2, 1))
-    assert a == again
-    assert a != b
-    assert np.abs(Head(a).neutral - Head(b).neutral).max() > 0.003
-
-
-def test_all_people_are_of_human_size():
-    rng = np.random.default_rng(5)
-    for _ in range(25):
-        p = Head(sample_identity(rng))
-        marks = p.landmarks(p.neutral)
-        assert 0.1 < np.ptp(marks[:17, 0]) < 0.18
-        assert 0.045 < marks[42:48, 0].mean() - marks[36:42, 0].mean() < 0.08
-
-
-def test_hair_colours_are_natural():
-    rng = np.random.default_rng(6)
-    colors = np.array([sample_identity(rng).hair_color for _ in range(200)])
-    luminance = colors @ [0.2126, 0.7152, 0.0722]
-    assert luminance.max() < 0.7
-    assert np.median(luminance) < 0.08
-    assert (colors[:, 0] >= colors[:, 2] * 0.9).all()  # never blue
 
 
 def test_subdivision_keeps_a_flat_grid_flat_and_its_rim_in_place():

@@ -53,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("dinov2", Dinov2Model, Dinov2Config(**SMALL, patch_size=14)),
         ("sapiens", Sapiens2Model, Sapiens2Config(**SMALL, intermediate_size=64)),
     ):
-        model(config).save_pretrained(home / BACKBONES[kind])
+        model(config).save_pretrained(home / BACKBONES[kind].hub)
     return home
 
 
@@ -162,7 +162,7 @@ def test_missing_weights_name_what_and_where(tmp_path, monkeypatch):
 
 def test_weights_of_another_network_are_refused(weights):
     wrong = config()
-    folder = str(weights / BACKBONES["dinov2"])
+    folder = str(weights / BACKBONES["dinov2"].hub)
     wrong = replace(wrong, features=replace(wrong.features, backbone_weights=folder))
     with pytest.raises(FormatError, match="another network|cannot be read"):
         FastGHA(wrong)

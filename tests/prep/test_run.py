@@ -14,7 +14,7 @@ import torch
 
 from pipeline.core.errors import InputError, MissingPackageError, StaleOutputError
 from pipeline.core.geometry import project
-from pipeline.perception.detectors import make_detector
+from pipeline.perception.detectors import get_detector
 from pipeline.prep import run as recipes
 from pipeline.prep.plan import PrepConfig
 from pipeline.shards.reader import Shard
@@ -179,6 +179,6 @@ def test_a_detector_that_is_not_installed_says_so():
         import face_alignment  # noqa: F401  # pyright: ignore
     except ImportError:
         with pytest.raises(MissingPackageError, match="face-alignment"):
-            make_detector("fan")
+            get_detector("fan").make()
     else:
         pytest.skip("face-alignment is installed")

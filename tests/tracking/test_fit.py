@@ -11,8 +11,9 @@ from pipeline.core.errors import CameraError, LayoutError, ShapeError
 from pipeline.core.geometry import project
 from pipeline.faces.flame import Flame
 from pipeline.faces.layouts import FLAME2020, arkit_to_code, code_to_arkit
-from pipeline.faces.makehuman import Head, sample_identity
+from pipeline.faces.makehuman import Head
 from pipeline.synthetic.expressions import sample_expression
+from pipeline.synthetic.people import sample_identity
 from pipeline.tracking.fit import Observations, track
 from pipeline.tracking.models import FaceState, FlameFace, MakeHumanFace
 from tests.conftest import dome

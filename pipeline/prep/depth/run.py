@@ -25,7 +25,8 @@ from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutp
 from pipeline.core.geometry import project
 from pipeline.core.types import View
 from pipeline.faces.makehuman import load_asset
-from pipeline.prep.depth.pointmaps import HUB, PointMaps, Source, make_source, shrunk
+from pipeline.perception.vggt import HUB, PointMaps
+from pipeline.prep.depth.pointmaps import PointMapSource, make_point_map_source, shrunk
 from pipeline.prep.items import WORK, Item, load_item, save_item
 from pipeline.render.triangles import draw_depth
 from pipeline.shards.reader import Shard, find_shards
@@ -109,7 +110,7 @@ def run(
 
 
 @dataclass(frozen=True)
-class Estimate:
+class DepthEstimate:
     """What a run would do."""
 
     shards: int
@@ -119,7 +120,7 @@ class Estimate:
     bytes_free: int
 
 
-def estimate(out: Path, config: PointsConfig) -> Estimate:
+def estimate(out: Path, config: PointsConfig) -> DepthEstimate:
     """Count what a run would make, without writing anything.
 
     Raises:
@@ -132,7 +133,7 @@ def estimate(out: Path, config: PointsConfig) -> Estimate:
             for _, t in left(path, config):
                 timesteps += 1
                 pictures += int(shard.valid[t].sum())
-    return Estimate(len(paths), timesteps, pictures, disk_usage(out).free)
+    return DepthEstimate(len(paths), timesteps, pictures, disk_usage(out).free)
 
 
 def settings(config: PointsConfig) -> dict[str, Any]:
@@ -160,7 +161,7 @@ class Points:
 
     config: PointsConfig
     device: str = "cpu"
-    _source: Source | None = None
+    _source: PointMapSource | None = None
     _shard: Shard | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,7 +188,7 @@ class Points:
         else:
             if self._source is None:
                 folder = Path(config.points) if config.points else None
-                self._source = make_source(
+                self._source = make_point_map_source(
                     config.backend, folder, config.weights, config.head, self.device
                 )
             for group in groups(views, config.group):

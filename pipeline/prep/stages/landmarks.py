@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import FastGHAError
-from pipeline.perception.detectors import make_detector
 from pipeline.perception.landmarks import Detector
 from pipeline.prep.items import Item, save_item
 from pipeline.prep.plan import Job
 
 
 @dataclass
-class Landmarks:
+class LandmarksStage:
     """Finds landmarks; the network is loaded when the first item comes."""
 
     job: Job
@@ -37,10 +36,10 @@ class Landmarks:
         sizes = np.zeros((len(plan.cameras), 2), np.int32)
         notes: dict[str, str] = {}
         for v, camera in enumerate(plan.cameras):
-            if self.job.config.detector == "none":
+            if self.job.detector is None:
                 break
             if self._detector is None:
-                self._detector = make_detector(self.job.config.detector)
+                self._detector = self.job.detector.make()
             if not capture.has(step, camera):
                 continue
             try:

@@ -11,14 +11,28 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.core.arrays import Alpha, Matte, Rgb
 from pipeline.io.images import decode, encode_jpeg, encode_png
-from pipeline.perception.matting import MattingModel, OnnxMatting
+from pipeline.perception.matting import MattingModel
 from pipeline.prep.items import Item, load_item, save_item
 from pipeline.prep.plan import Job
 
 
+def cut_out(image: Rgb, inside: Alpha, matting: MattingModel) -> tuple[Rgb, Matte]:
+    """Return the person of a picture on white, and the matte.
+
+    Args:
+        image: A crop, with its background.
+        inside: 1 where the picture is, 0 where only its repeated edge is: nobody is there.
+        matting: Gives how much of each pixel the person covers.
+    """
+    cover = np.round(matting(image) * inside * 255).astype(np.uint8)
+    share = cover[..., None] / np.float32(255)
+    return np.round(image * share + 255 * (1 - share)).astype(np.uint8), cover
+
+
 @dataclass
-class Matte:
+class MatteStage:
     """Mattes all views of a timestep; the network is loaded when the first picture needs it."""
 
     job: Job
@@ -42,13 +56,10 @@ class Matte:
                 cover = np.asarray(decode(shipped))
             else:
                 if self._matting is None:
-                    self._matting = OnnxMatting(config.matting)
+                    self._matting = self.job.matting()
                 image = np.asarray(decode(data).convert("RGB"))
                 inside = np.asarray(decode(crops.pictures["inside"][v])) / np.float32(255)
-                matte = self._matting(image) * inside
-                cover = np.round(matte * 255).astype(np.uint8)
-                share = cover[..., None] / np.float32(255)
-                on_white = np.round(image * share + 255 * (1 - share)).astype(np.uint8)
+                on_white, cover = cut_out(image, inside, self._matting)
                 rgb[v], alpha[v] = encode_jpeg(on_white), encode_png(cover)
             if cover.mean() < 255 * config.min_cover:
                 rgb[v] = alpha[v] = b""

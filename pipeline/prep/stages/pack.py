@@ -26,7 +26,7 @@ NO_LAYOUT = "unknown"
 
 
 @dataclass
-class Pack:
+class PackStage:
     """Packs captures."""
 
     job: Job
@@ -53,12 +53,18 @@ class Pack:
             for i in kept
             for camera, reason in self._reasons(name, i).items()
         }
+        doubts = {
+            f"{plan.timesteps[i].name} {camera}": note
+            for i in kept
+            for camera, note in self._notes(name, i).items()
+        }
         report = {
             "capture": name,
             "timesteps": len(plan.timesteps),
             "kept": len(kept),
             "dropped_timesteps": dropped,
             "dropped_views": views,
+            "doubted_views": doubts,
             "missing": dict(plan.missing),
             "facts": dict(plan.facts),
         }
@@ -122,6 +128,11 @@ class Pack:
     def _reasons(self, name: str, i: int) -> dict[str, str]:
         crop = load_item(self.job.path("crop", name, i), pictures=()).dropped
         return {**crop, **load_item(self.job.path("matte", name, i), pictures=()).dropped}
+
+    def _notes(self, name: str, i: int) -> dict[str, str]:
+        """Return what the crop stage noted about views, by camera."""
+        notes = load_item(self.job.path("crop", name, i), pictures=()).notes
+        return {camera: notes[camera] for camera in self.job.plans[name].cameras if camera in notes}
 
     def _pictures(self, name: str, i: int) -> dict[str, tuple[bytes, ...]]:
         """Return the final pictures: those of the matte stage, else the crops with their matte."""

@@ -25,7 +25,6 @@ from pipeline.core.errors import CameraError, FastGHAError, MissingItemError
 from pipeline.core.types import Camera
 from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.flame_fit import FlameFit
-from pipeline.faces.makehuman import mean_landmarks
 from pipeline.perception.landmarks import MESH_HEAD
 from pipeline.prep.items import Item, load_item, save_item
 from pipeline.prep.plan import Job
@@ -62,7 +61,7 @@ class Found:
 
 
 @dataclass
-class Track:
+class TrackStage:
     """Tracks one timestep, or several photographs together."""
 
     job: Job
@@ -70,7 +69,7 @@ class Track:
     def __call__(self, group: tuple[str, tuple[int, ...]]) -> None:
         """Make the items of a group of timesteps of one capture."""
         name, steps = group
-        if self.job.config.source in ("photos", "video"):
+        if not self.job.reader.calibrated:
             self._estimate(name, steps)
         else:
             for i in steps:
@@ -78,7 +77,7 @@ class Track:
 
     def groups(self, todo: list[tuple[str, int]]) -> list[tuple[str, tuple[int, ...]]]:
         """Return what is tracked together."""
-        if self.job.config.source not in ("photos", "video"):
+        if self.job.reader.calibrated:
             return [(name, (i,)) for name, i in todo]
         blocks = sorted({(name, i // TOGETHER) for name, i in todo})
         return [
@@ -163,12 +162,11 @@ class Track:
                 for camera, error in zip(fit.cameras, fit.errors, strict=True)
             ]
         model = face_model()
-        # The face mesh means other points of a face than the head model does.
-        bias = MESH_HEAD - mean_landmarks() if config.detector == "mesh" else np.zeros((68, 3))
+        bias = np.zeros((68, 3)) if self.job.detector is None else self.job.detector.bias()
         fit = track(
             model,
             Observations(points[:, None], None, tuple(sizes), bias),
-            TrackConfig(smooth=SMOOTH if config.source == "video" else 0.0),
+            TrackConfig(smooth=SMOOTH if self.job.reader.moving else 0.0),
         )
         with torch.no_grad():
             vertices = model.vertices(fit.identity, fit.state).numpy()

@@ -1,4 +1,5 @@
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
+# Numba infers the types of kernels; its stubs know neither them nor its options.
 """Sort the visible Gaussians by depth and list them for each tile of 16 x 16 pixels."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
+# Numba infers the types of kernels; its stubs know neither them nor its options.
 """Blend the Gaussians of each tile from front to back.
 
 A vector is a block of 4 x 4 pixels; a tile has 16 blocks. The list of a tile is taken in

@@ -1,4 +1,5 @@
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
+# Numba infers the types of kernels; its stubs know neither them nor its options.
 """Carry gradients of a picture back to the Gaussians of each tile.
 
 Front to back as in `blend`, whose steps are repeated to the bit. What lies behind a Gaussian is

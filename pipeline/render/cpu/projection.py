@@ -1,4 +1,5 @@
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
+# Numba infers the types of kernels; its stubs know neither them nor its options.
 """Where each Gaussian falls in a picture, and how its gradients come back from there.
 
 Letters: n Gaussians, padded to a multiple of 16. Planes are flat arrays of rows of n numbers.

@@ -1,4 +1,5 @@
 # pyright: basic, reportCallIssue=false, reportArgumentType=false
+# Numba infers the types of kernels; its stubs know neither them nor its options.
 """The CPU backend: kernels put together for a row of cameras, and joined to autograd.
 
 Letters: v cameras, n Gaussians (N padded to a multiple of 16), m visible ones, c channels.

@@ -1,4 +1,5 @@
 # pyright: basic, reportOptionalCall=false
+# Numba infers the types of kernels; its stubs know neither them nor its options.
 """Sixteen floats at a time inside numba: vector and mask types with the usual operators.
 
 LLVM's own vectoriser gives up on the loops of a rasteriser (reductions, early exits, arrays

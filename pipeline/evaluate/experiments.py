@@ -1,0 +1,307 @@
+"""The paper's experiments: models and methods measured under a protocol, into tables and figures.
+
+Each function returns a `Report`: what `fastgha eval` prints, and writes with `-o`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from pipeline.core.errors import ConfigError, InputError
+from pipeline.evaluate import figures, results, tables
+from pipeline.evaluate import speed as speeds
+from pipeline.evaluate.inputs import some_views
+from pipeline.evaluate.metrics import Metrics, prepare
+from pipeline.evaluate.predictions import read_predictions
+from pipeline.evaluate.protocol import Protocol, read, tasks
+from pipeline.evaluate.report import Picture, Report, Sheet
+from pipeline.evaluate.results import Result
+from pipeline.evaluate.run import baselines, measure, ours
+from pipeline.model.checkpoint import checkpoint_path, load_model, resolve
+from pipeline.system.files import digest
+from pipeline.system.progress import Bars, no_bars
+from pipeline.train.device import choose
+from pipeline.train.variants import FULL, ONE_SHOT, TABLES, run_of
+
+MODEL = "FastGHA (ours)"
+SPEED_TABLE, VARIANT_TABLES, VARIANT_FIGURE = 2, (3, 5, 6), 11
+PROTOCOLS = {1: "synthetic-same", 3: "synthetic-mixed", 5: "synthetic-mixed", 6: "synthetic-one"}
+"""The protocol of a table if none is named."""
+OTHERWISE = "synthetic-mixed"
+DRAWERS = {12: figures.against_inputs, 14: figures.against_noise}
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which experiment is wanted, and of what."""
+
+    shards: Path | None = None
+    """Folder of shards of held-out people."""
+    model: Path | None = None
+    """Checkpoint or run; the shipped one if not given."""
+    protocol: str | None = None
+    """Name or file; chosen by the table if not given."""
+    table: int | None = None
+    figure: int | None = None
+    runs: Path | None = None
+    """What `train_table` made, for the tables that compare variants."""
+    predictions: Path | None = None
+    """Another method's pictures, measured in place of a model."""
+    name: str = ""
+    earlier: tuple[Path, ...] = ()
+    """Results of other methods, into the same table."""
+    inputs: int | None = None
+    size: int | None = None
+    targets: int | None = None
+    """Other numbers than the protocol's."""
+    device: str = "auto"
+    out: Path | None = None
+    """Where pictures go, and what a stopped evaluation had finished."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What an experiment is measured on, and where what it made is kept."""
+
+    shards: Path
+    protocol: Protocol
+    device: str = "cpu"
+    out: Path | None = None
+
+    def finished(self, name: str) -> Path | None:
+        """Return where a method's finished avatars are kept."""
+        return self.out / "finished" / name if self.out else None
+
+
+def run(request: Request, bars: Bars = no_bars) -> Report:
+    """Carry out the experiment of a request.
+
+    Args:
+        request: What is wanted.
+        bars: Shows how far each measurement is.
+
+    Raises:
+        ConfigError: If there is no such experiment, or something that it needs was not named.
+    """
+    if request.table == SPEED_TABLE:
+        return measure_speed(request.model, request.shards, choose(request.device), bars)
+    if request.shards is None:
+        raise ConfigError("Which pictures? No shards were given.", "Add --shards FOLDER.")
+    protocol = choose_protocol(
+        request.protocol, request.table,
+        inputs=request.inputs, size=request.size, targets=request.targets,
+    )  # fmt: skip
+    ground = Ground(request.shards, protocol, choose(request.device), request.out)
+    if request.figure == VARIANT_FIGURE:
+        return compare_variants(ground, VARIANT_FIGURE, request.runs, bars)
+    if request.figure is not None:
+        return draw_figure(ground, request.figure, request.model, bars)
+    if request.table in VARIANT_TABLES:
+        return compare_variants(ground, request.table, request.runs, bars)
+    if request.table not in (None, 1):
+        raise ConfigError(f"There is no table {request.table} to print.", "Choose 1, 2, 3, 5 or 6.")
+    return compare_methods(
+        ground, request.model, table=request.table, predictions=request.predictions,
+        name=request.name, earlier=request.earlier, bars=bars,
+    )  # fmt: skip
+
+
+def choose_protocol(
+    name: str | None,
+    table: int | None = None,
+    *,
+    inputs: int | None = None,
+    size: int | None = None,
+    targets: int | None = None,
+) -> Protocol:
+    """Return a protocol by its name or else by a table, with other numbers where given."""
+    protocol = read(name or PROTOCOLS.get(table or 0, OTHERWISE))
+    changed = {
+        key: value
+        for key, value in (("inputs", inputs), ("size", size), ("targets", targets))
+        if value is not None
+    }
+    return replace(protocol, name=f"{protocol.name}, changed", **changed) if changed else protocol
+
+
+def compare_methods(
+    ground: Ground,
+    model: Path | None = None,
+    *,
+    table: int | None = None,
+    predictions: Path | None = None,
+    name: str = "",
+    earlier: tuple[Path, ...] = (),
+    bars: Bars = no_bars,
+) -> Report:
+    """Measure a model or another method's pictures, beside baselines and earlier results.
+
+    Args:
+        ground: What to measure on.
+        model: Checkpoint or run; the shipped one if not given.
+        table: Number in the paper whose own figures are shown; none if not given.
+        predictions: Pictures of another method, measured in place of a model.
+        name: What the method is called; needed with `predictions`.
+        earlier: Results of the same protocol, into the same table.
+        bars: Shows how far each measurement is.
+
+    Raises:
+        ConfigError: If another method has no name, or results do not belong into one table.
+    """
+    sheet = Sheet()
+    found = [results.read(path) for path in earlier]
+    if predictions is not None:
+        if not name:
+            raise ConfigError("The method has no name.", "Add --name METHOD.")
+        chosen = tasks(ground.protocol, ground.shards, None)
+        method, net, sha256 = read_predictions(predictions, ground.protocol, chosen), None, ""
+    else:
+        path = checkpoint_path(model)
+        net, loaded = load_model(path)
+        net = net.to(ground.device)
+        chosen = tasks(ground.protocol, ground.shards, loaded.header["layout"])
+        method, name, sha256 = ours(net), name or MODEL, digest(path)
+    metrics = prepare(ground.protocol)
+    with bars(f"Measuring {name}") as tick:
+        mine = measure(
+            method, name, ground.protocol, chosen, checkpoint=sha256, device=ground.device,
+            out=ground.finished(name), metrics=metrics, progress=tick,
+            show=partial(sheet.show, name, net) if ground.out else None,
+        )  # fmt: skip
+    others: list[Result] = []
+    for other, draw in baselines(chosen).items():
+        with bars(f"Measuring {other}") as tick:
+            others.append(
+                measure(draw, other, ground.protocol, chosen, out=ground.finished(other),
+                        metrics=metrics, progress=tick)
+            )  # fmt: skip
+    comparison = tables.comparison([mine, *found, *others], ground.protocol, table)
+    values = mine.to_json() | {"baselines": [result.to_json() for result in others]}
+    return Report(_title(ground), (comparison,), _sheet(ground, sheet), values)
+
+
+def compare_variants(ground: Ground, table: int, runs: Path | None, bars: Bars = no_bars) -> Report:
+    """Measure all variants of a table, or of figure 11, every seed.
+
+    Args:
+        ground: What to measure on.
+        table: Number of the table, or 11.
+        runs: What `train_table` made.
+        bars: Shows how far each measurement is.
+
+    Raises:
+        ConfigError: If no runs were named.
+        InputError: If there is no run of these variants.
+    """
+    if runs is None:
+        raise ConfigError(
+            f"Table {table} compares several models.",
+            f"Train them with `fastgha train --table {table}`, and give their folder as --runs.",
+        )
+    metrics, sheet = prepare(ground.protocol), Sheet()
+    found: list[Result] = []
+    absent: list[str] = []
+    for variant in TABLES[table]:
+        seeds = sorted(runs.glob(f"{variant}/seed-*"))
+        if not seeds:
+            absent.append(variant)
+        for folder in seeds:
+            seed = int(folder.name.removeprefix("seed-"))
+            name = {FULL: "one", ONE_SHOT: "one, fine-tuned"}.get(variant, variant)
+            path = resolve(run_of(runs, variant, seed))
+            found.append(
+                _measure_seed(
+                    ground, path, name if table == 6 else variant, seed, metrics, sheet, bars
+                )
+            )
+    if not found:
+        raise InputError(
+            f"{runs} holds no runs of table {table}.",
+            f"Train them: fastgha train SHARDS -o {runs} --table {table}.",
+        )
+    in_paper = table in tables.REFERENCE
+    comparison = tables.comparison(found, ground.protocol, table if in_paper else None)
+    if absent:
+        note = f"Not there, so not measured: {', '.join(absent)}."
+        comparison = replace(comparison, notes=(*comparison.notes, note))
+    orderings = (tables.orderings(found, table),) if in_paper else ()
+    values = {"table": table, "results": [result.to_json() for result in found]}
+    return Report(_title(ground), (comparison, *orderings), _sheet(ground, sheet), values)
+
+
+def _measure_seed(
+    ground: Ground, path: Path, name: str, seed: int, metrics: Metrics, sheet: Sheet, bars: Bars
+) -> Result:
+    model, loaded = load_model(path)
+    model = model.to(ground.device)
+    chosen = tasks(ground.protocol, ground.shards, loaded.header["layout"])
+    with bars(f"Measuring {name}, seed {seed}") as tick:
+        return measure(
+            ours(model), name, ground.protocol, chosen, checkpoint=digest(path),
+            device=ground.device, out=ground.finished(f"{name}-{seed}"), metrics=metrics,
+            progress=tick,
+            show=partial(sheet.show, name, model) if ground.out and seed == 0 else None,
+        )  # fmt: skip
+
+
+def draw_figure(
+    ground: Ground, number: int, model: Path | None = None, bars: Bars = no_bars
+) -> Report:
+    """Measure figure 12 or 14, and draw it if there is a folder for pictures.
+
+    Raises:
+        ConfigError: If there is no such figure.
+    """
+    draw = DRAWERS.get(number)
+    if draw is None:
+        raise ConfigError(f"There is no figure {number} to draw.", "Choose 11, 12 or 14.")
+    path = checkpoint_path(model)
+    net, loaded = load_model(path)
+    with bars(f"Figure {number}") as tick:
+        curves = draw(
+            net.to(ground.device), ground.protocol, ground.shards, loaded.header["layout"],
+            digest(path), tick,
+        )  # fmt: skip
+    numbers = figures.table(number, curves)
+    pictures: tuple[Picture, ...] = ()
+    if ground.out:
+        drawn = ground.out / f"figure-{number}.png"
+        figures.plot(number, curves, drawn)
+        pictures = ((f"Figure {number}; shaded: 95 % interval over people.", drawn),)
+    values = [result.to_json() for curve in curves for result in curve.results]
+    return Report(_title(ground), (numbers,), pictures, {"figure": number, "results": values})
+
+
+def measure_speed(
+    model: Path | None, shards: Path | None, device: str = "cpu", bars: Bars = no_bars
+) -> Report:
+    """Measure Table 2.
+
+    Args:
+        model: Checkpoint or run; the shipped one if not given.
+        shards: Where pictures are taken from; a synthetic person is made if not given.
+        device: Where to measure.
+        bars: Shows how far the measurement is.
+    """
+    net, loaded = load_model(checkpoint_path(model))
+    with bars("Measuring") as tick:
+        guided, size = net.config.guide == "mesh", net.config.image_size
+        views, mesh = some_views(shards, max(speeds.PAPER), size, guided=guided)
+        rows = speeds.speed(net.to(device), views, loaded.header["layout"], mesh, progress=tick)
+    name = results.machine(device)["device"]
+    values = {"device": name, "rows": [asdict(row) for row in rows]}
+    return Report("Table 2", (tables.speeds(rows, name),), (), values)
+
+
+def _title(ground: Ground) -> str:
+    return f"Protocol {ground.protocol.name}"
+
+
+def _sheet(ground: Ground, sheet: Sheet) -> tuple[Picture, ...]:
+    if ground.out is None:
+        return ()
+    path = ground.out / "sheet.png"
+    sheet.write(path)
+    return ((f"In a row: {sheet.legend}.", path),)

@@ -32,7 +32,8 @@ class LossConfig:
     silhouette: float = 1.0
     depth: float = 0.5
     motion: float = 0.0
-    """Of `motion`, which the paper does not have: for captures whose mesh is known."""
+    """Of `motion`, which the paper does not have: for captures whose mesh is known. A guided model
+    moves with the mesh anyway, and goes without."""
 
 
 @dataclass(frozen=True)

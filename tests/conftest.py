@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,19 @@ import torch
 
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, View
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.heads import head_model
+from pipeline.faces.makehuman import Head, Identity
+from pipeline.model.config import ModelConfig
 from pipeline.shards.writer import ShardData, write_shard
+from pipeline.train.presets import tiny
 
 LAYOUT = "fastgha120/makehuman-hm08/1"
+
+
+def plain() -> ModelConfig:
+    """The preset `tiny` without a guide: for tests whose pictures show no head."""
+    return replace(tiny(), guide="none")
 
 
 def dome(views: int, size: int, seed: int = 0, distance: float = 1.0) -> Camera:
@@ -37,8 +48,14 @@ def blob_views(views: int, size: int, seed: int = 0) -> View:
     return View(color * alpha + (1 - alpha), alpha, camera)
 
 
+def still_mesh(views: int) -> TrackedMesh:
+    """The average face at rest, as if tracked in some pictures."""
+    face = Head(Identity()).neutral
+    return TrackedMesh(LAYOUT, face, np.stack([face] * views))
+
+
 def toy_capture(subject: str, size: int = 64, timesteps: int = 4, views: int = 4) -> ShardData:
-    """A capture of a coloured ball whose size follows the jaw."""
+    """A capture of a coloured ball whose size follows the jaw, with a still face in it."""
     rng = np.random.default_rng(list(subject.encode()))
     code = rng.normal(0, 0.3, (timesteps, 120)).astype(np.float32)
     color = rng.uniform(0.2, 0.8, 3)
@@ -48,6 +65,7 @@ def toy_capture(subject: str, size: int = 64, timesteps: int = 4, views: int = 4
     inside = np.hypot(x - size / 2, y - size / 2)[None] < radius[:, None, None]
     alpha = np.repeat((inside * 255).astype(np.uint8)[:, None], views, axis=1)
     shade = 1 - 0.3 * (y / size)
+    face = Head(Identity()).neutral
     head = (color * shade[..., None] * 255)[None, None] * (alpha[..., None] / 255)
     rgb = (head + 255 * (1 - alpha[..., None] / 255)).astype(np.uint8)
     return ShardData(
@@ -61,7 +79,9 @@ def toy_capture(subject: str, size: int = 64, timesteps: int = 4, views: int = 4
         code=code,
         sentence=np.zeros(timesteps, np.int32),
         landmarks=np.zeros((timesteps, 68, 3), np.float32),
-        vertices=np.zeros((timesteps, 0, 3), np.float32),
+        vertices=np.stack([face] * timesteps),
+        neutral=face,
+        topology=head_model(LAYOUT).topology,
     )
 
 

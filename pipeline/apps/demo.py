@@ -25,6 +25,7 @@ from pipeline.avatar.camera_path import orbit
 from pipeline.core.types import Camera, View
 from pipeline.evaluate.metrics import psnr, ssim
 from pipeline.expressions.sequences import read_sequence
+from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import code_to_arkit
 from pipeline.io.images import write_rgb
 from pipeline.io.sheets import to_bytes
@@ -81,7 +82,10 @@ def run(
         inputs = _photograph(subject, expressions, cameras, tick)
     with bar("Making the avatar") as tick, _timed(seconds, "reconstruction"):
         facts = {"checkpoint": path.name, "checkpoint_sha256": digest(path), "pictures": 4}
-        avatar = Avatar.create(net, inputs, layout, facts)
+        # A tracker's part: the person is synthetic, so that its mesh is known.
+        meshes = np.stack([subject.head.vertices(weights) for weights in expressions])
+        mesh = TrackedMesh(layout, subject.head.neutral, meshes)
+        avatar = Avatar.create(net, inputs, layout, facts, mesh)
         avatar.save(out / "head.avatar")
         tick(1, 1)
     along = orbit(len(sequence), size)

@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.core.config import from_dict, to_dict
 from pipeline.core.errors import ShapeError
 from pipeline.core.types import Camera, ExpressionCode, Gaussians, View
+from pipeline.faces.guide import Rig, TrackedMesh
 from pipeline.faces.layouts import require_layout
 from pipeline.io.tensors import read_header, restore, write_tensors
 from pipeline.model.activate import CanonicalHead
@@ -53,7 +54,13 @@ class Avatar:
 
     @staticmethod
     @torch.no_grad()
-    def create(model: FastGHA, views: View, layout: str, made: Mapping[str, Any]) -> Avatar:
+    def create(
+        model: FastGHA,
+        views: View,
+        layout: str,
+        made: Mapping[str, Any],
+        mesh: TrackedMesh | None = None,
+    ) -> Avatar:
         """Make an avatar of 1 to 6 views in one pass.
 
         Gaussians that could never be drawn are left out.
@@ -63,15 +70,24 @@ class Avatar:
             views: Pictures with mattes and cameras.
             layout: Of the codes that the model was trained with.
             made: Facts to keep in the file.
+            mesh: As tracked in the pictures, for a guided model.
+
+        Raises:
+            InputError: If the model is guided and there is no mesh.
         """
-        head = model.reconstruct(views)
-        seen = head.gaussians.opacities >= VISIBLE
-        kept = CanonicalHead(head.gaussians[seen], head.features[seen])
+        guide = model.guide(mesh, views.camera.to("cpu"))
+        if guide is not None:
+            guide = guide.to(views.image.device)
+        head = model.reconstruct(views, guide)
+        kept = head[head.gaussians.opacities >= VISIBLE]
         return Avatar(kept, model.deformation, layout, dict(made), model.precision)
 
     @property
     def canonical(self) -> Gaussians:
-        """The head before any expression; no picture has ever supervised it."""
+        """The head before any expression: the neutral one of a guided model.
+
+        Of another, no picture has ever supervised it.
+        """
         return self.head.gaussians if self.refined_gaussians is None else self.refined_gaussians
 
     @torch.no_grad()
@@ -93,14 +109,14 @@ class Avatar:
             return self.deformation(self.head, values)
         with autocast(values.device, self.precision):
             moved = self.deformation(self._prepared, values)
-        if self.refined_gaussians is None:
-            return moved
-        still = self.head.gaussians
-        return replace(
-            self.refined_gaussians,
-            means=self.refined_gaussians.means + (moved.means - still.means),
-            colors=self.refined_gaussians.colors + (moved.colors - still.colors),
-        )
+        if self.refined_gaussians is not None:
+            still = self.head.gaussians
+            moved = replace(
+                self.refined_gaussians,
+                means=self.refined_gaussians.means + (moved.means - still.means),
+                colors=self.refined_gaussians.colors + (moved.colors - still.colors),
+            )
+        return replace(moved, colors=moved.colors.clamp(0, 1))
 
     def render(self, code: ExpressionCode, camera: Camera, backend: Backend = "auto") -> Rendering:
         """Draw the head under an expression, on white."""
@@ -121,6 +137,13 @@ class Avatar:
         }
         if self.refined_gaussians is not None:
             tensors |= {f"shown.{k}": v for k, v in vars(self.refined_gaussians).items()}
+        rig = self.head.rig
+        if rig is not None:
+            tensors |= {
+                "rig.neutral": rig.neutral,
+                "rig.vertex": rig.vertex.int(),
+                "rig.weight": rig.weight,
+            }
         baked = isinstance(self.deformation, Baked)
         if baked:
             for name in ("deformation.shapes", "deformation.mean"):
@@ -129,6 +152,7 @@ class Avatar:
             "format": FORMAT,
             "version": VERSION,
             "baked": baked,
+            "guided": rig is not None,
             "layout": self.layout,
             "deformation": to_dict(self.deformation.config),
             "made": dict(self.made),
@@ -148,14 +172,17 @@ class Avatar:
         tensors = load_file(path)
         gaussians = _gaussians(tensors, "gaussians.")
         features = tensors["features"]
-        sizes = facts["deformation"]
+        sizes, guided = facts["deformation"], bool(facts.get("guided"))
         if facts.get("baked"):
             deformation = Baked(from_dict(BakedConfig, sizes))
         else:
-            deformation = Deformation(features.shape[1], from_dict(DeformConfig, sizes))
+            # Files from before there was a choice of colour spaces do not name theirs.
+            config = from_dict(DeformConfig, {"color_space": "linear", **sizes})
+            deformation = Deformation(features.shape[1], config, guided)
         restore(deformation, tensors, "deformation.", path)
         deformation.eval().requires_grad_(False)
-        head = CanonicalHead(gaussians, features)
+        rig = _rig(tensors, facts["layout"]) if guided else None
+        head = CanonicalHead(gaussians, features, rig)
         refined = _gaussians(tensors, "shown.") if "shown.means" in tensors else None
         return Avatar(head, deformation, facts["layout"], facts["made"], precision, refined)
 
@@ -163,6 +190,11 @@ class Avatar:
     def _prepared(self) -> PreparedHead:
         assert isinstance(self.deformation, Deformation)
         return self.deformation.prepare(self.head)
+
+
+def _rig(tensors: Mapping[str, Tensor], layout: str) -> Rig:
+    neutral, vertex, weight = (tensors[f"rig.{name}"] for name in ("neutral", "vertex", "weight"))
+    return Rig(layout, neutral, vertex.long(), weight)
 
 
 def _gaussians(tensors: Mapping[str, Tensor], prefix: str) -> Gaussians:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.refine import RefineConfig, refine
 from pipeline.core.errors import InputError
-from pipeline.core.types import ExpressionCode
+from pipeline.core.types import Camera, ExpressionCode, View
+from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.io.images import read_rgb, write_rgb
 from pipeline.model.checkpoint import checkpoint_path, load_model
@@ -20,8 +23,8 @@ from pipeline.perception.matting import get_matting
 from pipeline.prep import photos
 from pipeline.system.files import digest
 from pipeline.system.progress import Progress, silent
-from pipeline.tracking.fit import Observations, track
-from pipeline.tracking.models import MakeHumanFace
+from pipeline.tracking.fit import Observations, Track, track
+from pipeline.tracking.models import FaceState, MakeHumanFace
 
 DETECTOR = "mesh"
 """Of landmarks: it follows the head also where the head hides itself."""
@@ -73,19 +76,52 @@ def make_avatar(
         "pictures": len(paths),
         "matting": matting,
     }
-    made = Avatar.create(net, found.view, str(loaded.header["layout"]), facts)
-    if refine_s <= 0:
-        return made
-    return refine(made, found.view, _codes(found, made.layout), RefineConfig(refine_s))[0]
+    layout, view = str(loaded.header["layout"]), found.view
+    if net.config.guide == "none":
+        made = Avatar.create(net, view, layout, facts)
+        if refine_s <= 0:
+            return made
+        return refine(made, view, _codes(found, layout), RefineConfig(refine_s))[0]
+    if layout != MAKEHUMAN:
+        raise InputError(
+            f"Photographs are tracked with the MakeHuman head; this model takes {layout}.",
+            "Give a model of MakeHuman codes, or one without a guide.",
+        )
+    view, mesh, codes = tracked(found)
+    made = Avatar.create(net, view, layout, facts, mesh)
+    return refine(made, view, codes, RefineConfig(refine_s))[0] if refine_s > 0 else made
+
+
+def tracked(found: photos.Photos) -> tuple[View, TrackedMesh, ExpressionCode]:
+    """Fit the head model to the photographs' landmarks: their cameras, meshes and expressions.
+
+    Returns:
+        The pictures with the cameras that the mesh is seen from, the mesh, and a code for each.
+    """
+    model, fit = MakeHumanFace(), _fit(found)
+    with torch.no_grad():
+        rest = FaceState.neutral(model.expression_size)
+        neutral = model.vertices(fit.identity, rest)[0].numpy()
+        posed = model.vertices(fit.identity, fit.state).numpy()
+    E, K = (
+        torch.cat([getattr(camera, name) for camera in fit.cameras]).float()
+        for name in ("world_to_camera", "K")
+    )
+    camera = Camera(E, K, found.view.camera.width, found.view.camera.height)
+    mesh = TrackedMesh(model.layout, neutral, posed)
+    return replace(found.view, camera=camera), mesh, fit.codes
 
 
 def _codes(found: photos.Photos, layout: str) -> ExpressionCode:
     """Fit the head model to the photographs' landmarks, for their expressions."""
-    neutral = neutral_code(layout)
-    count, size = len(found.view), found.view.camera.width
     if layout != MAKEHUMAN:  # no other head model comes with the package
-        return ExpressionCode(neutral.values.repeat(count, 1), layout)
-    model = MakeHumanFace()
-    bias = get_detector(DETECTOR).bias()
+        return ExpressionCode(neutral_code(layout).values.repeat(len(found.view), 1), layout)
+    return _fit(found).codes
+
+
+def _fit(found: photos.Photos) -> Track:
+    size = found.view.camera.width
     points = found.landmarks[:, None].astype(float)
-    return track(model, Observations(points, None, ((size, size),) * count, bias)).codes
+    bias = get_detector(DETECTOR).bias()
+    sizes = ((size, size),) * len(found.view)
+    return track(MakeHumanFace(), Observations(points, None, sizes, bias))

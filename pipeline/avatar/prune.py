@@ -20,7 +20,6 @@ from pipeline.core.types import Camera, ExpressionCode, Gaussians
 from pipeline.faces.layouts import (
     neutral_code,
 )
-from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked
 from pipeline.render import render
 from pipeline.system.progress import Progress, silent
@@ -97,6 +96,6 @@ def select(avatar: Avatar, keep: Tensor) -> Avatar:
     """Return an avatar with only some of its Gaussians."""
     if isinstance(avatar.deformation, Baked):
         raise ConfigError("This avatar is baked already.", "Prune before baking.")
-    head = CanonicalHead(avatar.head.gaussians[keep], avatar.head.features[keep])
+    head = avatar.head[keep]
     refined_gaussians = None if avatar.refined_gaussians is None else avatar.refined_gaussians[keep]
     return replace(avatar, head=head, refined_gaussians=refined_gaussians)

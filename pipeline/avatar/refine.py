@@ -76,7 +76,7 @@ class _Shift:
             still.quats,
             still.scales * scales.exp(),
             torch.sigmoid(torch.logit(still.opacities.clamp(1e-4, 1 - 1e-4)) + opacities),
-            still.colors + colors,
+            (still.colors + colors).clamp(0, 1),
         )
 
 
@@ -141,7 +141,8 @@ def refine(
 
 
 def _posed(canonical: Gaussians, means: Tensor, colors: Tensor) -> Gaussians:
-    return replace(canonical, means=canonical.means + means, colors=canonical.colors + colors)
+    posed = (canonical.colors + colors).clamp(0, 1)
+    return replace(canonical, means=canonical.means + means, colors=posed)
 
 
 def _loss(

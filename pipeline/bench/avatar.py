@@ -99,7 +99,8 @@ def bench(
         chosen = tasks(protocol, shards, loaded.header["layout"])[:: protocol.avatars][:people]
         for done, task in enumerate(chosen, start=1):
             seen, truth = scene(_few(task), protocol)
-            exact = Avatar.create(model, seen.inputs, loaded.header["layout"], {})
+            mesh = seen.mesh() if model.config.guide == "mesh" else None
+            exact = Avatar.create(model, seen.inputs, loaded.header["layout"], {}, mesh)
             for name, form in forms(exact, seen).items():
                 close, right = _quality(form, exact, seen, truth)
                 form.avatar.save(file := Path(place) / "x.avatar")

@@ -85,7 +85,7 @@ def count(config: ModelConfig, views: int) -> list[Count]:
         model = FastGHA(config, "float32", source="random")
         features: Any = model.features
         size, grid = config.image_size, config.image_size // 8
-        pixels = torch.empty(views, 10, size, size)
+        pixels = torch.empty(views, 10 + config.guide_channels, size, size)
         rows: list[Count] = []
 
         def add(part: str, modules: list[nn.Module], work: Callable[[], object]) -> None:
@@ -139,7 +139,13 @@ def count(config: ModelConfig, views: int) -> list[Count]:
             torch.empty(n, config.gaussian_features),
         )
         deform = model.deformation
-        add("deformation", [deform], lambda: deform(deform.prepare(head), torch.empty(CODE_SIZE)))
+
+        def animate() -> None:
+            deform(deform.prepare(head), torch.empty(CODE_SIZE))
+            if deform.of_motion is not None:  # the mesh itself is not moved here
+                deform.of_motion(torch.empty(n, 3))
+
+        add("deformation", [deform], animate)
     return rows
 
 

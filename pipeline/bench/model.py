@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from pipeline.bench.rows import Timed, alone, table, timed
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, View
 from pipeline.evaluate.tables import Table
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.layouts import MAKEHUMAN
+from pipeline.faces.makehuman import Head, Identity
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA
 from pipeline.system.machine import peak_mb
@@ -53,10 +57,12 @@ def _measure(config: ModelConfig, views: int, repeats: int, threads: int) -> Row
     K = torch.tensor([[2.0 * size, 0, size / 2], [0, 2.0 * size, size / 2], [0, 0, 1]])
     cameras = Camera(look_at(centers, torch.zeros(views, 3)), K.repeat(views, 1, 1), size, size)
     pictures = View(torch.rand(views, 3, size, size), torch.ones(views, 1, size, size), cameras)
+    neutral = Head(Identity()).neutral
+    mesh = TrackedMesh(MAKEHUMAN, neutral, np.stack([neutral] * views))
     before = peak_mb()
     times: list[float] = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        model.reconstruct(pictures)
+        model.reconstruct(pictures, model.guide(mesh, cameras))
         times.append(1e3 * (time.perf_counter() - start))
     return Row(part="reconstruct", inputs=views, **timed(times[1:], peak_mb() - before))

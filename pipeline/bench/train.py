@@ -136,7 +136,10 @@ def _measure(
     optimizer = make_optimizer(model, config)
     training_module = TrainingModule(model)
     net: Perceptual | None = load_perceptual(perceptual, run.device) if perceptual else None
-    samples = Samples(groups, config.sampling, config.resolutions, config.seed)
+    samples = Samples(
+        groups, config.sampling, config.resolutions, config.seed,
+        guide_stride=config.model.guide_stride,
+    )  # fmt: skip
     steps: list[Mapping[str, float]] = []
     found = load_samples(samples, 0, 0)
     for _ in range(len(samples)):

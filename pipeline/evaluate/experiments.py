@@ -287,8 +287,9 @@ def measure_speed(
     """
     net, loaded = load_model(checkpoint_path(model))
     with bars("Measuring") as tick:
-        views = some_views(shards, max(speeds.PAPER), net.config.image_size)
-        rows = speeds.speed(net.to(device), views, loaded.header["layout"], progress=tick)
+        guided, size = net.config.guide == "mesh", net.config.image_size
+        views, mesh = some_views(shards, max(speeds.PAPER), size, guided=guided)
+        rows = speeds.speed(net.to(device), views, loaded.header["layout"], mesh, progress=tick)
     name = results.machine(device)["device"]
     values = {"device": name, "rows": [asdict(row) for row in rows]}
     return Report("Table 2", (tables.speeds(rows, name),), (), values)

@@ -97,7 +97,7 @@ class Sheet:
 def canonical(model: FastGHA, seen: Scene) -> Float[Tensor, "1 3 h w"]:
     """Draw the head before any expression from the first target's camera."""
     device = next(model.parameters()).device
-    head = model.reconstruct(seen.inputs.to(device))
+    head = model.reconstruct(seen.inputs.to(device), seen.guide(model))
     white = torch.ones(3, device=device)
     drawn = render(head.gaussians, seen.camera[:1].to(device), background=white)
     return drawn.color.permute(0, 3, 1, 2).clamp(0, 1).cpu()

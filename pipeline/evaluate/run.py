@@ -20,6 +20,7 @@ from pipeline.evaluate.baselines import mean_head, nearest_input, white_image
 from pipeline.evaluate.metrics import Metrics, prepare
 from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.results import Result, summarise
+from pipeline.faces.guide import Guide, TrackedMesh
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.shards.reader import Shard
@@ -41,6 +42,22 @@ class Scene:
     """Of the targets."""
     codes: ExpressionCode
     """Of the targets."""
+
+    def mesh(self) -> TrackedMesh:
+        """Read the mesh of the inputs.
+
+        Raises:
+            FormatError: If the shard has none that a guided model could take.
+        """
+        with Shard(self.task.shard) as shard:
+            return shard.mesh([t for t, _ in self.task.inputs])
+
+    def guide(self, model: FastGHA) -> Guide | None:
+        """Draw the inputs' guide for a model, on its device; nothing for a model without."""
+        if model.config.guide == "none":
+            return None
+        guide = model.guide(self.mesh(), self.inputs.camera)
+        return None if guide is None else guide.to(next(model.parameters()).device)
 
 
 Method = Callable[[Scene], Float[Tensor, "v 3 h w"]]
@@ -120,17 +137,19 @@ def ours(model: FastGHA, noise: tuple[float, float] = (0.0, 0.0), seed: int = 0)
 
     Args:
         model: Makes one avatar of the inputs, and draws it under every code.
-        noise: Error of the inputs' cameras: degrees about each axis, mm along each axis.
+        noise: Error of the inputs' cameras: degrees about each axis, mm along each axis. Meshes
+            are fitted in the pictures and move with the cameras, so that a guide stays as it is.
         seed: Start of the errors.
     """
 
     def draw(seen: Scene) -> Tensor:
         device = next(model.parameters()).device
         inputs = seen.inputs
+        guide = seen.guide(model)
         if any(noise):
             rng = np.random.default_rng([seed, seen.task.avatar, *seen.task.subject.encode()])
             inputs = replace(inputs, camera=jitter(inputs.camera, *noise, rng))
-        prepared = model.prepare(model.reconstruct(inputs.to(device)))
+        prepared = model.prepare(model.reconstruct(inputs.to(device), guide))
         white = torch.ones(3, device=device)
         drawn: list[Tensor] = []
         for i, code in enumerate(seen.codes.values):

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.camera_path import orbit
 from pipeline.core.types import ExpressionCode, View
+from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import neutral_code
 from pipeline.model.fastgha import FastGHA
 from pipeline.system.machine import wait
@@ -39,6 +41,7 @@ def speed(
     model: FastGHA,
     views: View,
     layout: str,
+    mesh: TrackedMesh | None = None,
     *,
     inputs: Sequence[int] = (2, 3, 4, 5, 6),
     repeats: int = 5,
@@ -51,6 +54,7 @@ def speed(
         model: On the device that is measured.
         views: At least as many pictures as the largest of `inputs`.
         layout: Of the codes.
+        mesh: As tracked in the views, for a guided model; drawing its guide is counted.
         inputs: Numbers of pictures.
         repeats: Reconstructions, after one that is not counted.
         frames: Animated and drawn frames, after three that are not counted.
@@ -60,8 +64,10 @@ def speed(
     views = views.to(device)
     rows: list[Speed] = []
     for done, count in enumerate(inputs, start=1):
-        made = _time(lambda n=count: model.reconstruct(views[:n]), repeats, 1, device)
-        avatar = Avatar.create(model, views[:count], layout, {})
+        seen = None if mesh is None else mesh[:count]
+        make = partial(Avatar.create, model, views[:count], layout, {}, seen)
+        made = _time(make, repeats, 1, device)
+        avatar = make()
         drawn = _time(_frames(avatar, views.camera.width, layout, device), frames, 3, device)
         fps = [1 / s for s in drawn]
         rows.append(Speed(

@@ -135,11 +135,7 @@ class Head:
         eyes = [shape[ids].mean(0) for ids in (asset.left_eye, asset.right_eye)]
         origin = (eyes[0] + eyes[1]) / 2 + ORIGIN
         self._neutral: Float32[np.ndarray, "v 3"] = (shape - origin).astype(np.float32)
-        self._eyes = [(e - origin).astype(np.float32) for e in eyes]
-        pairs = asset.scale_pairs
-        self._scale = np.abs(
-            [self._neutral[pairs[i, 0], i] - self._neutral[pairs[i, 1], i] for i in range(3)]
-        ).astype(np.float32)
+        self._scale = head_scale(self._neutral)
 
     @property
     def neutral(self) -> Float32[np.ndarray, "v 3"]:
@@ -159,17 +155,7 @@ class Head:
             ShapeError: If there is more than one expression.
             LayoutError: If the code has another layout.
         """
-        weights = _weights(expression)
-        asset = load_asset()
-        active = np.flatnonzero(weights)
-        posed = self._neutral + np.tensordot(weights[active], asset.units[active], 1)
-        for side, ids, center in (
-            ("Left", asset.left_eye, self._eyes[0]),
-            ("Right", asset.right_eye, self._eyes[1]),
-        ):
-            R = Rotation.from_rotvec(gaze_angles(weights, side), degrees=True).as_matrix()
-            posed[ids] = (self._neutral[ids] - center) @ R.T.astype(np.float32) + center
-        return posed.astype(np.float32)
+        return pose(self._neutral, expression)
 
     def landmarks(self, vertices: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "68 3"]:
         """Return the 68 points of iBUG (jaw from the subject's right to left, brows, nose, ...)."""
@@ -231,6 +217,33 @@ class Head:
             specular=specular, gloss=gloss, cull=cull,
         )  # fmt: skip
         return replace(part, kind="card" if card else "opaque", depth_tolerance=depth_tolerance)
+
+
+def pose(
+    neutral: Float32[np.ndarray, "v 3"], expression: Float32[np.ndarray, "52"] | ExpressionCode
+) -> Float32[np.ndarray, "v 3"]:
+    """Return the control vertices of one expression of the person with these neutral ones.
+
+    Face units are the same for all people; eyes turn about the middle of the person's own.
+
+    Raises:
+        As `Head.vertices`.
+    """
+    weights = _weights(expression)
+    asset = load_asset()
+    active = np.flatnonzero(weights)
+    posed = neutral + np.tensordot(weights[active], asset.units[active], 1)
+    for side, ids in (("Left", asset.left_eye), ("Right", asset.right_eye)):
+        center = neutral[ids].mean(0)
+        R = Rotation.from_rotvec(gaze_angles(weights, side), degrees=True).as_matrix()
+        posed[ids] = (neutral[ids] - center) @ R.T.astype(np.float32) + center
+    return posed.astype(np.float32)
+
+
+def head_scale(neutral: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "3"]:
+    """Return the size along each axis that the offsets of hanging meshes are given in."""
+    ends = neutral[load_asset().scale_pairs]
+    return np.abs([ends[i, 0, i] - ends[i, 1, i] for i in range(3)]).astype(np.float32)
 
 
 def mean_landmarks() -> Float32[np.ndarray, "68 3"]:

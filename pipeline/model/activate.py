@@ -3,6 +3,8 @@
 Letters: v views, h w size of the map, n Gaussians that are kept, f features.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.core.geometry import rays
-from pipeline.core.types import Gaussians, View
+from pipeline.core.types import Camera, Gaussians, View
+from pipeline.faces.guide import Guide, Rig
 from pipeline.model.config import ModelConfig
 
 HEAD_RADIUS = 0.30
@@ -19,6 +22,11 @@ HEAD_RADIUS = 0.30
 SCALES_PX = (0.15, 4.0)
 """Smallest and largest standard deviation, in blocks of the map at the Gaussian's depth."""
 SCALE_START_PX = 0.6
+GUIDE_REACH = (0.03, 0.03, 0.10)
+"""How far from the guide's point a Gaussian may be: across the picture (x, y) and along the
+camera's z axis, where hair stands off the mesh; metres."""
+GUIDE_OPACITY = 0.88
+"""Most that guided Gaussians begin with, where the matte is full: the mesh is a surface."""
 FOREGROUND = 0.02
 """A block with less coverage than this makes no Gaussian (with `foreground_only`)."""
 
@@ -29,21 +37,30 @@ class CanonicalHead:
 
     gaussians: Gaussians
     features: Float[Tensor, "n f"]
+    rig: Rig | None = None
+    """How they hang on the person's mesh, in a guided model."""
+
+    def __getitem__(self, index: slice | Tensor) -> CanonicalHead:
+        """Select Gaussians by a slice, a mask or indices."""
+        rig = None if self.rig is None else self.rig[index]
+        return CanonicalHead(self.gaussians[index], self.features[index], rig)
 
 
-def activate(raw: Float[Tensor, "v c h w"], views: View, config: ModelConfig) -> CanonicalHead:
+def activate(
+    raw: Float[Tensor, "v c h w"], views: View, config: ModelConfig, guide: Guide | None = None
+) -> CanonicalHead:
     """Fuse the maps of all views into one set of Gaussians in the head frame.
 
-    Raw zeros give a plausible start: half-way opaque Gaussians, somewhat smaller than a block
-    of pixels, coloured as the picture, on a plane through the head's origin.
+    Raw zeros give a plausible start: Gaussians somewhat smaller than a block of pixels, coloured
+    as the picture; with a guide nearly opaque ones on the person's neutral mesh, without one
+    half-way opaque ones on a plane through the head's origin.
     """
     camera, stride = views.camera, config.stride
     position, color, quat, scale, opacity, features = raw.split(
         [config.channels - 11 - config.gaussian_features, 3, 4, 3, 1, config.gaussian_features],
         dim=1,
     )
-    origins, directions = rays(camera, stride)
-    means = _positions(position, origins, directions, config)
+    means = _positions(position, camera, config, guide)
 
     inside = torch.einsum("vij,vjhw->vihw", camera.world_to_camera[:, :3, :3], means)
     depths = inside[:, 2:] + camera.world_to_camera[:, 2:3, 3, None, None]
@@ -55,6 +72,11 @@ def activate(raw: Float[Tensor, "v c h w"], views: View, config: ModelConfig) ->
     scales = pixels * depths.detach().clamp(min=0.05) * stride / focal
 
     pixel_color = functional.avg_pool2d(views.image, stride)
+    if guide is not None:
+        # On a known surface, what shows of the white behind the head's edge would stay in the air.
+        coverage = functional.avg_pool2d(views.alpha, stride)
+        pixel_color = (pixel_color - 1 + coverage) / coverage.clamp(min=FOREGROUND)
+        opacity = opacity + torch.logit(coverage.clamp(FOREGROUND, GUIDE_OPACITY))
     colors = torch.sigmoid(torch.logit(pixel_color.clamp(0.02, 0.98)) + color)
 
     # The network turns each Gaussian against its camera; the head frame is reached from there.
@@ -70,12 +92,19 @@ def activate(raw: Float[Tensor, "v c h w"], views: View, config: ModelConfig) ->
         opacities=_rows(torch.sigmoid(opacity), keep)[:, 0],
         colors=_rows(colors, keep),
     )
-    return CanonicalHead(gaussians, _rows(features, keep))
+    rig = None if guide is None else Rig.attach(guide, gaussians.means, guide.vertex[keep])
+    return CanonicalHead(gaussians, _rows(features, keep), rig)
 
 
 def _positions(
-    raw: Tensor, origins: Tensor, directions: Tensor, config: ModelConfig
+    raw: Tensor, camera: Camera, config: ModelConfig, guide: Guide | None
 ) -> Float[Tensor, "v 3 h w"]:
+    if guide is not None:
+        reach = torch.tensor(GUIDE_REACH).to(raw)[:, None, None]
+        residual = reach * torch.tanh(raw)
+        R = camera.world_to_camera[:, :3, :3]
+        return guide.canonical + torch.einsum("vij,vihw->vjhw", R, residual)
+    origins, directions = rays(camera, config.stride)
     if config.position == "xyz":
         return HEAD_RADIUS * torch.tanh(raw)
     distance = torch.linalg.norm(origins, dim=1, keepdim=True)

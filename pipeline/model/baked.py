@@ -94,7 +94,7 @@ class Baked(nn.Module):
         means, colors = still.means.clone(), still.colors.clone()
         means[:m] += offsets[:, :3]
         colors[:m] += offsets[:, 3:]
-        return replace(still, means=means, colors=colors)
+        return replace(still, means=means, colors=colors.clamp(0, 1))
 
 
 def _train(net: Baked, codes: Tensor, weights: Tensor) -> None:

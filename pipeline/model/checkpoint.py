@@ -43,6 +43,7 @@ def load(path: Path) -> Checkpoint:
     header = read_header(path, FORMAT, VERSION)
     # Files from before there was a choice of decoders do not name theirs.
     header["model"]["decoder"].setdefault("kind", "conv")
+    header["model"]["deform"].setdefault("color_space", "linear")
     with safe_open(path, framework="pt") as file:
         return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, header)  # noqa: SIM118
 

@@ -73,6 +73,9 @@ class DeformConfig:
     frequencies: int = 6
     """Octaves of the sinusoidal encoding of the positions."""
     color_offsets: bool = True
+    color_space: Literal["logit", "linear"] = "logit"
+    """logit: a colour stays a colour under any code; linear: added as it is, as files from before
+    there was a choice do."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,12 @@ class ModelConfig:
     gaussian_features: int = 32
     """Numbers that each Gaussian carries for the deformation."""
     position: Literal["ray_depth", "xyz"] = "ray_depth"
-    """ray_depth: one number, along the pixel's ray; xyz: three, in the head's box."""
+    """ray_depth: one number, along the pixel's ray; xyz: three, in the head's box. With a guide,
+    neither: three, from the mesh in the camera's axes."""
+    guide: Literal["mesh", "none"] = "none"
+    """mesh: each picture comes with a tracked mesh of the person. Positions are residuals on it
+    and the canonical head is the neutral one; motion is the mesh's and a residual. none: the
+    paper's model."""
     foreground_only: bool = False
     """Make Gaussians only where the matte of the input sees the head."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -115,4 +123,15 @@ class ModelConfig:
     @property
     def channels(self) -> int:
         """Output channels of the decoder: 44 for ray_depth with 32 features."""
-        return (1 if self.position == "ray_depth" else 3) + 3 + 4 + 3 + 1 + self.gaussian_features
+        position = 1 if self.position == "ray_depth" and self.guide == "none" else 3
+        return position + 3 + 4 + 3 + 1 + self.gaussian_features
+
+    @property
+    def guide_channels(self) -> int:
+        """Channels that a guide adds to the input: canonical position and coverage."""
+        return 4 if self.guide == "mesh" else 0
+
+    @property
+    def guide_stride(self) -> int:
+        """Stride of the guide's maps; 0 for a model without."""
+        return self.stride if self.guide == "mesh" else 0

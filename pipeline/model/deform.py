@@ -40,16 +40,20 @@ class Deformation(nn.Module):
     code side by side. Its Gaussian part is the same for every frame, its code part the same for
     every Gaussian; `prepare` keeps the one, and a frame adds the other. This is exact.
 
+    Guided, each Gaussian goes with the mesh, and the network adds to that; it is told how far.
+
     Source:
-        FastGHA section 3.1; hidden sizes and LeakyReLU from appendix A.1.
+        FastGHA section 3.1; hidden sizes and LeakyReLU from appendix A.1. Colour offsets are ours
+        in the logit's space, so that no code makes a colour that is none.
     """
 
-    def __init__(self, features: int, config: DeformConfig) -> None:
+    def __init__(self, features: int, config: DeformConfig, guided: bool = False) -> None:
         super().__init__()
         self.config = config
         of_gaussian = 3 + 6 * config.frequencies + 11 + features
         self.of_gaussian = nn.Linear(of_gaussian, config.width)
         self.of_code = nn.Linear(CODE_SIZE, config.width, bias=False)
+        self.of_motion = nn.Linear(3, config.width, bias=False) if guided else None
         self.gain: Tensor
         self.register_buffer("gain", torch.ones(CODE_SIZE))
         self.rest: Tensor
@@ -63,6 +67,8 @@ class Deformation(nn.Module):
         for layer in (self.of_gaussian, self.of_code, *self.hidden):
             assert isinstance(layer, nn.Linear)
             nn.init.kaiming_normal_(layer.weight, a=SLOPE)
+        if self.of_motion is not None:
+            nn.init.kaiming_normal_(self.of_motion.weight, a=SLOPE)
         zero_(self.out)
 
     def set_layout(self, layout: str) -> None:
@@ -76,21 +82,28 @@ class Deformation(nn.Module):
 
     def forward(self, prepared: PreparedHead, code: Float[Tensor, "120"]) -> Gaussians:
         """Return the Gaussians under an expression."""
+        still, rig = prepared.head.gaussians, prepared.head.rig
+        ridden = None if rig is None else rig.displacement(code)
         # Positions in high octaves, and where things end up, do not survive bfloat16.
         with full_precision(code):
-            x = functional.leaky_relu(
-                prepared.first + self.of_code(self.gain * (code - self.rest)), SLOPE
-            )
+            x = prepared.first + self.of_code(self.gain * (code - self.rest))
+            if ridden is not None and self.of_motion is not None:
+                x = x + self.of_motion(ridden / OFFSET_UNIT)
+            x = functional.leaky_relu(x, SLOPE)
         for layer in self.hidden:
             x = functional.leaky_relu(layer(x), SLOPE, inplace=True)
         with full_precision(code):
             offsets = self.out(x.float())
-        still = prepared.head.gaussians
         shift = OFFSET_REACH * torch.tanh(OFFSET_UNIT / OFFSET_REACH * offsets[:, :3])
-        moved = replace(still, means=still.means + shift)
-        return (
-            replace(moved, colors=still.colors + offsets[:, 3:]) if offsets.shape[1] > 3 else moved
-        )
+        means = still.means + shift if ridden is None else still.means + ridden + shift
+        return replace(still, means=means, colors=self._colors(still.colors, offsets[:, 3:]))
+
+    def _colors(self, still: Tensor, offsets: Tensor) -> Tensor:
+        if not self.config.color_offsets:
+            return still
+        if self.config.color_space == "linear":
+            return still + offsets
+        return torch.sigmoid(torch.logit(still, 1e-3) + offsets)
 
     def _inputs(self, head: CanonicalHead) -> Float[Tensor, "n d"]:
         g = head.gaussians

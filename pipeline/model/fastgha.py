@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-from pipeline.core.errors import ShapeError
+from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.geometry import plucker_rays
-from pipeline.core.types import Gaussians, View
-from pipeline.model.activate import CanonicalHead, activate
+from pipeline.core.types import Camera, Gaussians, View
+from pipeline.faces.guide import Guide, TrackedMesh, draw_guide
+from pipeline.model.activate import HEAD_RADIUS, CanonicalHead, activate
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
 from pipeline.model.deform import Deformation, PreparedHead
@@ -24,6 +26,11 @@ if TYPE_CHECKING:
     from pipeline.model.frozen import FrozenFeatures, VaeDecoder
 
 MAX_VIEWS = 6
+NO_GUIDE = "This model is guided by a tracked mesh, and of these pictures none is known."
+NO_GUIDE_REMEDY = (
+    "Make the shards again with `fastgha prep` (version 3 holds the person's neutral mesh), or "
+    "take a model without a guide: --preset small/no-guide."
+)
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
@@ -33,6 +40,8 @@ class FastGHA(nn.Module):
     views -> features (1/8 grid) + Pluecker rays -> transformer over all views
           -> decoder with attention between views -> activate -> CanonicalHead
     CanonicalHead + expression code -> deformation -> Gaussians
+
+    A guided model takes a guide beside the views: see `pipeline.faces.guide`.
 
     Source:
         Ji et al., FastGHA, ICLR 2026, arXiv 2601.13837.
@@ -48,34 +57,75 @@ class FastGHA(nn.Module):
         self.config = config
         self.precision: Precision = precision
         self.features = _features(config, source)
-        self.transformer = MultiViewTransformer(self.features.grid_channels + 6, config.transformer)
+        channels = self.features.grid_channels + 6 + config.guide_channels
+        self.transformer = MultiViewTransformer(channels, config.transformer)
         self.decoder = _decoder(config, self.features.skip_channels, source)
-        self.deformation = Deformation(config.gaussian_features, config.deform)
+        guided = config.guide == "mesh"
+        self.deformation = Deformation(config.gaussian_features, config.deform, guided)
         # Raw zeros are a plausible head (see `activate`); start near them.
         with torch.no_grad():
             self.decoder.conv_out.weight *= 0.1
             assert self.decoder.conv_out.bias is not None
             self.decoder.conv_out.bias.zero_()
 
-    def reconstruct(self, views: View) -> CanonicalHead:
+    def guide(self, mesh: TrackedMesh | None, camera: Camera) -> Guide | None:
+        """Draw the guide of some views as this model takes it; nothing for a model without.
+
+        Args:
+            mesh: As tracked in the views.
+            camera: Of the views.
+
+        Raises:
+            InputError: If the model is guided and there is no mesh.
+        """
+        if self.config.guide == "none":
+            return None
+        if mesh is None:
+            raise InputError(NO_GUIDE, NO_GUIDE_REMEDY)
+        return draw_guide(mesh, camera, self.config.stride)
+
+    def reconstruct(self, views: View, guide: Guide | None = None) -> CanonicalHead:
         """Make the canonical head of 1 to 6 views.
 
         Args:
             views: One leading dimension; image height and width are multiples of 16.
+            guide: Of the same views, for a guided model; see `guide`.
 
         Raises:
             ShapeError: If there are too few or too many views, or their size does not fit.
+            InputError: If the model is guided and there is no guide, or the other way round.
         """
         check_views(views)
-        pixels = torch.cat(
-            [views.image * 2 - 1, views.alpha * 2 - 1, plucker_rays(views.camera)], dim=1
-        )
-        coarse_rays = plucker_rays(views.camera, stride=8)
-        with autocast(pixels.device, self.precision):
-            found: Features = self.features(pixels)
-            tokens = self.transformer(torch.cat([found.grid, coarse_rays], dim=1))
+        self._check_guide(views, guide)
+        pixels = [views.image * 2 - 1, views.alpha * 2 - 1, plucker_rays(views.camera)]
+        coarse = [plucker_rays(views.camera, stride=8)]
+        if guide is not None:
+            maps = torch.cat([guide.canonical / HEAD_RADIUS, guide.coverage], dim=1)
+            h, w = views.image.shape[-2:]
+            pixels.append(functional.interpolate(maps, (h, w), mode="nearest"))
+            coarse.append(functional.avg_pool2d(maps, 8 // self.config.stride))
+        x = torch.cat(pixels, dim=1)
+        with autocast(x.device, self.precision):
+            found: Features = self.features(x)
+            tokens = self.transformer(torch.cat([found.grid, *coarse], dim=1))
             raw: Tensor = self.decoder(tokens, found.skips)
-        return activate(raw, views, self.config)
+        return activate(raw, views, self.config, guide)
+
+    def _check_guide(self, views: View, guide: Guide | None) -> None:
+        if guide is None:
+            if self.config.guide == "mesh":
+                raise InputError(NO_GUIDE, NO_GUIDE_REMEDY)
+            return
+        if self.config.guide == "none":
+            raise InputError("This model takes no guide.", "Leave it out.")
+        h, w = views.image.shape[-2:]
+        s = self.config.stride
+        if guide.coverage.shape != (len(views), 1, h // s, w // s):
+            raise ShapeError(
+                f"The guide is {list(guide.coverage.shape)}; {len(views)} views of {w}x{h} need "
+                f"{[len(views), 1, h // s, w // s]}.",
+                "Draw it with `FastGHA.guide`.",
+            )
 
     def prepare(self, head: CanonicalHead) -> PreparedHead:
         """Compute the expression-independent share of the deformation, once for a head."""
@@ -89,7 +139,7 @@ class FastGHA(nn.Module):
 
 def _features(config: ModelConfig, source: WeightsSource) -> ConvFeatures | FrozenFeatures:
     if config.features.kind == "conv":
-        return ConvFeatures(config.features)
+        return ConvFeatures(config.features, config.guide_channels)
     from pipeline.model.frozen import FrozenFeatures
 
     return FrozenFeatures(config.features, source)

@@ -26,15 +26,16 @@ class Features:
 class ConvFeatures(nn.Module):
     """Convolutions trained from scratch, in place of downloaded networks.
 
-    Reads the picture, its matte and the Pluecker rays of its pixels, ten channels.
+    Reads the picture, its matte and the Pluecker rays of its pixels, ten channels, and four of a
+    guide where there is one.
     """
 
-    def __init__(self, config: FeatureConfig) -> None:
+    def __init__(self, config: FeatureConfig, guide_channels: int = 0) -> None:
         super().__init__()
         half, quarter, eighth = config.widths
         self.skip_channels = (half, quarter)
         self.grid_channels = config.channels
-        self.stem = nn.Conv2d(10 * 4, half, 3, padding=1)
+        self.stem = nn.Conv2d((10 + guide_channels) * 4, half, 3, padding=1)
         self.at_half = ResidualBlock(half, half)
         self.down1 = nn.Conv2d(half, quarter, 4, stride=2, padding=1)
         self.at_quarter = ResidualBlock(quarter, quarter)
@@ -42,7 +43,7 @@ class ConvFeatures(nn.Module):
         self.at_eighth = nn.Sequential(ResidualBlock(eighth, eighth), ResidualBlock(eighth, eighth))
         self.out = nn.Conv2d(eighth, config.channels, 1)
 
-    def forward(self, pixels: Float[Tensor, "v 10 h w"]) -> Features:
+    def forward(self, pixels: Float[Tensor, "v d h w"]) -> Features:
         """Return features of each view by itself."""
         # Folding 2 x 2 pixels into channels keeps every value and spares the costliest scale.
         half = self.at_half(self.stem(torch.nn.functional.pixel_unshuffle(pixels, 2)))

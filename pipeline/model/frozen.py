@@ -79,7 +79,7 @@ class FrozenFeatures(nn.Module):
             net._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
-    def forward(self, pixels: Float[Tensor, "v 10 h w"]) -> Features:
+    def forward(self, pixels: Float[Tensor, "v d h w"]) -> Features:
         """Return features of each view by itself.
 
         Args:

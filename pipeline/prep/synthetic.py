@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from pipeline.core.config import to_dict
+from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
 from pipeline.shards.writer import ShardData, write_shard
 from pipeline.synthetic.cameras import sample_cameras
@@ -90,6 +91,8 @@ def capture(config: SyntheticConfig, identity: int) -> ShardData:
         sentence=np.zeros(config.expressions, np.int32),
         landmarks=np.stack([row[0].landmarks for row in frames]),
         vertices=np.stack([row[0].vertices for row in frames]),
+        neutral=subject.head.neutral,
+        topology=head_model(MAKEHUMAN).topology,
     )
 
 

@@ -1,18 +1,32 @@
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false
 # ruff: noqa: ANN001, ANN201, ANN202 (numba infers the types of the kernel)
-"""Depth of triangles as a camera sees it, without textures or lights.
+"""Which triangle a camera sees at each pixel, and how far away; no textures or lights.
 
 Letters: n vertices, m triangles, h height, w width.
 """
 
+from dataclasses import dataclass
+
 import numba
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, Int32
 
 from pipeline.core.types import Camera
 
 NEAR = 0.05
 """Triangles with a corner nearer than this are left out, metres."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The nearest triangle at the centre of each pixel."""
+
+    depth: Float32[np.ndarray, "h w"]
+    """Along the camera's z axis, metres; 0 where there is none."""
+    triangle: Int32[np.ndarray, "h w"]
+    """Its number; -1 where there is none."""
+    shares: Float32[np.ndarray, "h w 3"]
+    """Barycentric coordinates in it of the point seen, in space; 0 where there is none."""
 
 
 def draw_depth(
@@ -25,20 +39,31 @@ def draw_depth(
         faces: Either way round.
         camera: A single one.
     """
+    return draw_triangles(vertices, faces, camera).depth
+
+
+def draw_triangles(
+    vertices: Float[np.ndarray, "n 3"], faces: Int[np.ndarray, "m 3"], camera: Camera
+) -> Drawn:
+    """Return which triangle is seen at each pixel's centre; arguments as of `draw_depth`."""
     E, K = camera.world_to_camera.double().numpy(), camera.K.double().numpy()
     inside = vertices.astype(np.float64) @ E[:3, :3].T + E[:3, 3]
     x, y, z = (inside @ K.T).T
     z = np.where(np.isfinite(inside).all(1), inside[:, 2], 0.0)
     safe = np.where(z > NEAR, z, 1.0)
-    out = np.zeros((camera.height, camera.width), np.float32)
-    _fill(
-        np.nan_to_num(x) / safe, np.nan_to_num(y) / safe, z, np.ascontiguousarray(faces), NEAR, out
+    size = (camera.height, camera.width)
+    drawn = Drawn(
+        np.zeros(size, np.float32), np.full(size, -1, np.int32), np.zeros((*size, 3), np.float32)
     )
-    return out
+    _fill(
+        np.nan_to_num(x) / safe, np.nan_to_num(y) / safe, z, np.ascontiguousarray(faces), NEAR,
+        drawn.depth, drawn.triangle, drawn.shares,
+    )  # fmt: skip
+    return drawn
 
 
 @numba.njit(cache=True, nogil=True)
-def _fill(x, y, z, faces, near, out):
+def _fill(x, y, z, faces, near, out, triangle, shares):
     height, width = out.shape
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -62,3 +87,7 @@ def _fill(x, y, z, faces, near, out):
                 depth = 1.0 / (wa / z[a] + wb / z[b] + wc / z[c])  # linear in space
                 if out[row, column] == 0.0 or depth < out[row, column]:
                     out[row, column] = depth
+                    triangle[row, column] = f
+                    shares[row, column, 0] = wa / z[a] * depth
+                    shares[row, column, 1] = wb / z[b] * depth
+                    shares[row, column, 2] = wc / z[c] * depth

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from pipeline.core.errors import FormatError, InputError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode, View
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.heads import head_model
 from pipeline.io.images import decode
-from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, READABLE
+from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, READABLE, TIMED
 from pipeline.shards.writer import Header, ShardTimestep
 
 
@@ -50,6 +52,7 @@ class Shard:
             )
         self.subject = str(attrs["subject"])
         self.layout = str(attrs["layout"])
+        self.topology = str(attrs.get("topology", ""))
         self.width, self.height = int(attrs["width"]), int(attrs["height"])
         self.provenance: dict[str, Any] = json.loads(str(attrs["provenance"]))
         self.timesteps, self.views = self._file["rgb"].shape[:2]
@@ -90,6 +93,38 @@ class Shard:
     def vertices(self, timestep: int) -> Float[Tensor, "n 3"]:
         """Return the face mesh in the head frame, metres; n is 0 if unknown."""
         return torch.from_numpy(self._file["vertices"][timestep])
+
+    @property
+    def neutral(self) -> Float32[np.ndarray, "n 3"] | None:
+        """The person's neutral mesh in the head frame, metres; none if it is not known."""
+        if self._version < 3:
+            return None
+        found: np.ndarray = self._file["neutral"][:]
+        return found if found.size and np.isfinite(found).all() else None
+
+    def mesh(self, timesteps: Sequence[int]) -> TrackedMesh:
+        """Return the mesh at some timesteps, for a guided model.
+
+        Raises:
+            FormatError: If the neutral mesh is not known, or it is not of the layout's head model.
+        """
+        neutral = self.neutral
+        if neutral is None:
+            raise FormatError(
+                f"{self.path} has no neutral mesh, which a guided model needs.",
+                "Make it again with `fastgha prep` of this version from a capture with a mesh, or "
+                "take a model without a guide: --preset small/no-guide.",
+            )
+        if self.topology != head_model(self.layout).topology:
+            raise FormatError(
+                f"The mesh of {self.path} ({self.topology or 'unnamed'}) is not that of the head "
+                f"model of {self.layout}.",
+                "Make the shard again with this version, or take a model without a guide: "
+                "--preset small/no-guide.",
+            )
+        return TrackedMesh(
+            self.layout, neutral, np.stack([self._file["vertices"][t] for t in timesteps])
+        )
 
     def read(self, pairs: Sequence[tuple[int, int]], size: int) -> View:
         """Return views by (timestep, view), in that order.
@@ -140,6 +175,8 @@ class Shard:
             self.views,
             int(self._file["vertices"].shape[1]),
             self.provenance,
+            self.neutral,
+            self.topology,
         )
 
     def read_timestep(self, timestep: int) -> ShardTimestep:
@@ -177,7 +214,12 @@ class Shard:
     def _checksum(self) -> str:
         total = hashlib.sha256()
         for name, field in FIELDS.items():
+            if field.since > self._version:
+                continue
             one = hashlib.sha256()
+            if name not in TIMED:
+                total.update(hashlib.sha256(self._file[name][:].tobytes()).digest())
+                continue
             for t in range(self.timesteps):
                 if field.dtype == "picture":
                     for v in range(self.views):

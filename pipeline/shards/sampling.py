@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from pipeline.core.errors import FastGHAError, InputError, WorkerError
 from pipeline.core.geometry import farthest_points, jitter
 from pipeline.core.types import ExpressionCode, View
+from pipeline.faces.guide import Guide, draw_guide
 from pipeline.shards.reader import Shard
 
 
@@ -59,6 +60,9 @@ class Sample:
     """Camera numbers of the inputs."""
     target_views: tuple[int, ...]
     """Camera numbers of the targets."""
+    guide: Guide | None = None
+    """Of the inputs, for a guided model. Errors that are put on cameras leave it as it is: a mesh
+    is fitted in its picture, and moves with the camera."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,7 @@ class Samples(Dataset[Sample | FastGHAError]):
         resolutions: Picture size of each step.
         seed: Start of all random numbers.
         batch: Samples a step; number `step * batch + i` is the i-th of a step.
+        guide_stride: Of the guide's maps; 0 for a model without.
     """
 
     def __init__(
@@ -108,12 +113,14 @@ class Samples(Dataset[Sample | FastGHAError]):
         resolutions: ResolutionSchedule,
         seed: int,
         batch: int = 1,
+        guide_stride: int = 0,
     ) -> None:
         self.groups = groups
         self.config = config
         self.resolutions = resolutions
         self.seed = seed
         self.batch = batch
+        self.guide_stride = guide_stride
         self._open: dict[Path, Shard] = {}
 
     def __len__(self) -> int:
@@ -138,12 +145,19 @@ class Samples(Dataset[Sample | FastGHAError]):
         try:
             if path not in self._open:
                 self._open[path] = Shard(path)
-            return draw(self._open[path], self.config, self.resolutions.size_at(step), rng)
+            size = self.resolutions.size_at(step)
+            return draw(self._open[path], self.config, size, rng, self.guide_stride)
         except FastGHAError as error:
             return error
 
 
-def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generator) -> Sample:
+def draw(
+    shard: Shard,
+    config: SamplingConfig,
+    size: int,
+    rng: np.random.Generator,
+    guide_stride: int = 0,
+) -> Sample:
     """Draw one sample of a subject.
 
     Timesteps whose code is unknown, or that lack so many views that `targets` are not left, are
@@ -151,6 +165,7 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
 
     Raises:
         InputError: If the subject has too few views or timesteps.
+        FormatError: If a guide is wanted and the shard has no mesh for it.
 
     Source:
         FastGHA appendix A.2: eight cameras, each the farthest from those before it; four of
@@ -170,6 +185,7 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
     chosen = _input_views(shard, others, [int(v) for v in rng.permutation(cameras)])
     at_target = [(target, v) for v in cameras]
     inputs = shard.read(list(zip(others, chosen)), size)
+    guide = draw_guide(shard.mesh(others), inputs.camera, guide_stride) if guide_stride else None
     if config.noise_degrees or config.noise_mm:
         noisy = jitter(inputs.camera, config.noise_degrees, config.noise_mm, rng)
         inputs = replace(inputs, camera=noisy)
@@ -183,6 +199,7 @@ def draw(shard: Shard, config: SamplingConfig, size: int, rng: np.random.Generat
         subject=shard.subject,
         input_views=chosen,
         target_views=tuple(cameras),
+        guide=guide,
     )
 
 

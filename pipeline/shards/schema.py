@@ -6,20 +6,21 @@ A picture is encoded, and lies in the dataset `bytes` [b]; the dataset of its na
 says where it starts and how long it is. Length 0: there is none. The pictures of one view of one
 timestep lie side by side. A view without an `rgb` picture is missing: its camera is a placeholder.
 
-Attributes of the file: `format`, `version`, `subject`, `layout` (of the codes), `width`,
-`height`, `provenance` (JSON: settings and upstream digest), `checksum` (SHA-256 over the SHA-256
-of each field in the order of the table, pictures in the order of their place in the table).
+Attributes of the file: `format`, `version`, `subject`, `layout` (of the codes), `topology` (which
+mesh `vertices` and `neutral` are, as the head model of the layout names it; empty if unknown),
+`width`, `height`, `provenance` (JSON: settings and upstream digest), `checksum` (SHA-256 over the
+SHA-256 of each field in the order of the table, pictures in the order of their place in the table).
 
 Version 1 had no missing views, pictures as variable-length bytes, and a checksum over all at once;
-it is still read.
+version 2 no neutral mesh and no topology. Both are still read.
 """
 
 from dataclasses import dataclass
 
 FORMAT = "fastgha-shard"
-VERSION = 2
+VERSION = 3
 """Raised by one when a field changes meaning; a reader refuses versions it does not know."""
-READABLE = (1, 2)
+READABLE = (1, 2, 3)
 
 DEPTH_UNIT = 1e-4
 """Metres of one step of a stored depth picture."""
@@ -59,5 +60,10 @@ FIELDS = {
     "depth_error": Field(
         "float32", "t v", "mm, rms of the depth's alignment", 0, 1e4, unknown=True, since=2
     ),
+    "neutral": Field(
+        "float32", "n 3", "the person's neutral mesh, as vertices", -2, 2, unknown=True, since=3
+    ),
 }
+TIMED = {name: field for name, field in FIELDS.items() if field.shape.startswith("t")}
+"""Fields that have a row for each timestep."""
 PICTURES = tuple(name for name, field in FIELDS.items() if field.dtype == "picture")

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int32, UInt8, UInt16
 from pipeline.core.errors import ShapeError
 from pipeline.io.images import encode_jpeg, encode_png
 from pipeline.shards.layout import lay_out
-from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, VERSION
+from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, TIMED, VERSION
 from pipeline.system.files import write_whole
 
 
@@ -35,6 +35,10 @@ class ShardData:
     sentence: Int32[np.ndarray, "t"]
     landmarks: Float32[np.ndarray, "t 68 3"]
     vertices: Float32[np.ndarray, "t n 3"]
+    neutral: Float32[np.ndarray, "n 3"] | None = None
+    """The person's neutral mesh, if it is known."""
+    topology: str = ""
+    """Which mesh it is, as the head model of the layout names it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ class Header:
     views: int
     vertices: int
     provenance: Mapping[str, Any]
+    neutral: Float32[np.ndarray, "n 3"] | None = None
+    """The person's neutral mesh, if it is known."""
+    topology: str = ""
+    """Which mesh it is, as the head model of the layout names it; empty if unknown."""
 
 
 def placeholder_K(width: int, height: int) -> Float32[np.ndarray, "3 3"]:
@@ -87,8 +95,9 @@ def write_shard(path: Path, capture: ShardData, provenance: Mapping[str, Any]) -
     check(capture)
     t, v, height, width = capture.alpha.shape
     header = Header(
-        capture.subject, capture.layout, width, height, t, v, capture.vertices.shape[1], provenance
-    )
+        capture.subject, capture.layout, width, height, t, v, capture.vertices.shape[1],
+        provenance, capture.neutral, capture.topology,
+    )  # fmt: skip
     timesteps = (
         ShardTimestep(
             rgb=tuple(encode_jpeg(picture) for picture in capture.rgb[i]),
@@ -139,17 +148,20 @@ class _Writer:
         self._shapes: dict[str, tuple[int, ...]] = {}
         """Of one timestep."""
         self._types: dict[str, str] = {}
-        for name, field in FIELDS.items():
+        for name, field in TIMED.items():
             letters = ["v", "2"] if name in PICTURES else field.shape.split()[1:]
             self._shapes[name] = tuple(sizes[x] if x in sizes else int(x) for x in letters)
             self._types[name] = "uint64" if name in PICTURES else field.dtype
         self._sums = {name: hashlib.sha256() for name in FIELDS}
+        unknown = np.full((header.vertices, 3), np.nan, np.float32)
+        self._neutral = unknown if header.neutral is None else header.neutral
 
     def write(self, part: Path, timesteps: Iterable[ShardTimestep]) -> None:
         _, places = self._plan(1, "0" * 64)
         end = places["bytes"]
         count = 0
         with part.open("wb") as file:
+            self._write_neutral(file, places["neutral"])
             for timestep in timesteps:
                 if count == self._header.timesteps:
                     raise self._fault("there are more timesteps than announced")
@@ -171,6 +183,7 @@ class _Writer:
             name: ((header.timesteps, *shape), self._types[name])
             for name, shape in self._shapes.items()
         }
+        arrays["neutral"] = (self._neutral.shape, FIELDS["neutral"].dtype)
         # Last, so that nothing stands behind what grows.
         return lay_out(
             {**arrays, "bytes": ((length,), "uint8")},
@@ -179,12 +192,22 @@ class _Writer:
                 "version": VERSION,
                 "subject": header.subject,
                 "layout": header.layout,
+                "topology": header.topology,
                 "width": header.width,
                 "height": header.height,
                 "provenance": json.dumps(dict(header.provenance), sort_keys=True),
                 "checksum": checksum,
             },
         )
+
+    def _write_neutral(self, file: BinaryIO, place: int) -> None:
+        values = self._neutral
+        if values.shape != (self._header.vertices, 3) or values.dtype != np.float32:
+            raise self._fault(f"neutral is {values.dtype} {list(values.shape)}")
+        self._in_range("neutral", values)
+        self._sums["neutral"].update(values.tobytes())
+        file.seek(place)
+        file.write(values.tobytes())
 
     def _write_timestep(
         self,
@@ -217,19 +240,19 @@ class _Writer:
             if values.shape != shape or values.dtype != np.dtype(self._types[name]):
                 raise self._fault(f"{name} of timestep {t} is {values.dtype} {list(values.shape)}")
             if name not in where:
-                self._in_range(name, values, t)
+                self._in_range(name, values, f" of timestep {t}")
                 self._sums[name].update(values.tobytes())
             file.seek(places[name] + t * values.nbytes)
             file.write(values.tobytes())
         return end
 
-    def _in_range(self, name: str, values: np.ndarray, t: int) -> None:
+    def _in_range(self, name: str, values: np.ndarray, whose: str = "") -> None:
         field = FIELDS[name]
         known = values[~np.isnan(values)] if field.unknown else values
         # Written so that nan fails too.
         if known.size and not (known.min() >= field.low and known.max() <= field.high):
             raise self._fault(
-                f"{name} of timestep {t} has values outside {field.low:g} to {field.high:g}, or nan"
+                f"{name}{whose} has values outside {field.low:g} to {field.high:g}, or nan"
             )
 
     def _frame(
@@ -241,6 +264,7 @@ class _Writer:
             (places[name], header.timesteps * int(np.prod(shape)) * np.dtype(kind).itemsize)
             for (name, shape), kind in zip(self._shapes.items(), self._types.values(), strict=True)
         ]
+        spans.append((places["neutral"], self._neutral.nbytes))
         spans.append((places["bytes"], length))
         taken = sorted((start, start + length) for start, length in spans if length)
         for offset, data in pages:
@@ -271,9 +295,9 @@ def check(capture: ShardData) -> None:
     sizes: dict[str, int] = {}
     height, width = capture.alpha.shape[2:]
     for name, field in FIELDS.items():
-        if field.since > 1:
+        values = getattr(capture, name, None)
+        if values is None:  # of later versions
             continue
-        values = getattr(capture, name)
         shape = field.shape.split()
         dtype = field.dtype
         if dtype == "picture":

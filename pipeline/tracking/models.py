@@ -53,6 +53,12 @@ class FaceState:
     eyelids: Float[Tensor, "t 2"]
     """Left, right; 1 is shut."""
 
+    @staticmethod
+    def neutral(expression_size: int) -> FaceState:
+        """Return one frame at rest."""
+        zero = torch.zeros
+        return FaceState(zero(1, expression_size), zero(1, 3), zero(1, 2, 3), zero(1, 2))
+
     def code(self, layout: str) -> ExpressionCode:
         """Return the 120 numbers of each frame [t, 120]."""
         values = torch.zeros(len(self.jaw), CODE_SIZE, dtype=torch.float64)

@@ -28,6 +28,7 @@ def find(shards: Path | Sequence[Path], config: TrainConfig) -> tuple[Groups, st
 
     Raises:
         InputError: If a folder has no shards, or a shard has too few views or timesteps.
+        FormatError: If the model is guided and a shard has no mesh for it.
         ConfigError: If the layouts differ, or the mixture does not fit the folders.
     """
     folders = [shards] if isinstance(shards, Path) else list(shards)
@@ -49,6 +50,10 @@ def find(shards: Path | Sequence[Path], config: TrainConfig) -> tuple[Groups, st
             f"{first.name} has codes of {a}, {second.name} of {b}.",
             "Train on shards of one expression layout.",
         )
+    if config.model.guide == "mesh":
+        for path in (path for group in groups for path in group):
+            with Shard(path) as shard:
+                shard.mesh([0])
     return groups, next(iter(layouts))
 
 

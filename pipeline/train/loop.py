@@ -89,7 +89,10 @@ def train(
         start = _resume(out, model, optimizer)
         if origin is not None and start == 0:
             origin.take_over(model, layout)
-        samples = Samples(groups, config.sampling, config.resolutions, config.seed, samples_a_step)
+        samples = Samples(
+            groups, config.sampling, config.resolutions, config.seed, samples_a_step,
+            config.model.guide_stride,
+        )  # fmt: skip
         ends = (
             config.resolutions.total,
             until,

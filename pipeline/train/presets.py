@@ -22,6 +22,7 @@ def small() -> ModelConfig:
     """256x256 pictures; trains and runs on two CPU cores. Its checkpoint is the default."""
     return ModelConfig(
         image_size=256,
+        guide="mesh",
         foreground_only=True,
         features=FeatureConfig(kind="conv", channels=192, widths=(48, 96, 192)),
         transformer=TransformerConfig(width=192, layers=4, heads=4, pool=2),
@@ -34,6 +35,7 @@ def tiny() -> ModelConfig:
     """64x64 pictures; for tests, two training steps in seconds."""
     return ModelConfig(
         image_size=64,
+        guide="mesh",
         foreground_only=True,
         features=FeatureConfig(kind="conv", channels=32, widths=(16, 24, 32)),
         transformer=TransformerConfig(width=32, layers=2, heads=2, pool=2),
@@ -99,6 +101,13 @@ def _no_vae_weights(config: TrainConfig) -> TrainConfig:
     return _model(config, decoder=replace(config.model.decoder, pretrained=False))
 
 
+def _guide(config: TrainConfig, *, guided: bool) -> TrainConfig:
+    if guided == (config.model.guide == "mesh"):
+        state, other = ("guided", "no-guide") if guided else ("not guided", "guided")
+        raise ConfigError(f"The preset is {state} already.", f"Take it as it is, or {other}.")
+    return _model(config, guide="mesh" if guided else "none")
+
+
 ABLATIONS: dict[str, Callable[[TrainConfig], TrainConfig]] = {
     "no-vae-weights": _no_vae_weights,
     "no-geo": lambda c: replace(c, loss=replace(c.loss, depth=0.0)),
@@ -107,9 +116,11 @@ ABLATIONS: dict[str, Callable[[TrainConfig], TrainConfig]] = {
     "features-64": lambda c: _model(c, gaussian_features=64),
     "no-dino": lambda c: _features(c, backbone="none"),
     "sapiens": lambda c: _features(c, backbone="sapiens"),
+    "guided": lambda c: _guide(c, guided=True),
+    "no-guide": lambda c: _guide(c, guided=False),
     "no-colour-offsets": lambda c: _model(c, deform=replace(c.model.deform, color_offsets=False)),
 }
-"""What the paper leaves out or changes (Tables 3 and 5, Figure 11)."""
+"""What the paper leaves out or changes (Tables 3 and 5, Figure 11), and our mesh guidance."""
 
 
 def recipe(name: str) -> TrainConfig:

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pipeline.core.errors import TrainingError
 from pipeline.core.types import Gaussians, View
+from pipeline.faces.guide import Guide
 from pipeline.losses import Perceptual, Prediction, losses, motion
 from pipeline.model.activate import kept
 from pipeline.model.deform import PreparedHead
@@ -53,7 +54,7 @@ class Clock:
 
 
 class TrainingModule(nn.Module):
-    """The model as training calls it: pictures and a code in, the animated head out.
+    """The model as training calls it: pictures, guide and code in, the animated head out.
 
     One call makes all of it, so that a wrapper around this module sees every parameter used.
     """
@@ -62,9 +63,11 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, inputs: View, code: Tensor) -> tuple[PreparedHead, Gaussians]:
+    def forward(
+        self, inputs: View, guide: Guide | None, code: Tensor
+    ) -> tuple[PreparedHead, Gaussians]:
         """Return the head, and its Gaussians under the code."""
-        prepared = self.model.prepare(self.model.reconstruct(inputs))
+        prepared = self.model.prepare(self.model.reconstruct(inputs, guide))
         return prepared, self.model.animate(prepared, code)
 
 
@@ -120,7 +123,8 @@ def compute_losses(
         device: Where the model is.
     """
     inputs, targets = sample.inputs.to(device), sample.targets.to(device)
-    prepared, gaussians = training_module(inputs, sample.code.values.to(device))
+    guide = None if sample.guide is None else sample.guide.to(device)
+    prepared, gaussians = training_module(inputs, guide, sample.code.values.to(device))
     clock.lap("forward")
     white = torch.ones(3, device=device)
     rendering = render(gaussians, targets.camera, background=white)
@@ -132,7 +136,7 @@ def compute_losses(
     clock.lap("render")
     truth = Prediction(targets.image, targets.alpha, sample.depth.to(device))
     terms = losses(drawn, truth, config.loss, perceptual)
-    if config.loss.motion > 0 and len(sample.target_mesh):
+    if config.loss.motion > 0 and guide is None and len(sample.target_mesh):
         terms["motion"] = config.loss.motion * motion(
             gaussians.means - prepared.head.gaussians.means,
             prepared.head.gaussians.means,

@@ -16,9 +16,8 @@ from pipeline.expressions.sequences import read_sequence
 from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.model.fastgha import FastGHA
 from pipeline.system.assets import SEQUENCE
-from pipeline.train.presets import tiny
 from tests.apps.test_web import browser as browser
-from tests.conftest import blob_views
+from tests.conftest import blob_views, plain
 
 pytest.importorskip("viser", reason="viser is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the server's threads
@@ -29,7 +28,7 @@ def running():
     from pipeline.apps.viewer import Viewer
 
     torch.manual_seed(0)
-    model = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    model = FastGHA(plain(), "float32").eval().requires_grad_(False)
     torch.nn.init.normal_(model.deformation.out.weight, std=0.05)
     avatar = Avatar.create(model, blob_views(2, 64), MAKEHUMAN, {})
     with socket.socket() as free:

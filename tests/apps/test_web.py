@@ -24,8 +24,7 @@ from pipeline.expressions.sequences import Sequence, read_sequence
 from pipeline.faces.layouts import FLAME2023, MAKEHUMAN, neutral_code
 from pipeline.model.fastgha import FastGHA
 from pipeline.system.assets import SEQUENCE
-from pipeline.train.presets import tiny
-from tests.conftest import blob_views
+from tests.conftest import blob_views, plain
 
 ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 ARGUMENTS += ["--no-sandbox"]
@@ -34,7 +33,7 @@ ARGUMENTS += ["--no-sandbox"]
 @pytest.fixture(scope="module")
 def light() -> Avatar:
     torch.manual_seed(0)
-    model = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    model = FastGHA(plain(), "float32").eval().requires_grad_(False)
     torch.nn.init.normal_(model.deformation.out.weight, std=0.02)
     exact = Avatar.create(model, blob_views(2, 64), MAKEHUMAN, {"by": "the tests"})
     return bake(exact, BakeConfig(tolerance_db=8, codes=48, held_out=2, size=48))[0]
@@ -118,7 +117,7 @@ def test_the_folder_is_whole_small_and_asks_nobody(site: Path):
 def test_only_baked_avatars_have_pages_and_every_layout_has_sliders(light: Avatar, tmp_path: Path):
     assert set(sliders(MAKEHUMAN)) == set(UNITS) and len(sliders(FLAME2023)) == 8
     torch.manual_seed(0)
-    model = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    model = FastGHA(plain(), "float32").eval().requires_grad_(False)
     exact = Avatar.create(model, blob_views(1, 64), MAKEHUMAN, {})
     with pytest.raises(ConfigError, match="fastgha bake"):
         export_web(exact, tmp_path, read_sequence(SEQUENCE, MAKEHUMAN))

@@ -11,14 +11,13 @@ from pipeline.core.errors import FormatError, LayoutError, ShapeError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.model.fastgha import FastGHA
-from pipeline.train.presets import tiny
-from tests.conftest import blob_views
+from tests.conftest import blob_views, plain
 
 
 @pytest.fixture(scope="module")
 def model() -> FastGHA:
     torch.manual_seed(0)
-    net = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    net = FastGHA(plain(), "float32").eval().requires_grad_(False)
     torch.nn.init.normal_(net.deformation.out.weight, std=0.05)
     return net
 

@@ -19,8 +19,7 @@ from pipeline.faces.layouts import FLAME2023, JAW, MAKEHUMAN, matrix_from_rot6d
 from pipeline.model.baked import Baked, BakedConfig
 from pipeline.model.deform import Deformation
 from pipeline.model.fastgha import FastGHA
-from pipeline.train.presets import tiny
-from tests.conftest import blob_views
+from tests.conftest import blob_views, plain
 
 CONFIG = BakeConfig(tolerance_db=0.5, codes=160, held_out=4, size=48)
 
@@ -29,7 +28,7 @@ CONFIG = BakeConfig(tolerance_db=0.5, codes=160, held_out=4, size=48)
 def avatar() -> Avatar:
     """An avatar of random weights that answers a little to the code."""
     torch.manual_seed(0)
-    model = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    model = FastGHA(plain(), "float32").eval().requires_grad_(False)
     torch.nn.init.normal_(model.deformation.out.weight, std=0.03)
     torch.nn.init.zeros_(model.deformation.out.bias)
     return Avatar.create(model, blob_views(2, 64), MAKEHUMAN, {"by": "the tests"})

@@ -6,17 +6,23 @@ import torch
 from PIL import Image
 
 from pipeline.avatar import create
+from pipeline.avatar.create import tracked
 from pipeline.core.errors import InputError, MissingPackageError, MissingWeightsError, ShapeError
 from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera, View
+from pipeline.faces.guide import draw_guide
+from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import MAKEHUMAN
-from pipeline.faces.makehuman import mean_landmarks
+from pipeline.faces.makehuman import Head, Identity, mean_landmarks
 from pipeline.perception.landmarks import MESH_HEAD, Face
 from pipeline.prep import photos
 from pipeline.prep.stages.crop import Box, cropped, square_at_head
+from pipeline.synthetic.subject import Subject
 from pipeline.tracking.fit import Observations, Track, track
 from pipeline.tracking.models import FaceState, MakeHumanFace
+from tests.conftest import dome
 from tests.faces.heads import HEAD
+from tests.prep.test_synthetic import weights
 
 WHOLE = photos.CropConfig(neck=(5.0, 6.0))
 """Leave the body on."""
@@ -316,3 +322,29 @@ def close_up() -> View:
     K = torch.tensor([[300.0, 0, 128], [0, 300.0, 128], [0, 0, 1]]).expand(2, 3, 3)
     cameras = Camera(look_at(centers, torch.zeros(2, 3)), K, 256, 256)
     return View(torch.ones(2, 3, 256, 256), torch.ones(2, 1, 256, 256), cameras)
+
+
+def test_photographs_of_a_guided_model_come_with_the_mesh_that_is_seen_in_them():
+    """What the tracker says fits together: camera, posed mesh, neutral mesh and code."""
+    subject = Subject.sample(6)
+    bias = MESH_HEAD - mean_landmarks()
+    size, acts = 128, [weights(jawOpen=0.6), weights(), weights(browInnerUp=1.0)]
+    cameras = dome(3, size, seed=1)
+    frames = [subject.render(w, cameras[i]) for i, w in enumerate(acts)]
+    points = np.stack([seen_by(cameras[i], f.landmarks + bias) for i, f in enumerate(frames)])
+    image = torch.from_numpy(np.stack([f.rgb for f in frames])).permute(0, 3, 1, 2) / 255
+    alpha = torch.from_numpy(np.stack([f.alpha for f in frames]))[:, None] / 255
+    found = photos.Photos(
+        View(image, alpha, cameras), ("a", "b", "c"), points, MESH_HEAD, np.zeros(3)
+    )
+    view, mesh, codes = tracked(found)
+    head, model = Head(Identity()), head_model(mesh.layout)
+    for i in range(3):
+        drawn = seen_by(view.camera[i], head.landmarks(mesh.posed[i]) + bias)
+        assert np.abs(drawn - points[i]).mean() < 1.0
+        again = model.posed(mesh.neutral, codes[i])
+        np.testing.assert_allclose(again, mesh.posed[i], atol=1e-3)
+    assert np.abs(mesh.posed[0] - mesh.neutral).max() > 0.01
+    guide = draw_guide(mesh, view.camera)
+    matte = view.alpha > 0.5
+    assert ((guide.coverage > 0) & matte).sum() > 0.7 * matte.sum()

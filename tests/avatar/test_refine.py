@@ -16,8 +16,7 @@ from pipeline.core.errors import ConfigError, ShapeError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.model.fastgha import FastGHA
-from pipeline.train.presets import tiny
-from tests.conftest import blob_views
+from tests.conftest import blob_views, plain
 
 CONFIG = RefineConfig(seconds=60, max_steps=40, block=8, held_back=0.2)
 
@@ -25,8 +24,8 @@ CONFIG = RefineConfig(seconds=60, max_steps=40, block=8, held_back=0.2)
 @pytest.fixture(scope="module")
 def avatar() -> Avatar:
     torch.manual_seed(0)
-    model = FastGHA(tiny(), "float32").eval().requires_grad_(False)
-    torch.nn.init.normal_(model.deformation.out.weight, std=0.05)
+    model = FastGHA(plain(), "float32").eval().requires_grad_(False)
+    torch.nn.init.normal_(model.deformation.out.weight, std=0.4)
     return Avatar.create(model, blob_views(2, 64), MAKEHUMAN, {"by": "the tests"})
 
 

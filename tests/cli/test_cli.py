@@ -99,11 +99,10 @@ def avatar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from pipeline.avatar.avatar import Avatar
     from pipeline.model.fastgha import FastGHA
-    from pipeline.train.presets import tiny
-    from tests.conftest import blob_views
+    from tests.conftest import blob_views, plain
 
     torch.manual_seed(0)
-    model = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    model = FastGHA(plain(), "float32").eval().requires_grad_(False)
     path = tmp_path_factory.mktemp("avatar") / "blob.avatar"
     Avatar.create(model, blob_views(2, 64), MAKEHUMAN, {"by": "the tests"}).save(path)
     return path

@@ -13,8 +13,7 @@ from PIL import Image
 from pipeline.avatar.avatar import Avatar
 from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.model.fastgha import FastGHA
-from pipeline.train.presets import tiny
-from tests.conftest import blob_views
+from tests.conftest import blob_views, plain
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def avatar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(ROOT)
     torch.manual_seed(0)
-    model = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    model = FastGHA(plain(), "float32").eval().requires_grad_(False)
     torch.nn.init.normal_(model.deformation.out.weight, std=0.005)
     path = tmp_path / "head.avatar"
     Avatar.create(model, blob_views(2, 64), MAKEHUMAN, {}).save(path)

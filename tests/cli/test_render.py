@@ -24,15 +24,14 @@ from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, code_t
 from pipeline.io.splats import covariances, ply_bytes, write_splats
 from pipeline.model.fastgha import FastGHA
 from pipeline.tracking.importers import read_tracking
-from pipeline.train.presets import tiny
-from tests.conftest import blob_views
+from tests.conftest import blob_views, plain
 from tests.io.splat_files import read_ply, read_spz
 
 
 @pytest.fixture(scope="module")
 def avatar() -> Avatar:
     torch.manual_seed(0)
-    net = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    net = FastGHA(plain(), "float32").eval().requires_grad_(False)
     return Avatar.create(net, blob_views(2, 64), MAKEHUMAN, {"by": "the tests"})
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.model.fastgha import FastGHA
-from pipeline.train.presets import tiny
+from tests.conftest import plain
 
 
 @pytest.fixture(autouse=True)
@@ -20,4 +20,4 @@ def _no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def model() -> FastGHA:
     torch.manual_seed(0)
-    return FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    return FastGHA(plain(), "float32").eval().requires_grad_(False)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import ConfigError, FormatError, MissingWeightsError
+from pipeline.faces.layouts import neutral_code
 from pipeline.model.config import (
     DecoderConfig,
     DeformConfig,
@@ -19,7 +20,7 @@ from pipeline.model.config import (
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.hub import BACKBONES, VAE
 from pipeline.train.presets import ABLATIONS, PRESETS, recipe
-from tests.conftest import blob_views
+from tests.conftest import LAYOUT, blob_views, still_mesh
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -167,7 +168,7 @@ def test_weights_of_another_network_are_refused(weights):
         FastGHA(wrong)
 
 
-@pytest.mark.parametrize("name", ABLATIONS)
+@pytest.mark.parametrize("name", [name for name in ABLATIONS if name != "no-guide"])
 def test_what_an_ablation_takes_away_is_gone(weights, name):
     paper, ablated = recipe("paper"), recipe(name)
     assert ablated == recipe(f"paper/{name}") != paper
@@ -187,11 +188,13 @@ def test_what_an_ablation_takes_away_is_gone(weights, name):
         "no-colour-offsets": lambda: model.deformation.out.out_features == 3,
         "no-geo": lambda: ablated.loss.depth == 0,
         "no-vae-weights": lambda: not ablated.model.decoder.pretrained,
+        "guided": lambda: ablated.model.guide == "mesh" and "deformation.of_motion.weight" in names,
         "sapiens": lambda: type(model.features._frozen["vit"]).__name__ == "Sapiens2Model",
     }
     assert gone[name]()
-    head = model.reconstruct(blob_views(2, 64))
-    code = torch.zeros(120)
+    views = blob_views(2, 64)
+    head = model.reconstruct(views, model.guide(still_mesh(2), views.camera))
+    code = neutral_code(LAYOUT).values
     animated = model.animate(model.prepare(head), code)
     assert len(animated) == len(head.gaussians)
 
@@ -200,6 +203,12 @@ def test_ablations_of_other_presets_and_names_that_are_not_there():
     assert recipe("small/features-16").model.gaussian_features == 16
     for name in ("small/no-dino", "small/sapiens", "tiny/no-vae-weights"):
         with pytest.raises(ConfigError, match="preset paper"):
+            recipe(name)
+    assert recipe("small").model.guide == recipe("tiny").model.guide == "mesh"
+    assert recipe("small/no-guide").model.guide == recipe("paper").model.guide == "none"
+    assert recipe("guided") == recipe("paper/guided")
+    for name in ("small/guided", "paper/no-guide", "no-guide"):
+        with pytest.raises(ConfigError, match="already"):
             recipe(name)
     for name in ("smal", "small/no-goe", "papers/no-geo"):
         with pytest.raises(ConfigError, match="There is no"):

@@ -302,3 +302,66 @@ def test_samples_pass_over_missing_views_and_unknown_codes(shards: Path, tmp_pat
             assert torch.isfinite(sample.code.values).all()
             targets.add(sample.target_views)
         assert len(targets) > 1
+
+
+def test_the_neutral_mesh_is_read_back_and_guides_a_sample(shards: Path, tmp_path: Path):
+    capture = toy_capture("anna")
+    with Shard(shards / "anna.h5") as shard:
+        shard.verify()
+        assert shard.neutral is not None
+        np.testing.assert_array_equal(shard.neutral, capture.neutral)
+        mesh = shard.mesh([2, 0])
+        np.testing.assert_array_equal(mesh.posed, capture.vertices[[2, 0]])
+        write_timesteps(tmp_path / "a.h5", shard.header(), timesteps(shard, set()))
+        clean = draw(shard, SAMPLING, 64, np.random.default_rng(0), 2)
+        shaken = replace(SAMPLING, noise_degrees=2.0, noise_mm=5.0)
+        noisy = draw(shard, shaken, 64, np.random.default_rng(0), 2)
+        assert draw(shard, SAMPLING, 64, np.random.default_rng(0)).guide is None
+    assert (tmp_path / "a.h5").read_bytes() == (shards / "anna.h5").read_bytes()
+    assert clean.guide is not None and noisy.guide is not None
+    assert clean.guide.canonical.shape == (2, 3, 32, 32) and clean.guide.coverage.any()
+    # a mesh is fitted in its picture: it moves with the camera
+    assert not torch.equal(clean.inputs.camera.world_to_camera, noisy.inputs.camera.world_to_camera)
+    assert torch.equal(clean.guide.canonical, noisy.guide.canonical)
+
+
+def test_a_shard_without_a_neutral_mesh_says_what_a_guided_model_needs(tmp_path: Path):
+    capture = toy_capture("anna")
+    write_shard(tmp_path / "none.h5", replace(capture, neutral=None, topology=""), {})
+    with Shard(tmp_path / "none.h5") as shard:
+        shard.verify()
+        assert shard.neutral is None
+        with pytest.raises(FormatError, match=r"no neutral mesh.*fastgha prep.*no-guide"):
+            shard.mesh([0])
+    write_shard(tmp_path / "other.h5", replace(capture, topology="another"), {})
+    with Shard(tmp_path / "other.h5") as shard, pytest.raises(FormatError, match="another"):
+        shard.mesh([0])
+    with pytest.raises(ShapeError, match="neutral is"):
+        write_shard(tmp_path / "x.h5", replace(capture, neutral=capture.neutral[:9]), {})
+
+
+def test_version_2_is_read_as_it_was(shards: Path, tmp_path: Path):
+    """A file of version 2: the same but for the neutral mesh, and its checksum without it."""
+    path = tmp_path / "old.h5"
+    path.write_bytes((shards / "anna.h5").read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file["neutral"], file.attrs["topology"]
+        file.attrs["version"] = 2
+        total = hashlib.sha256()
+        for name, field in FIELDS.items():
+            one = hashlib.sha256()
+            if name in PICTURES:
+                for start, length in file[name][:].reshape(-1, 2).tolist():
+                    one.update(file["bytes"][start : start + length].tobytes())
+            elif field.since < 3:
+                one.update(file[name][:].tobytes())
+            else:
+                continue
+            total.update(one.digest())
+        file.attrs["checksum"] = total.hexdigest()
+    with Shard(path) as old, Shard(shards / "anna.h5") as new:
+        old.verify()
+        assert torch.equal(old.read([(1, 1)], 64).image, new.read([(1, 1)], 64).image)
+        assert old.neutral is None
+        with pytest.raises(FormatError, match="no neutral mesh"):
+            old.mesh([0])

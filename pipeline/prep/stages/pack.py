@@ -12,8 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
 from pipeline.core.config import to_dict
+from pipeline.faces.heads import head_model
 from pipeline.prep.items import load_item
 from pipeline.prep.plan import Job
 from pipeline.shards.writer import Header, ShardTimestep, placeholder_K, write_timesteps
@@ -82,14 +84,25 @@ class PackStage:
             "dropped": {"timesteps": len(dropped), "views": len(views)},
         }
         size = self.job.config.size
+        neutral = self._neutral(name, kept)
+        topology = "" if neutral is None else head_model(layout).topology
         header = Header(
-            plan.subject, layout, size, size, len(kept), len(plan.cameras), vertices, provenance
-        )
+            plan.subject, layout, size, size, len(kept), len(plan.cameras), vertices, provenance,
+            neutral, topology,
+        )  # fmt: skip
         write_timesteps(self.path(name), header, self._timesteps(name, kept, sentences))
 
     def _facts(self, name: str, i: int) -> tuple[str, int]:
         item = load_item(self.job.path("track", name, i))
         return item.notes.get("layout", NO_LAYOUT), len(item.arrays["vertices"])
+
+    def _neutral(self, name: str, kept: list[int]) -> Float32[np.ndarray, "n 3"] | None:
+        """Return the person's neutral mesh: the mean of what groups of pictures gave."""
+        items = [load_item(self.job.path("track", name, i), pictures=()) for i in kept]
+        # Work folders of earlier versions have none.
+        found = [item.arrays["neutral"] for item in items if "neutral" in item.arrays]
+        known = [mesh for mesh in found if len(mesh)]
+        return np.mean(known, axis=0).astype(np.float32) if known else None
 
     def _sift(self, name: str) -> tuple[list[int], dict[str, str]]:
         """Return which timesteps can be packed, and the reasons of the others."""

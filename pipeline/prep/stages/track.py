@@ -5,7 +5,8 @@ photographs, a few together, a head model is fitted to the landmarks: cameras an
 
 Out   work/<capture>/track/<timestep>.npz   world_to_camera [v 4 4] and K [v 3 3] (head frame,
       metres, raw pixels; nan where unknown), code [120] (nan where unknown), landmarks [68 3],
-      vertices [n 3], error [v] (share of the face by which an estimated camera misses)
+      vertices [n 3], neutral [n 3] (n is 0 where unknown), error [v] (share of the face by which
+      an estimated camera misses)
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from pipeline.prep.items import Item, load_item, save_item
 from pipeline.prep.plan import Job
 from pipeline.tracking import cameras as estimation
 from pipeline.tracking.fit import Observations, TrackConfig, track
-from pipeline.tracking.models import MakeHumanFace
+from pipeline.tracking.models import FaceState, MakeHumanFace
 from pipeline.tracking.triangulate import triangulate
 
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class Found:
     error: float
     """Pixels."""
     vertices: np.ndarray | None = None
+    neutral: np.ndarray | None = None
     code: np.ndarray | None = None
     notes: dict[str, str] | None = None
 
@@ -147,7 +149,7 @@ class TrackStage:
             face = float(np.ptp(points[n], axis=0).max())
             self._save(
                 name, i, E, K, code=one.code, landmarks=one.landmarks, vertices=one.vertices,
-                error=np.array([one.error / face]), notes=one.notes,
+                neutral=one.neutral, error=np.array([one.error / face]), notes=one.notes,
             )  # fmt: skip
 
     def _fitted(self, points: np.ndarray, sizes: list[tuple[int, int]]) -> list[Found]:
@@ -168,11 +170,13 @@ class TrackStage:
         )
         with torch.no_grad():
             vertices = model.vertices(fit.identity, fit.state).numpy()
+            rest = FaceState.neutral(model.expression_size)
+            neutral = model.vertices(fit.identity, rest)[0].numpy()
         landmarks = fit.landmarks.double().numpy() + bias
         return [
             Found(
                 fit.cameras[n][0], landmarks[n], float(fit.errors[n, 0]), vertices[n],
-                fit.codes.values[n].numpy(), {"layout": model.layout},
+                neutral, fit.codes.values[n].numpy(), {"layout": model.layout},
             )
             for n in range(len(points))
         ]  # fmt: skip
@@ -187,6 +191,7 @@ class TrackStage:
         code: np.ndarray | None = None,
         landmarks: np.ndarray | None = None,
         vertices: np.ndarray | None = None,
+        neutral: np.ndarray | None = None,
         error: np.ndarray | None = None,
         dropped: dict[str, str] | None = None,
         notes: dict[str, str] | None = None,
@@ -197,6 +202,7 @@ class TrackStage:
             "code": np.full(120, np.nan) if code is None else code,
             "landmarks": np.full((68, 3), np.nan) if landmarks is None else landmarks,
             "vertices": np.zeros((0, 3)) if vertices is None else vertices,
+            "neutral": np.zeros((0, 3)) if neutral is None else neutral,
             "error": np.full(len(E), np.nan) if error is None else error,
         }
         save_item(self.job.path("track", name, i), Item(arrays, {}, dropped or {}, notes or {}))

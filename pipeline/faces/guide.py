@@ -1,0 +1,200 @@
+"""Mesh guidance: what a tracked mesh says about each pixel, and how Gaussians hang on it.
+
+Letters: v views, h w size of the map, m control vertices, s vertices of the surface, n Gaussians.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int, Int64
+from scipy import ndimage
+from torch import Tensor
+
+from pipeline.core.errors import ShapeError
+from pipeline.core.types import Camera, ExpressionCode
+from pipeline.faces.heads import head_model
+from pipeline.render.triangles import draw_triangles
+
+FADE = 0.03
+"""Metres from the mesh at which its motion has faded to 1 / e."""
+
+
+@dataclass(frozen=True)
+class TrackedMesh:
+    """A person's mesh as a tracker found it in some pictures. Head frame, metres.
+
+    Raises:
+        ShapeError: If the posed meshes are not of the neutral one's vertices.
+    """
+
+    layout: str
+    """Of the head model's codes; says what the vertices are, see `pipeline.faces.heads`."""
+    neutral: Float32[np.ndarray, "m 3"]
+    """Without any expression."""
+    posed: Float32[np.ndarray, "v m 3"]
+    """In each picture, in the frame of that picture's camera matrix."""
+
+    def __post_init__(self) -> None:
+        if self.posed.ndim != 3 or self.posed.shape[1:] != self.neutral.shape:
+            raise ShapeError(
+                f"Posed meshes are {list(self.posed.shape)}, the neutral one "
+                f"{list(self.neutral.shape)}.",
+                "Give the same vertices of one person in all.",
+            )
+
+    def __getitem__(self, index: slice | Sequence[int]) -> TrackedMesh:
+        """Select pictures."""
+        return replace(self, posed=self.posed[index])
+
+    def __len__(self) -> int:
+        return len(self.posed)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Where on the person's neutral mesh each pixel of some views looks."""
+
+    canonical: Float[Tensor, "v 3 h w"]
+    """The point of the neutral mesh that the pixel sees, head frame, metres. Where it sees no mesh:
+    a point on its ray at the depth of the nearest pixel that does, moved as that one's."""
+    coverage: Float[Tensor, "v 1 h w"]
+    """1 where the pixel sees the mesh, else 0."""
+    vertex: Int64[Tensor, "v h w"]
+    """Vertex of the surface nearest to the point seen, or to that of the nearest pixel."""
+    neutral: Float[Tensor, "m 3"]
+    """The person's neutral control vertices."""
+    layout: str
+
+    def __len__(self) -> int:
+        return len(self.canonical)
+
+    def __getitem__(self, index: slice | Sequence[int]) -> Guide:
+        """Select views."""
+        return replace(
+            self,
+            canonical=self.canonical[index],
+            coverage=self.coverage[index],
+            vertex=self.vertex[index],
+        )
+
+    def to(self, device: torch.device | str) -> Guide:
+        """Return the maps on another device; the mesh is needed where it is."""
+        return replace(
+            self,
+            canonical=self.canonical.to(device),
+            coverage=self.coverage.to(device),
+            vertex=self.vertex.to(device),
+        )
+
+
+def draw_guide(mesh: TrackedMesh, camera: Camera, stride: int = 1) -> Guide:
+    """Draw a tracked mesh as its cameras see it.
+
+    Args:
+        mesh: One posed mesh for each camera.
+        camera: [v], of the pictures in which the mesh was found. An error of it that the mesh
+            shares changes nothing.
+        stride: Side of the block of pixels that one number of the maps stands for; what its
+            middle sees counts.
+
+    Raises:
+        ShapeError: If there is not one camera for each mesh, or they are not of the head model.
+    """
+    head = head_model(mesh.layout)
+    if len(mesh) != len(camera):
+        raise ShapeError(
+            f"{len(mesh)} posed meshes, {len(camera)} cameras.", "Give one mesh for each picture."
+        )
+    small = camera.resized(camera.width // stride, camera.height // stride)
+    rest = head.surface(mesh.neutral, mesh.neutral)
+    maps = [
+        _draw(head.surface(posed, mesh.neutral), rest, head.faces, small[i])
+        for i, posed in enumerate(mesh.posed)
+    ]
+    canonical, coverage, vertex = (torch.from_numpy(np.stack(x)) for x in zip(*maps, strict=True))
+    neutral = torch.from_numpy(mesh.neutral)
+    return Guide(canonical, coverage, vertex, neutral, mesh.layout)
+
+
+def _draw(
+    posed: Float32[np.ndarray, "s 3"],
+    rest: Float32[np.ndarray, "s 3"],
+    faces: Int[np.ndarray, "k 3"],
+    camera: Camera,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    drawn = draw_triangles(posed, faces, camera)
+    covered = drawn.triangle >= 0
+    seen = np.ones_like(covered)
+    if covered.any():
+        nearest = np.empty((2, *covered.shape), np.int32)
+        ndimage.distance_transform_edt(~covered, return_distances=False,
+                                       return_indices=True, indices=nearest)  # fmt: skip
+        row, column = nearest
+    else:  # nothing is known: points around the head's origin
+        row, column = np.indices(covered.shape)
+        seen = covered
+    corners = faces[np.maximum(drawn.triangle, 0)]
+    shares = drawn.shares[..., None]
+    there, back = (shares * posed[corners]).sum(2), (shares * rest[corners]).sum(2)
+    moved = np.where(seen[..., None], (back - there)[row, column], 0.0)
+    E = camera.world_to_camera.numpy()
+    depth = np.where(seen, drawn.depth[row, column], E[2, 3])
+    canonical = np.where(covered[..., None], back, _points(depth, camera) + moved)
+    vertex = np.take_along_axis(corners, drawn.shares.argmax(-1)[..., None], -1)[..., 0]
+    return (
+        np.moveaxis(canonical, -1, 0).astype(np.float32),
+        covered[None].astype(np.float32),
+        vertex[row, column].astype(np.int64),
+    )
+
+
+def _points(depth: Float[np.ndarray, "h w"], camera: Camera) -> Float[np.ndarray, "h w 3"]:
+    """Return the points of the head frame that pixels see at some depths along z."""
+    h, w = depth.shape
+    y, x = np.mgrid[:h, :w] + 0.5
+    E, K = camera.world_to_camera.double().numpy(), camera.K.double().numpy()
+    rays = np.stack([x, y, np.ones_like(x)], -1) @ np.linalg.inv(K).T
+    return (depth[..., None] * rays - E[:3, 3]) @ E[:3, :3]
+
+
+@dataclass(frozen=True)
+class Rig:
+    """How Gaussians hang on a person's mesh, so that they go with it under any expression."""
+
+    layout: str
+    neutral: Float[Tensor, "m 3"]
+    """Control vertices, head frame, metres."""
+    vertex: Int64[Tensor, "n"]
+    """Vertex of the surface that each Gaussian goes with."""
+    weight: Float[Tensor, "n"]
+    """Share of that vertex's displacement that it takes, in [0, 1]: it fades with distance."""
+
+    @staticmethod
+    def attach(guide: Guide, means: Float[Tensor, "n 3"], vertex: Int64[Tensor, "n"]) -> Rig:
+        """Hang canonical Gaussians on the vertices whose surface their pixels saw."""
+        rig = Rig(guide.layout, guide.neutral, vertex, torch.ones(len(means)).to(means))
+        rest = torch.from_numpy(rig._rest).to(means)
+        distance = (means.detach() - rest[vertex]).norm(dim=1)
+        return replace(rig, weight=torch.exp(-((distance / FADE) ** 2)))
+
+    def displacement(self, code: Float[Tensor, "120"]) -> Float[Tensor, "n 3"]:
+        """Return how far the mesh takes each Gaussian under a code of its layout, metres."""
+        wanted = ExpressionCode(code.detach().float().cpu(), self.layout)
+        neutral, head = self.neutral.cpu().numpy(), head_model(self.layout)
+        moved = head.surface(head.posed(neutral, wanted), neutral) - self._rest
+        return torch.from_numpy(moved).to(self.weight)[self.vertex] * self.weight[:, None]
+
+    @cached_property
+    def _rest(self) -> Float32[np.ndarray, "s 3"]:
+        """The surface of the neutral mesh: the same for all frames."""
+        neutral = self.neutral.cpu().numpy()
+        return head_model(self.layout).surface(neutral, neutral)
+
+    def __getitem__(self, index: slice | Tensor) -> Rig:
+        """Select Gaussians by a slice, a mask or indices."""
+        return replace(self, vertex=self.vertex[index], weight=self.weight[index])

@@ -6,7 +6,6 @@ import torch
 from PIL import Image
 
 from pipeline.avatar import create
-from pipeline.avatar.create import tracked
 from pipeline.core.errors import InputError, MissingPackageError, MissingWeightsError, ShapeError
 from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera, View
@@ -290,6 +289,32 @@ def test_an_astronaut_is_cut_out_and_looks_at_the_camera(tmp_path: Path):
     assert alpha[50:80, 55:75].min() > 0.95 and alpha[:5].max() < 0.05
 
 
+def test_photographs_of_a_guided_model_come_with_the_mesh_that_is_seen_in_them():
+    """What the tracker says fits together: camera, posed mesh, neutral mesh and code."""
+    subject = Subject.sample(6)
+    bias = MESH_HEAD - mean_landmarks()
+    size, acts = 128, [weights(jawOpen=0.6), weights(), weights(browInnerUp=1.0)]
+    cameras = dome(3, size, seed=1)
+    frames = [subject.render(w, cameras[i]) for i, w in enumerate(acts)]
+    points = np.stack([seen_by(cameras[i], f.landmarks + bias) for i, f in enumerate(frames)])
+    image = torch.from_numpy(np.stack([f.rgb for f in frames])).permute(0, 3, 1, 2) / 255
+    alpha = torch.from_numpy(np.stack([f.alpha for f in frames]))[:, None] / 255
+    found = photos.Photos(
+        View(image, alpha, cameras), ("a", "b", "c"), points, MESH_HEAD, np.zeros(3)
+    )
+    view, mesh, codes = create.tracked(found)
+    head, model = Head(Identity()), head_model(mesh.layout)
+    for i in range(3):
+        drawn = seen_by(view.camera[i], head.landmarks(mesh.posed[i]) + bias)
+        assert np.abs(drawn - points[i]).mean() < 1.0
+        again = model.posed(mesh.neutral, codes[i])
+        np.testing.assert_allclose(again, mesh.posed[i], atol=1e-3)
+    assert np.abs(mesh.posed[0] - mesh.neutral).max() > 0.01
+    guide = draw_guide(mesh, view.camera)
+    matte = view.alpha > 0.5
+    assert ((guide.coverage > 0) & matte).sum() > 0.7 * matte.sum()
+
+
 def test_expressions_of_photographs_are_found_as_the_face_mesh_sees_them(
     monkeypatch: pytest.MonkeyPatch,
 ):
@@ -322,29 +347,3 @@ def close_up() -> View:
     K = torch.tensor([[300.0, 0, 128], [0, 300.0, 128], [0, 0, 1]]).expand(2, 3, 3)
     cameras = Camera(look_at(centers, torch.zeros(2, 3)), K, 256, 256)
     return View(torch.ones(2, 3, 256, 256), torch.ones(2, 1, 256, 256), cameras)
-
-
-def test_photographs_of_a_guided_model_come_with_the_mesh_that_is_seen_in_them():
-    """What the tracker says fits together: camera, posed mesh, neutral mesh and code."""
-    subject = Subject.sample(6)
-    bias = MESH_HEAD - mean_landmarks()
-    size, acts = 128, [weights(jawOpen=0.6), weights(), weights(browInnerUp=1.0)]
-    cameras = dome(3, size, seed=1)
-    frames = [subject.render(w, cameras[i]) for i, w in enumerate(acts)]
-    points = np.stack([seen_by(cameras[i], f.landmarks + bias) for i, f in enumerate(frames)])
-    image = torch.from_numpy(np.stack([f.rgb for f in frames])).permute(0, 3, 1, 2) / 255
-    alpha = torch.from_numpy(np.stack([f.alpha for f in frames]))[:, None] / 255
-    found = photos.Photos(
-        View(image, alpha, cameras), ("a", "b", "c"), points, MESH_HEAD, np.zeros(3)
-    )
-    view, mesh, codes = tracked(found)
-    head, model = Head(Identity()), head_model(mesh.layout)
-    for i in range(3):
-        drawn = seen_by(view.camera[i], head.landmarks(mesh.posed[i]) + bias)
-        assert np.abs(drawn - points[i]).mean() < 1.0
-        again = model.posed(mesh.neutral, codes[i])
-        np.testing.assert_allclose(again, mesh.posed[i], atol=1e-3)
-    assert np.abs(mesh.posed[0] - mesh.neutral).max() > 0.01
-    guide = draw_guide(mesh, view.camera)
-    matte = view.alpha > 0.5
-    assert ((guide.coverage > 0) & matte).sum() > 0.7 * matte.sum()

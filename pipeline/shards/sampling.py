@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.core.errors import FastGHAError, InputError, WorkerError
 from pipeline.core.geometry import farthest_points, jitter
 from pipeline.core.types import ExpressionCode, View
 from pipeline.faces.guide import Guide, draw_guide
+from pipeline.shards.disturb import Damage, Tracking, damage, mistrack
 from pipeline.shards.reader import Shard
 
 
@@ -40,6 +41,10 @@ class SamplingConfig:
     suggests such errors in training for cameras that are estimated (appendix A.4.4)."""
     noise_mm: float = 0.0
     """The same of the cameras' places, along each axis."""
+    tracking: Tracking = field(default_factory=Tracking)
+    """Errors of the tracker, put on the inputs' meshes and cameras; for a guided model."""
+    damage: Damage = field(default_factory=Damage)
+    """Put on the inputs' pictures."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +190,16 @@ def draw(
     chosen = _input_views(shard, others, [int(v) for v in rng.permutation(cameras)])
     at_target = [(target, v) for v in cameras]
     inputs = shard.read(list(zip(others, chosen)), size)
-    guide = draw_guide(shard.mesh(others), inputs.camera, guide_stride) if guide_stride else None
+    guide = None
+    if guide_stride:
+        mesh = shard.mesh(others)
+        if rng.random() < config.tracking.share:
+            codes = shard.code(others)
+            mesh, found = mistrack(mesh, inputs.camera, codes, config.tracking, rng)
+            inputs = replace(inputs, camera=found)
+        guide = draw_guide(mesh, inputs.camera, guide_stride)
+    if config.damage.share:
+        inputs = damage(inputs, config.damage, rng)
     if config.noise_degrees or config.noise_mm:
         noisy = jitter(inputs.camera, config.noise_degrees, config.noise_mm, rng)
         inputs = replace(inputs, camera=noisy)

@@ -14,6 +14,7 @@ from pipeline.model.config import (
     ModelConfig,
     TransformerConfig,
 )
+from pipeline.shards.disturb import Damage, Tracking
 from pipeline.shards.sampling import SamplingConfig
 from pipeline.train.config import TrainConfig
 
@@ -48,7 +49,9 @@ def train_small() -> TrainConfig:
     """An hour and a half on two CPU cores: most steps on small pictures, the last on full ones."""
     return TrainConfig(
         model=small(),
-        sampling=SamplingConfig(min_inputs=1),
+        sampling=SamplingConfig(
+            min_inputs=1, tracking=Tracking(share=0.8), damage=Damage(share=0.5)
+        ),
         loss=LossConfig(motion=5.0),
         lr=4e-4,
         deform_lr=1e-3,

@@ -23,7 +23,7 @@ from pipeline.core.errors import FormatError
 from pipeline.core.geometry import project
 from pipeline.faces.layouts import JAW, matrix_from_rot6d
 from pipeline.shards.reader import Shard, find_shards
-from pipeline.shards.schema import FIELDS
+from pipeline.shards.schema import PICTURES, TIMED
 from pipeline.system.files import write_whole
 from pipeline.system.progress import Progress, silent
 
@@ -105,8 +105,8 @@ def _examine(shard: Shard, check: Check) -> None:
 
 def _ranges(shard: Shard, t: int, check: Check) -> None:
     shard_timestep = shard.read_timestep(t)
-    for name, kind in FIELDS.items():
-        if kind.dtype == "picture":
+    for name, kind in TIMED.items():
+        if name in PICTURES:
             continue
         values = np.asarray(getattr(shard_timestep, name), np.float64)
         wrong = ~((values >= kind.low) & (values <= kind.high))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fastgha_cli.app import app
 from fastgha_cli.recipes import CHOICES, EVERY_RECIPE, RECIPES, STAGES
-from pipeline.captures.registry import SOURCES
+from pipeline.captures.registry import READERS
 from pipeline.prep import run as prep
 from pipeline.prep.plan import PrepConfig
 
@@ -96,7 +96,7 @@ def test_a_stage_is_run_by_its_name(stage: str, asked: list[tuple]):
 
 
 def test_the_table_names_every_source_every_stage_and_known_choices():
-    assert {recipe.source for recipe in RECIPES} == set(SOURCES)
+    assert {recipe.source for recipe in RECIPES} == set(READERS)
     assert tuple(stage.name for stage in STAGES) == tuple(prep.STAGES)
     for recipe in RECIPES:
         assert set(EVERY_RECIPE) | set(recipe.choices) | set(recipe.defaults) <= set(CHOICES)

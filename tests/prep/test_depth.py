@@ -140,7 +140,7 @@ def test_a_mesh_without_known_triangles_asks_for_them(tmp_path: Path, shot: Path
     out = tmp_path / "out"
     out.mkdir()
     made = capture(SyntheticConfig(identities=1, expressions=1, views=2, size=32), 0)
-    write_shard(out / "a.h5", replace(made, vertices=made.vertices[:, :50]), {})
+    write_shard(out / "a.h5", replace(made, vertices=made.vertices[:, :50], neutral=None), {})
     with pytest.raises(ConfigError, match="--topology"):
         points.run(out, PointsConfig("mesh"))
     obj = tmp_path / "t.obj"

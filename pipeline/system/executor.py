@@ -14,32 +14,33 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.core.errors import FastGHAError, MissingPackageError, WorkerError
 from pipeline.system.progress import Progress, silent
 
 Item = TypeVar("Item")
+Taken = TypeVar("Taken", contravariant=True)
 
 RETRIES = 3
 """An item that so many Ray workers were lost over is given up."""
 
 
-class Executor(Protocol):
+class Executor(Protocol[Taken]):
     """Calls a function for items; workers are kept between calls."""
 
-    def run(self, items: Sequence[Any], progress: Progress = silent) -> None:
+    def run(self, items: Sequence[Taken], progress: Progress = silent) -> None:
         """Call the function for each item."""
         ...
 
-    def __enter__(self) -> Executor: ...
+    def __enter__(self) -> Executor[Taken]: ...
 
     def __exit__(self, *_: object) -> None: ...
 
 
 def make_executor(
-    work: Callable[[Any], Any], workers: int, *, ray: str | None = None, gpus: float = 0.0
-) -> Executor:
+    work: Callable[[Item], object], workers: int, *, ray: str | None = None, gpus: float = 0.0
+) -> Executor[Item]:
     """Return local workers, or those of a Ray cluster.
 
     Args:
@@ -52,14 +53,14 @@ def make_executor(
     return Workers(work, workers) if ray is None else RayWorkers(work, workers, ray, gpus)
 
 
-class Workers:
+class Workers(Generic[Item]):
     """One process (this) or several spawned ones that call `work` for items; kept between calls.
 
     Spawned, not forked: a fork inherits the threads' locks of numba and torch, and hangs. Each
     process gets `work` once, so what it loads when first called is loaded once.
     """
 
-    def __init__(self, work: Callable[[Any], Any], count: int) -> None:
+    def __init__(self, work: Callable[[Item], object], count: int) -> None:
         self._work = work
         self._pool = (
             ProcessPoolExecutor(
@@ -72,7 +73,7 @@ class Workers:
             else None
         )
 
-    def run(self, items: Sequence[Any], progress: Progress = silent) -> None:
+    def run(self, items: Sequence[Item], progress: Progress = silent) -> None:
         """Call `work` for each item.
 
         Raises:
@@ -97,7 +98,7 @@ class Workers:
             self._pool.shutdown(cancel_futures=True)
             raise
 
-    def __enter__(self) -> Workers:
+    def __enter__(self) -> Workers[Item]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -106,7 +107,7 @@ class Workers:
 
 
 def run_items(
-    items: Sequence[Item], work: Callable[[Item], Any], workers: int, progress: Progress = silent
+    items: Sequence[Item], work: Callable[[Item], object], workers: int, progress: Progress = silent
 ) -> None:
     """Call `work` for each item, as `Workers` does.
 
@@ -117,11 +118,11 @@ def run_items(
         pool.run(items, progress)
 
 
-_worker: list[Callable[[Any], Any]] = []
+_worker: list[Callable[[Any], object]] = []
 """The work of this worker process: a pool hands items only."""
 
 
-def _begin_worker(work: Callable[[Any], Any]) -> None:
+def _begin_worker(work: Callable[[Any], object]) -> None:
     _worker[:] = [work]
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -139,19 +140,19 @@ def _call_work(item: Any) -> None:
 
 
 @dataclass
-class RayWorkers:
+class RayWorkers(Generic[Item]):
     """Workers on a Ray cluster; what a lost one had is done again.
 
     All machines see the same raw data and the same folder of results.
     """
 
-    work: Callable[[Any], Any]
+    work: Callable[[Item], object]
     workers: int
     address: str
     gpus: float = 0.0
     """That each worker asks for."""
 
-    def run(self, items: Sequence[Any], progress: Progress = silent) -> None:
+    def run(self, items: Sequence[Item], progress: Progress = silent) -> None:
         """Call `work` for each item.
 
         Raises:
@@ -179,7 +180,7 @@ class RayWorkers:
 
         @ray.remote(num_cpus=1, num_gpus=self.gpus)
         class Worker:
-            def __init__(self, work: Callable[[Any], Any]) -> None:
+            def __init__(self, work: Callable[[Item], object]) -> None:
                 self.work = work
 
             def call(self, item: Any) -> None:
@@ -218,7 +219,7 @@ class RayWorkers:
         for actor in idle:
             ray.kill(actor)
 
-    def __enter__(self) -> RayWorkers:
+    def __enter__(self) -> RayWorkers[Item]:
         return self
 
     def __exit__(self, *_: object) -> None: ...

@@ -107,6 +107,7 @@ def tracked(found: photos.Photos) -> tuple[View, TrackedMesh, ExpressionCode]:
         torch.cat([getattr(camera, name) for camera in fit.cameras]).float()
         for name in ("world_to_camera", "K")
     )
+    K[:, :2, 2] = found.view.camera.K[:, :2, 2]
     camera = Camera(E, K, found.view.camera.width, found.view.camera.height)
     mesh = TrackedMesh(model.layout, neutral, posed)
     return replace(found.view, camera=camera), mesh, fit.codes
@@ -120,8 +121,10 @@ def _codes(found: photos.Photos, layout: str) -> ExpressionCode:
 
 
 def _fit(found: photos.Photos) -> Track:
-    size = found.view.camera.width
-    points = found.landmarks[:, None].astype(float)
+    size, K = found.view.camera.width, found.view.camera.K.double().numpy()
+    # The lens' axis meets the photograph in its middle, not the crop in its own.
+    points = (found.landmarks + size / 2 - K[:, None, :2, 2])[:, None]
     bias = get_detector(DETECTOR).bias()
     sizes = ((size, size),) * len(found.view)
-    return track(MakeHumanFace(), Observations(points, None, sizes, bias))
+    focals = tuple(K[:, 0, 0].tolist())
+    return track(MakeHumanFace(), Observations(points, None, sizes, bias, focals))

@@ -58,6 +58,9 @@ class Observations:
     """Width and height of each frame's picture, where the camera is unknown."""
     bias: Float64[np.ndarray, "68 3"] = field(default_factory=lambda: np.zeros((68, 3)))
     """From the model's landmarks to where this detector sees them, head frame, metres."""
+    focals: tuple[float, ...] = ()
+    """Focal length of each frame's picture, pixels, as it was estimated before; of a crop, that of
+    the picture it was cut from says more than its own size. Guessed from the sizes if not given."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,8 @@ class _Problem:
         if seen.cameras is None:
             for t in range(count):
                 _whole(seen.points[t, 0], t)
-            found = estimation.estimate(list(seen.points[:, 0]), list(seen.sizes), head)
+            focals = list(seen.focals) or None
+            found = estimation.estimate(list(seen.points[:, 0]), list(seen.sizes), head, focals)
             poses = np.stack([c.world_to_camera.double().numpy() for c in found.cameras])
             intrinsics = torch.stack([c.K for c in found.cameras])[:, None]
             extrinsics = torch.eye(4).expand(count, 1, 4, 4)

@@ -1,5 +1,7 @@
 from pathlib import Path
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -295,6 +297,8 @@ def test_photographs_of_a_guided_model_come_with_the_mesh_that_is_seen_in_them()
     bias = MESH_HEAD - mean_landmarks()
     size, acts = 128, [weights(jawOpen=0.6), weights(), weights(browInnerUp=1.0)]
     cameras = dome(3, size, seed=1)
+    K = cameras.K + torch.tensor([[0, 0, 30.0], [0, 0, -20], [0, 0, 0]])
+    cameras = replace(cameras, K=K)  # of a crop from the side of a photograph
     frames = [subject.render(w, cameras[i]) for i, w in enumerate(acts)]
     points = np.stack([seen_by(cameras[i], f.landmarks + bias) for i, f in enumerate(frames)])
     image = torch.from_numpy(np.stack([f.rgb for f in frames])).permute(0, 3, 1, 2) / 255
@@ -304,6 +308,10 @@ def test_photographs_of_a_guided_model_come_with_the_mesh_that_is_seen_in_them()
     )
     view, mesh, codes = create.tracked(found)
     head, model = Head(Identity()), head_model(mesh.layout)
+    torch.testing.assert_close(view.camera.K[:, :2, 2], cameras.K[:, :2, 2])
+    R, truth = view.camera.world_to_camera[:, :3, :3], cameras.world_to_camera[:, :3, :3]
+    cosines = ((R * truth).sum((1, 2)) - 1) / 2
+    assert (torch.rad2deg(torch.arccos(cosines.clamp(-1, 1))) < 2.0).all()
     for i in range(3):
         drawn = seen_by(view.camera[i], head.landmarks(mesh.posed[i]) + bias)
         assert np.abs(drawn - points[i]).mean() < 1.0

@@ -12,7 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from h5py import h5l
+from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Bool, Float, Float32
 from PIL import Image
 from torch import Tensor

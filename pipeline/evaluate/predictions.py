@@ -25,7 +25,7 @@ from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.run import Method, Scene, scene
 from pipeline.io.images import write_rgb
 from pipeline.io.sheets import to_bytes
-from pipeline.system.files import write_whole
+from pipeline.system.files import inside, write_whole
 from pipeline.system.progress import Progress, silent
 
 LISTED = 8
@@ -51,7 +51,7 @@ def export_targets(
     avatars: list[dict[str, Any]] = []
     for done, task in enumerate(chosen, start=1):
         seen, _ = scene(task, protocol)
-        folder = out / place(task)
+        folder = inside(out, place(task))
         inputs: list[dict[str, Any]] = []
         for i, (image, alpha) in enumerate(zip(seen.inputs.image, seen.inputs.alpha)):
             write_rgb(folder / f"input-{i}.png", to_bytes(image))
@@ -99,7 +99,7 @@ def read_predictions(folder: Path, protocol: Protocol, chosen: list[Task]) -> Me
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", "Draw the targets that export wrote.")
     files = [
-        folder / place(task) / f"{i:05d}.png"
+        inside(folder, place(task), f"{i:05d}.png")
         for task in chosen
         for i in range(len(task.targets))
     ]  # fmt: skip
@@ -127,7 +127,7 @@ def read_predictions(folder: Path, protocol: Protocol, chosen: list[Task]) -> Me
 
     def draw(seen: Scene) -> Tensor:
         pictures = [
-            np.asarray(Image.open(folder / place(seen.task) / f"{i:05d}.png").convert("RGB"))
+            np.asarray(Image.open(inside(folder, place(seen.task), f"{i:05d}.png")).convert("RGB"))
             for i in range(len(seen.task.targets))
         ]
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255

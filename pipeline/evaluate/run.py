@@ -24,7 +24,7 @@ from pipeline.faces.guide import Guide, TrackedMesh
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.shards.reader import Shard
-from pipeline.system.files import write_whole
+from pipeline.system.files import inside, write_whole
 from pipeline.system.progress import Progress, silent
 
 CHUNK = 8
@@ -216,4 +216,4 @@ class _Kept:
             write_whole(path, lambda part: part.write_text(json.dumps(values)))
 
     def _path(self, task: Task) -> Path | None:
-        return self._out / f"{task.subject}-{task.avatar}.json" if self._out else None
+        return inside(self._out, f"{task.subject}-{task.avatar}.json") if self._out else None

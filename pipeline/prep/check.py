@@ -24,7 +24,7 @@ from pipeline.core.geometry import project
 from pipeline.faces.layouts import JAW, matrix_from_rot6d
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.schema import PICTURES, TIMED
-from pipeline.system.files import write_whole
+from pipeline.system.files import inside, write_whole
 from pipeline.system.progress import Progress, silent
 
 ON_HEAD = 0.8
@@ -137,7 +137,7 @@ def _features(shard: Shard, check: Check) -> None:
 
 
 def _dropped(out: Path, name: str) -> dict[str, str]:
-    report, points = (out / "reports" / f"{name}{end}" for end in (".json", ".points.json"))
+    report, points = (inside(out / "reports", f"{name}{end}") for end in (".json", ".points.json"))
     gone = _reported(report, "dropped_timesteps", "dropped_views", "missing")
     return gone | _reported(points, "left_out")
 

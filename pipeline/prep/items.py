@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipeline.core.errors import FormatError
-from pipeline.system.files import write_whole
+from pipeline.system.files import inside, write_whole
 
 WORK = "work"
 
@@ -34,7 +34,7 @@ class Item:
 
 def item_path(out: Path, capture: str, stage: str, name: str) -> Path:
     """Return where the item of a timestep belongs."""
-    return out / WORK / capture / stage / f"{name}.npz"
+    return inside(out / WORK, capture, stage, f"{name}.npz")
 
 
 def save_item(path: Path, item: Item) -> None:

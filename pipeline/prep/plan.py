@@ -20,7 +20,7 @@ from pipeline.core.framing import HEAD_CROP_M
 from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.matting import MattingModel, get_matting
 from pipeline.prep.items import WORK, item_path
-from pipeline.system.files import write_whole
+from pipeline.system.files import inside, write_whole
 
 PLAN = "plan.json"
 NO_DETECTOR = "none"
@@ -130,7 +130,7 @@ def make_plan(capture: Capture, raw: Path, config: PrepConfig) -> Plan:
     """Choose cameras and timesteps of a capture.
 
     Raises:
-        InputError: If no sentence fits the pattern.
+        InputError: If no sentence fits the pattern, or a name cannot be a file's.
     """
     chosen: list[Timestep] = []
     for sentence in capture.sentences():
@@ -142,6 +142,7 @@ def make_plan(capture: Capture, raw: Path, config: PrepConfig) -> Plan:
             f"No sentence of {capture.name} fits {config.segments!r}.",
             f"There are: {', '.join(capture.sentences()[:12])}.",
         )
+    inside(Path(), capture.name, capture.subject, *(step.name for step in chosen))
     cameras = capture.cameras
     if 0 < config.cameras < len(cameras):
         front = frontal_cameras(capture, config.cameras)
@@ -172,7 +173,7 @@ def save_plan(out: Path, plan: Plan) -> None:
     """Write a plan, so that later stages find it."""
     plain = {**plan.__dict__, "timesteps": [[t.sentence, t.index] for t in plan.timesteps]}
     text = json.dumps(plain, indent=1, sort_keys=True)
-    write_whole(out / WORK / plan.capture / PLAN, lambda part: part.write_text(text))
+    write_whole(inside(out / WORK, plan.capture) / PLAN, lambda part: part.write_text(text))
 
 
 def load_plans(out: Path) -> dict[str, Plan]:

@@ -18,6 +18,7 @@ from pipeline.prep.stages.matte import MatteStage
 from pipeline.prep.stages.pack import PackStage
 from pipeline.prep.stages.track import TrackStage
 from pipeline.system.executor import make_executor
+from pipeline.system.files import inside
 from pipeline.system.locks import locked
 from pipeline.system.stage import STAMP, StageReport, claim
 
@@ -186,8 +187,8 @@ def _forget(out: Path, name: str) -> None:
     """Remove the work of a capture whose plan changed."""
     import shutil  # noqa: PLC0415
 
-    shutil.rmtree(out / "work" / name, ignore_errors=True)
-    (out / f"{name}.h5").unlink(missing_ok=True)
+    shutil.rmtree(inside(out / "work", name), ignore_errors=True)
+    inside(out, f"{name}.h5").unlink(missing_ok=True)
 
 
 def _known(stage: str) -> None:

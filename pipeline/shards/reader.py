@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
+from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]
 from jaxtyping import Bool, Float, Float32
 from PIL import Image
 from torch import Tensor
@@ -22,13 +24,26 @@ from pipeline.faces.heads import head_model
 from pipeline.io.images import decode
 from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, READABLE, TIMED
 from pipeline.shards.writer import Header, ShardTimestep
+from pipeline.system.files import is_name
+
+LARGEST = 2**14
+"""Pixels of a side."""
+NUMBERS = 10**9
+"""Of an array other than the pictures' bytes, at most."""
+PACKING = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE}
+"""What version 1 had; later ones are stored as they are."""
+DEFLATED = 1100
+"""Times its size that anything can have had before it was deflated, and a little."""
+CHUNK = 2**24
+"""Bytes that are made room for at a time."""
 
 
 class Shard:
     """One subject's file, open for reading.
 
     Raises:
-        FormatError: If the file is truncated, not a shard, or of another version.
+        FormatError: If the file is truncated, not a shard, of another version, or not what the
+            schema says; nothing outside of it is read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,26 +54,46 @@ class Shard:
             raise FormatError(
                 f"{path} is not a whole HDF5 file.", "Make this shard again."
             ) from error
-        attrs = self._file.attrs
+        try:
+            self._open()
+        except (KeyError, TypeError, ValueError, OverflowError, OSError, RuntimeError) as error:
+            self._file.close()
+            raise FormatError(
+                f"{path} is not a shard of ours.", "Make it with `fastgha prep`."
+            ) from error
+        except FormatError:
+            self._file.close()
+            raise
+
+    def _open(self) -> None:
+        path, attrs = self.path, self._file.attrs
         self._version = int(attrs.get("version", 0))
-        fields = [name for name, field in FIELDS.items() if field.since <= self._version]
-        if attrs.get("format") != FORMAT or any(name not in self._file for name in fields):
-            raise FormatError(f"{path} is not a shard of ours.", "Make it with `fastgha prep`.")
+        if attrs.get("format") != FORMAT:
+            raise ValueError("format")
         if self._version not in READABLE:
             raise FormatError(
                 f"{path} has version {self._version}; this program reads "
                 f"{' and '.join(map(str, READABLE))}.",
                 "Make the shards again with this version.",
             )
+        self._check()
         self.subject = str(attrs["subject"])
+        if not is_name(self.subject):
+            raise self._foreign(f"its subject {self.subject[:80]!r} cannot be a folder's name")
         self.layout = str(attrs["layout"])
         self.topology = str(attrs.get("topology", ""))
         self.width, self.height = int(attrs["width"]), int(attrs["height"])
-        self.provenance: dict[str, Any] = json.loads(str(attrs["provenance"]))
+        if not (0 < self.width <= LARGEST and 0 < self.height <= LARGEST):
+            raise self._foreign(f"its pictures are {self.width}x{self.height}")
+        self.provenance: dict[str, Any] = dict(json.loads(str(attrs["provenance"])))
         self.timesteps, self.views = self._file["rgb"].shape[:2]
         self._where: dict[str, np.ndarray] = (
             {name: self._file[name][:] for name in PICTURES} if self._version > 1 else {}
         )
+        for name, where in self._where.items():
+            size = self._file["bytes"].shape[0]
+            if (where[..., 0] > size).any() or (where[..., 1] > size - where[..., 0]).any():
+                raise self._foreign(f"{name} lies outside of its bytes")
         self.valid: Bool[np.ndarray, "t v"] = (
             self._where["rgb"][..., 1] > 0
             if self._version > 1
@@ -71,6 +106,61 @@ class Shard:
         self.sentences: np.ndarray = self._file["sentence"][:]
         self._world_to_camera = self._file["world_to_camera"][:]
         self._K = self._file["K"][:]
+
+    def _check(self) -> None:
+        """Compare what the file holds with the schema, before anything of it is read."""
+        wanted = {
+            name: (field.dtype, field.shape.split())
+            for name, field in FIELDS.items()
+            if field.since <= self._version
+        }
+        if self._version > 1:
+            wanted |= {name: ("uint64", ["t", "v", "2"]) for name in PICTURES}
+            wanted["bytes"] = ("uint8", ["b"])
+        sizes: dict[str, int] = {}
+        for name, (dtype, letters) in wanted.items():
+            data = self._own(name)
+            picture = dtype == "picture" and h5py.check_vlen_dtype(data.dtype) == np.uint8
+            if not picture and (dtype == "picture" or data.dtype != np.dtype(dtype)):
+                raise self._foreign(f"{name} is {data.dtype}, not {dtype}")
+            fits = len(letters) == len(data.shape) and all(
+                size == (int(x) if x.isdigit() else sizes.setdefault(x, size))
+                for x, size in zip(letters, data.shape, strict=True)
+            )
+            if not fits or (name != "bytes" and data.size > NUMBERS):
+                raise self._foreign(f"{name} is {list(data.shape)}, not [{' '.join(letters)}]")
+
+    def _own(self, name: str) -> Any:
+        """Return a dataset whose content lies in the file itself, whole and as it is."""
+        # Of a link that leads elsewhere, even a look at its target would open another file.
+        links = self._file.id.links
+        if not links.exists(name.encode()):
+            raise self._foreign(f"it has no {name}")
+        if links.get_info(name.encode()).type != h5l.TYPE_HARD:
+            raise self._foreign(f"{name} leads elsewhere")
+        data = self._file[name]
+        if not isinstance(data, h5py.Dataset) or data.shape is None:
+            raise self._foreign(f"{name} is no array")
+        plan = data.id.get_create_plist()
+        plain = (h5py.h5d.COMPACT, h5py.h5d.CONTIGUOUS, h5py.h5d.CHUNKED)
+        if plan.get_layout() not in plain or plan.get_external_count():
+            raise self._foreign(f"{name} lies in another file")
+        filters = {plan.get_filter(i)[0] for i in range(plan.get_nfilters())}
+        if filters - (PACKING if self._version == 1 else set()):
+            raise self._foreign(f"{name} is compressed")
+        number = data.id.get_type().get_size()
+        if data.chunks and math.prod(data.chunks) * number > CHUNK:
+            raise self._foreign(f"{name} has chunks of {list(data.chunks)}")
+        held = min(data.id.get_storage_size(), self.path.stat().st_size)
+        if math.prod(data.shape) * number > held * (DEFLATED if filters else 1):
+            raise self._foreign(f"{name} {list(data.shape)} is larger than what is stored")
+        return data
+
+    def _foreign(self, what: str) -> FormatError:
+        return FormatError(
+            f"{self.path} is not as shards of ours are: {what}.",
+            "Make it with `fastgha prep`; open no shard whose maker you do not know.",
+        )
 
     def cameras(self, timestep: int) -> Camera:
         """Return the cameras of all views at a timestep, for the stored picture size."""

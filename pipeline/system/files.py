@@ -11,6 +11,9 @@ from pathlib import Path
 
 from pipeline.core.errors import InputError
 
+LONGEST = 200
+"""Bytes of a name from a file: file systems take 255, and endings are added."""
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Write to a neighbour, then rename: a file that exists is a file that is complete.
@@ -33,6 +36,32 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def is_name(name: str) -> bool:
+    """Return whether a text can name something in a folder, and nothing elsewhere."""
+    return (
+        0 < len(name.encode("utf-8", "replace")) <= LONGEST
+        and name not in (".", "..")
+        and name.isprintable()
+        and not any(letter in name for letter in "/\\")
+    )
+
+
+def inside(folder: Path, *names: str) -> Path:
+    """Join names that come from files to a folder, one level each.
+
+    Raises:
+        InputError: If a name would lead elsewhere.
+    """
+    for name in names:
+        if not is_name(name):
+            raise InputError(
+                f"{name[:80]!r} cannot be a file's name in {folder}.",
+                "Name people, captures and timesteps without / and \\, in a line of at most "
+                f"{LONGEST} bytes.",
+            )
+    return folder.joinpath(*names)
 
 
 def require_file(path: Path, what: str) -> Path:

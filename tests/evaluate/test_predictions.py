@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from pipeline.evaluate.predictions import export_targets, place, read_prediction
 from pipeline.evaluate.protocol import tasks
 from pipeline.evaluate.run import measure, scene
 from tests.conftest import LAYOUT
-from tests.evaluate.toys import TOY, plain
+from tests.evaluate.toys import TOY, plain, white
 
 
 def test_other_methods_get_what_they_need_and_are_measured_alike(shards: Path, tmp_path: Path):
@@ -42,3 +43,16 @@ def test_other_methods_get_what_they_need_and_are_measured_alike(shards: Path, t
     with pytest.raises(InputError, match="lacks 1 of 6 pictures"):
         read_predictions(tmp_path / "drawn", TOY, chosen)
     assert truth.shape[0] == 3
+
+
+def test_a_subject_that_leads_elsewhere_writes_and_reads_nothing(shards: Path, tmp_path: Path):
+    chosen = [replace(tasks(TOY, shards, None)[0], subject="../../escape")]
+    out = tmp_path / "a" / "b"
+    out.mkdir(parents=True)
+    with pytest.raises(InputError, match="cannot be a file's name"):
+        export_targets(TOY, chosen, out)
+    with pytest.raises(InputError, match="cannot be a file's name"):
+        read_predictions(out, TOY, chosen)
+    with pytest.raises(InputError, match="cannot be a file's name"):
+        measure(white, "white", TOY, chosen, out=out, metrics=plain())
+    assert {path.name for path in tmp_path.rglob("*")} <= {"a", "b", "evaluation.json"}

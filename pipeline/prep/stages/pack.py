@@ -19,7 +19,7 @@ from pipeline.faces.heads import head_model
 from pipeline.prep.items import load_item
 from pipeline.prep.plan import Job
 from pipeline.shards.writer import Header, ShardTimestep, placeholder_K, write_timesteps
-from pipeline.system.files import write_whole
+from pipeline.system.files import inside, write_whole
 
 NO_LAYOUT = "unknown"
 """Layout of a shard whose timesteps have no codes."""
@@ -33,11 +33,11 @@ class PackStage:
 
     def path(self, name: str) -> Path:
         """Return where the shard of a capture belongs."""
-        return self.job.out / f"{name}.h5"
+        return inside(self.job.out, f"{name}.h5")
 
     def report(self, name: str) -> Path:
         """Return where the report of a capture belongs."""
-        return self.job.out / "reports" / f"{name}.json"
+        return inside(self.job.out / "reports", f"{name}.json")
 
     def reason(self, name: str) -> str:
         """Return why a capture was not packed: the most frequent reason of its timesteps."""

@@ -5,11 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.core.errors import InputError
+
+PART = re.compile(r"\..+\.([1-9][0-9]{0,9})\.part")
+"""Names of files that `write_whole` has not finished, with the number of the process."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -33,6 +38,18 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder of ours and below it.
+
+    Only for a folder that is known to be ours, and that this process keeps from others.
+    """
+    for part in folder.rglob(".*.part"):
+        found = PART.fullmatch(part.name)
+        if found and part.is_file() and not _writes(int(found[1])):
+            with contextlib.suppress(OSError):
+                part.unlink()
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -64,3 +81,16 @@ def remedy(folder: Path) -> str:
         if free < 100e6
         else "Choose a folder that can be written to."
     )
+
+
+def _writes(process: int) -> bool:
+    """Return whether another process may still be at work; this one begins only now."""
+    if process == os.getpid() or sys.platform == "win32":  # which deletes no file that is open
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it lives, and is somebody else's
+        return True
+    return True

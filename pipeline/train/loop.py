@@ -17,6 +17,7 @@ from pipeline.losses import LossConfig, Perceptual
 from pipeline.model.checkpoint import load, newest
 from pipeline.model.fastgha import FastGHA
 from pipeline.shards.sampling import Sample, Samples, load_samples
+from pipeline.system.files import sweep
 from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.train import checkpoint as checkpoints
@@ -84,6 +85,8 @@ def train(
     with group.explain_failures(), _kept_by_first(group, out):
         with group.main_process_first():
             samples_a_step = folder.claim(out, config, groups, origin, group.size)
+        if group.is_main:
+            sweep(out)
         model = make_model(config, run, group.device, layout)
         optimizer = make_optimizer(model, config)
         start = _resume(out, model, optimizer)

@@ -178,7 +178,12 @@ def test_a_killed_run_loses_only_what_came_after_its_checkpoint(shards: Path, tm
     train(shards, run, CONFIG, RUN, stop_after=3)
     with (run / "log.jsonl").open("a") as log:
         log.write('{"step": 4, "rgb": 1}\n{"step": 5, "rg')
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    (run / f".step-00000004.safetensors.{killed.pid}.part").touch()
+    (run / ".notes.part").touch()
     train(shards, run, CONFIG, RUN, stop_after=2)
+    assert [path.name for path in run.glob(".*.part")] == [".notes.part"]
     assert [line["step"] for line in terms(run)] == [1, 2, 3, 4, 5]
 
 

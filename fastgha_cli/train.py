@@ -106,7 +106,7 @@ def train(
     training = prepare(request, say, sys.argv[1:])
     with console.progress("Training") if speaks() else nullcontext(silent) as tick:
         if table is None:
-            reports = [training.begin(shards, out, steps, tick)]
+            reports = [training.begin(shards, out, steps, tick, say)]
         else:
             reports = train_table(
                 table, shards, out, scale, seeds, training.run,

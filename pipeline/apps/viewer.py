@@ -5,9 +5,15 @@ The page is viser's; it draws the splats itself, and gets new ones whenever the 
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -35,7 +41,7 @@ class Viewer:
         port: Port to listen on.
 
     Raises:
-        MissingPackageError: If viser is not installed.
+        MissingPackageError: If viser is not installed, or other pages cannot be kept from it.
         InputError: If the port is taken.
     """
 
@@ -57,9 +63,16 @@ class Viewer:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         try:
-            self.server: Any = viser.ViserServer(host=host, port=port, verbose=False)
+            with _own_page_only(host) as guarded:
+                self.server: Any = viser.ViserServer(host=host, port=port, verbose=False)
         except OSError as error:
             raise InputError(f"Cannot listen on {host}:{port}: {error}.", "Try --port.") from error
+        if not guarded:
+            self.server.stop()
+            raise MissingPackageError(
+                f"Other pages in the browser cannot be kept from viser {viser.__version__}.",
+                "Run: pip install 'viser==1.1.1'",
+            )
         self.server.scene.set_up_direction("+y")
         white = np.full((1, 1, 3), BACKGROUND, np.uint8)
         self.server.scene.set_background_image(white)
@@ -146,3 +159,69 @@ class Viewer:
             if self.playing.value:
                 self._frame += 1
                 self.show()
+
+
+def foreign(host: str, names: list[str], origins: list[str]) -> str:
+    """Return why a request is refused that another page in the browser may have made, or nothing.
+
+    A page of another site can open a websocket to this machine; the browser then tells its
+    origin. A site whose name is made to point to this machine is told by the name. Numeric
+    addresses cannot be made to point elsewhere, and programs that are no browser tell no origin.
+
+    Args:
+        host: Address that the viewer listens on.
+        names: Values of the header `Host`: where the browser believes to be.
+        origins: Values of the header `Origin`: which page asks.
+    """
+    if len(names) != 1 or len(origins) > 1:
+        return "The headers Host and Origin are needed once."
+    try:
+        name = urlsplit(f"//{names[0]}").hostname or ""
+        origin = urlsplit(origins[0]).netloc if origins else names[0]
+    except ValueError:
+        return "The headers Host and Origin cannot be read."
+    own = {"localhost", host.lower(), socket.gethostname().lower()}
+    if name not in own and not _numeric(name):
+        return f"This viewer is not at {name!r}."
+    return "" if origin.lower() == names[0].lower() else "Another page asked for this one."
+
+
+def _numeric(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _own_page_only(host: str) -> Generator[list[Any]]:
+    """Let servers that viser starts meanwhile refuse requests of other pages.
+
+    viser has no setting for it, so what it hands to websockets is completed on the way.
+
+    Yields:
+        A list that is not empty once a server was started so.
+    """
+    from websockets.asyncio import server
+
+    module: Any = server
+    guarded: list[Any] = []
+    serve = module.serve
+
+    def guarding(*args: Any, process_request: Any = None, **options: Any) -> Any:
+        def check(connection: Any, request: Any) -> Any:
+            headers = request.headers
+            why = foreign(host, headers.get_all("Host"), headers.get_all("Origin"))
+            if why:
+                return connection.respond(HTTPStatus.FORBIDDEN, f"{why}\n")
+            return process_request(connection, request) if process_request else None
+
+        guarded.append(check)
+        return serve(*args, process_request=check, **options)
+
+    module.serve = guarding
+    try:
+        yield guarded
+    finally:
+        module.serve = serve

@@ -33,7 +33,9 @@ from pipeline.core.errors import CameraError, InputError, MissingItemError, Shap
 from pipeline.core.types import Camera
 from pipeline.faces.flame_fit import FlameFit, from_vectors
 from pipeline.faces.layouts import FLAME2023
+from pipeline.io.images import open_picture
 from pipeline.io.raw_files import (
+    BROKEN,
     grey_of,
     matrix,
     need,
@@ -152,10 +154,13 @@ class FolderCapture(Capture):
         """Return a camera; reads the picture's header only."""
         frame = self._frame(timestep, camera)
         try:
-            with Image.open(frame.image) as picture:
-                return self._camera(frame, *picture.size)
-        except (OSError, SyntaxError, ValueError) as error:
+            with open_picture(frame.image, frame.image) as picture:
+                size = picture.size
+        except InputError as error:
+            raise MissingItemError(error.problem, error.remedy) from error
+        except BROKEN as error:
             raise MissingItemError(f"{frame.image} cannot be read.", "Export it again.") from error
+        return self._camera(frame, *size)
 
     def flame(self, timestep: Timestep) -> FlameFit | None:
         """Read the FLAME parameters of a timestep."""

@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from pipeline.core.errors import InputError
+from pipeline.io.images import open_picture
 from pipeline.io.video import write_mp4
 from pipeline.system.files import write_whole
 from pipeline.system.progress import Progress, silent
@@ -71,7 +71,8 @@ def write_submission(drawn: Path, out: Path, progress: Progress = silent) -> Pat
 def _frames(folder: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     for path in sorted(folder.glob("*.png")):
         try:
-            picture = np.asarray(Image.open(path).convert("RGB"))
+            with open_picture(path, path) as opened:
+                picture = np.asarray(opened.convert("RGB"))
         except OSError as error:
             raise InputError(f"{path} is not a picture.", "Draw it again.") from error
         if picture.shape[:2] != (SIZE, SIZE):

@@ -116,7 +116,7 @@ def read_predictions(folder: Path, protocol: Protocol, chosen: list[Task]) -> Me
             with Image.open(path) as picture:
                 if picture.size != (protocol.size, protocol.size):
                     wrong.append(f"{path.relative_to(folder)} ({picture.width}x{picture.height})")
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             wrong.append(f"{path.relative_to(folder)} (not a picture)")
     if wrong:
         raise InputError(

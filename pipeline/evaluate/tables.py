@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
@@ -44,7 +45,7 @@ class Table:
     def csv(self) -> str:
         """Return it as comma-separated values."""
         file = io.StringIO()
-        csv.writer(file).writerows([self.columns, *self.rows])
+        csv.writer(file).writerows(map(_inert, row) for row in (self.columns, *self.rows))
         return file.getvalue()
 
     def latex(self) -> str:
@@ -189,7 +190,27 @@ def _notes(results: Sequence[Result], protocol: Protocol, paper: bool) -> list[s
     return notes
 
 
+_TEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "&%_#{}$"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        # At the beginning of a row they would be taken for arguments of the line end before.
+        **{sign: f"{{{sign}}}" for sign in "[*"},
+        # A line end would end a comment.
+        **{chr(i): " " for i in (*range(32), *range(127, 160), 0x2028, 0x2029)},
+    }
+)
+_NUMBER = re.compile(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?( ±[0-9.]+)?|-")
+
+
 def _tex(text: str) -> str:
-    for sign in "&%_#":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    """Return what LaTeX prints as the text."""
+    return text.translate(_TEX)
+
+
+def _inert(cell: str) -> str:
+    """Return a cell that spreadsheets do not take for a formula; numbers stay numbers."""
+    formula = cell.lstrip().startswith(("=", "+", "-", "@")) or cell[:1] in ("\t", "\r", "\n")
+    return f"'{cell}" if formula and not _NUMBER.fullmatch(cell) else cell

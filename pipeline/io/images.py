@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +15,63 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pipeline.core.errors import InputError
 from pipeline.system.files import require_file, write_whole
 
+MAX_PIXELS = 2**27
+"""A larger picture would take gigabytes; cameras make up to 100 million."""
+MAX_RATIO = 20
+"""A picture that is longer shows no head, and work on it may take for ever."""
+
+_BROKEN = (
+    OSError, EOFError, UnidentifiedImageError, SyntaxError, ValueError, TypeError, KeyError,
+    IndexError, OverflowError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+"""What Pillow raises at damaged bytes."""
+
 
 def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """Read a picture upright, as 8-bit RGB; transparent parts become white.
 
     Raises:
-        InputError: If the file is missing, truncated or not a picture.
+        InputError: If the file is missing, truncated, not a picture, or of an absurd size.
     """
     require_file(path, "a picture")
     try:
-        with Image.open(path) as image:
+        with open_picture(path, path) as image:
             upright = ImageOps.exif_transpose(image)
             if "A" in upright.getbands() or "transparency" in upright.info:
                 rgba = upright.convert("RGBA")
                 white = Image.new("RGBA", rgba.size, "white")
                 upright = Image.alpha_composite(white, rgba)
             return np.asarray(upright.convert("RGB"))
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError) as error:
+    except _BROKEN as error:
         raise InputError(
             f"{path} is not a picture that can be read.", "Give a whole JPEG, PNG, WebP or AVIF."
         ) from error
+
+
+def open_picture(source: Path | io.BytesIO, where: object) -> Image.Image:
+    """Open a picture as far as its header, whose size must be sane; the pixels wait.
+
+    Other faults are Pillow's own.
+
+    Raises:
+        InputError: If it has too many pixels or is much longer than wide.
+    """
+    remedy = f"Give one of at most {MAX_PIXELS // 10**6} million pixels."
+    try:
+        with warnings.catch_warnings():
+            # Of sizes between Pillow's limit and ours.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(source)
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{where} has too many pixels.", remedy) from error
+    width, height = image.size
+    long = max(width, height) > MAX_RATIO * min(width, height)
+    if long or width * height > MAX_PIXELS:
+        image.close()
+        if long:
+            remedy = f"Give one that is at most {MAX_RATIO} times as long as it is wide."
+        raise InputError(f"{where} is {width}x{height} pixels.", remedy)
+    return image
 
 
 def write_rgb(path: Path, rgb: UInt8[np.ndarray, "h w 3"]) -> None:
@@ -59,12 +99,12 @@ def decode(data: bytes) -> Image.Image:
     """Open an encoded picture.
 
     Raises:
-        ValueError: If the bytes are not a whole picture.
+        ValueError: If the bytes are not a whole picture, or one of an absurd size.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = open_picture(io.BytesIO(data), "It")
         image.load()
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except (*_BROKEN, InputError) as error:
         raise ValueError("not a picture") from error
     return image
 

@@ -19,6 +19,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.core.arrays import Matte, Rgb
 from pipeline.core.errors import InputError, MissingItemError
+from pipeline.io.images import open_picture
 
 BROKEN = (
     OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError,
@@ -117,12 +118,13 @@ def decode_picture(data: bytes, where: object) -> Image.Image:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            # Others (odd metadata of a picture that can be read) concern nobody here.
+            # Some (odd metadata of a picture that can be read) concern nobody here.
             warnings.simplefilter("ignore", UserWarning)
-            image = Image.open(io.BytesIO(data))
+            image = open_picture(io.BytesIO(data), where)
             image.load()
             return ImageOps.exif_transpose(image)
+    except InputError as error:
+        raise MissingItemError(error.problem, error.remedy) from error
     except BROKEN as error:
         raise MissingItemError(f"{where} is not a whole picture.", "Download it again.") from error
 

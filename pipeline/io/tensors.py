@@ -40,8 +40,10 @@ def read_header(path: Path, kind: str, version: int) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {}).get("json", "{}"))
-    except (SafetensorError, OSError, ValueError) as error:
+            facts = json.loads((file.metadata() or {}).get("json", "{}"))
+        if not isinstance(facts, dict):
+            raise ValueError("the header is not an object")
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise FormatError(
             f"{path} is not a whole safetensors file.", "Copy or make it again."
         ) from error
@@ -55,7 +57,7 @@ def read_header(path: Path, kind: str, version: int) -> dict[str, Any]:
             f"{path} has version {facts.get('version')}; this program reads {version}.",
             "Use the program's version that wrote it, or make it again.",
         )
-    return facts
+    return {str(key): value for key, value in facts.items()}
 
 
 def restore(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, path: Path) -> None:

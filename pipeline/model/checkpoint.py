@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.core.config import from_dict
-from pipeline.core.errors import InputError
+from pipeline.core.errors import FormatError, InputError
 from pipeline.io.tensors import read_header, restore
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA, Precision
@@ -41,9 +41,13 @@ def load(path: Path) -> Checkpoint:
     """
     require_file(path, "a checkpoint (.safetensors)")
     header = read_header(path, FORMAT, VERSION)
-    # Files from before there was a choice of decoders do not name theirs.
-    header["model"]["decoder"].setdefault("kind", "conv")
-    header["model"]["deform"].setdefault("color_space", "linear")
+    try:
+        # Files from before there was a choice of decoders do not name theirs.
+        header["model"]["decoder"].setdefault("kind", "conv")
+        header["model"]["deform"].setdefault("color_space", "linear")
+        header["step"], header["layout"] = int(header["step"]), str(header["layout"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise FormatError(f"{path} has a damaged header.", "Copy or make it again.") from error
     with safe_open(path, framework="pt") as file:
         return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, header)  # noqa: SIM118
 
@@ -56,9 +60,14 @@ def load_model(path: Path, precision: Precision = "auto") -> tuple[FastGHA, Chec
     return model.eval().requires_grad_(False), checkpoint
 
 
+def saved(folder: Path) -> list[Path]:
+    """Return the checkpoints in a run's folder, by step."""
+    return sorted(folder.glob("step-*.safetensors"))
+
+
 def newest(folder: Path) -> Path | None:
     """Return the checkpoint of the highest step in a run's folder, if there is any."""
-    found = sorted(folder.glob("step-*.safetensors"))
+    found = saved(folder)
     return found[-1] if found else None
 
 

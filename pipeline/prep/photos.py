@@ -18,7 +18,7 @@ from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M
 from pipeline.core.geometry import project, rays
 from pipeline.core.types import Camera, View
-from pipeline.io.images import read_rgb
+from pipeline.io.images import open_picture, read_rgb
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
 from pipeline.perception.matting import MattingModel, OnnxMatting
 from pipeline.prep.stages.crop import Box, cropped, resample, square_at_head
@@ -209,7 +209,7 @@ def _exif_focal(path: Path, size: tuple[int, int]) -> float | None:
     if not any(abs(max(size) / min(size) - ratio) < 0.01 * ratio for ratio in SENSORS):
         return None
     try:
-        with Image.open(path) as image:
+        with open_picture(path, path) as image:
             tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
             equivalent = float(tags.get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
     except (OSError, UnidentifiedImageError, SyntaxError, TypeError, ValueError):

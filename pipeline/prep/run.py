@@ -18,7 +18,7 @@ from pipeline.prep.stages.matte import MatteStage
 from pipeline.prep.stages.pack import PackStage
 from pipeline.prep.stages.track import TrackStage
 from pipeline.system.executor import make_executor
-from pipeline.system.files import inside
+from pipeline.system.files import inside, sweep
 from pipeline.system.locks import locked
 from pipeline.system.stage import STAMP, StageReport, claim
 
@@ -83,6 +83,7 @@ def run(
     plans = plan_all(root, config)
     with locked(out):
         claim(out, config, made="*.h5", overwrite=overwrite)
+        sweep(out)
         known = load_plans(out) if (out / "work").exists() and any(plans) else {}
         for name, plan in plans.items():
             if overwrite or known.get(name) != plan:
@@ -108,6 +109,7 @@ def run_stage(
     _known(stage)
     with locked(out):
         job = Job.of(out, _settings(out), load_plans(out))
+        sweep(out)
         for before in STAGES[: STAGES.index(stage)]:
             left, _ = job.todo(before)
             if left:

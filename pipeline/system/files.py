@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,8 @@ from pipeline.core.errors import InputError
 
 LONGEST = 200
 """Bytes of a name from a file: file systems take 255, and endings are added."""
+PART = re.compile(r"\..+\.([1-9][0-9]{0,9})\.part")
+"""Names of files that `write_whole` has not finished, with the number of the process."""
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -64,6 +68,18 @@ def inside(folder: Path, *names: str) -> Path:
     return folder.joinpath(*names)
 
 
+def sweep(folder: Path) -> None:
+    """Delete what killed processes left half-written in a folder of ours and below it.
+
+    Only for a folder that is known to be ours, and that this process keeps from others.
+    """
+    for part in folder.rglob(".*.part"):
+        found = PART.fullmatch(part.name)
+        if found and part.is_file() and not _writes(int(found[1])):
+            with contextlib.suppress(OSError):
+                part.unlink()
+
+
 def require_file(path: Path, what: str) -> Path:
     """Return the path back if there is a file.
 
@@ -93,3 +109,16 @@ def remedy(folder: Path) -> str:
         if free < 100e6
         else "Choose a folder that can be written to."
     )
+
+
+def _writes(process: int) -> bool:
+    """Return whether another process may still be at work; this one begins only now."""
+    if process == os.getpid() or sys.platform == "win32":  # which deletes no file that is open
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it lives, and is somebody else's
+        return True
+    return True

@@ -19,7 +19,7 @@ OWNER = ".lock.owner"
 
 @contextlib.contextmanager
 def locked(out: Path) -> Generator[None]:
-    """Keep a folder for this process; sweep what killed runs left half-written in it.
+    """Keep a folder for this process.
 
     The system drops the lock with the process, so that of a dead one holds nobody up.
 
@@ -41,8 +41,6 @@ def locked(out: Path) -> Generator[None]:
         raise InputError(f"Cannot write to {out}: {error.strerror}.", remedy(out)) from error
     try:
         owner.write_text(str(os.getpid()))
-        for part in out.rglob(".*.part"):
-            part.unlink(missing_ok=True)
         yield
     finally:
         owner.unlink(missing_ok=True)

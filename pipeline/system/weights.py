@@ -10,6 +10,7 @@ import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
@@ -220,11 +221,12 @@ def get(name: str) -> Weight:
 
 
 def find(name: str) -> Path:
-    """Return the path of a weight file on this machine.
+    """Return the path of a weight file on this machine, whose hash is the registry's.
 
     Raises:
         MissingWeightsError: If it is in none of the places; says where it goes and the command
             that fetches it.
+        FormatError: If the file holds something else; names it and the command.
     """
     weight = get(name)
     path = _locate(weight)
@@ -232,6 +234,19 @@ def find(name: str) -> Path:
         raise MissingWeightsError(
             f"The weights {weight.file} ({weight.purpose}) are not on this machine.",
             f"Run `fastgha weights fetch {name}`, or put the file into {home()}.",
+        )
+    try:
+        facts = path.stat()
+        found = _digest(path, facts.st_size, facts.st_mtime_ns)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror}.", "Let this program read it."
+        ) from error
+    if not found.startswith(weight.sha256):
+        raise FormatError(
+            f"{path} is not {weight.file} as published: its SHA-256 begins with {found[:8]}, "
+            f"not {weight.sha256[:8]}.",
+            f"Run `fastgha weights fetch {name}`, which brings it to {home()}.",
         )
     return path
 
@@ -271,6 +286,12 @@ def fetch(name: str, progress: Progress = silent) -> Path:
     write_whole(target, lambda part: part.write_bytes(data))
     progress(1, 1)
     return target
+
+
+@cache
+def _digest(path: Path, size: int, changed: int) -> str:
+    """Return a file's hash, computed again only when its size or time has changed."""
+    return digest(path)
 
 
 def _locate(weight: Weight) -> Path | None:

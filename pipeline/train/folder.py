@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.config import to_dict
-from pipeline.core.errors import ConfigError, StaleOutputError
+from pipeline.core.errors import ConfigError, FormatError, StaleOutputError
 from pipeline.model.checkpoint import newest
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.sampling import check
@@ -67,6 +67,7 @@ def claim(
 
     Raises:
         StaleOutputError: If the folder holds another run.
+        FormatError: If the stamp is damaged.
     """
     made_of: dict[str, Any] = {
         # How many processes share the samples of a step may change, their number not.
@@ -78,8 +79,14 @@ def claim(
         made_of["origin"] = {"sha256": digest(origin.checkpoint), "anew": list(origin.anew)}
     stamp = out / RUN
     if stamp.exists():
-        found = json.loads(stamp.read_text())
-        samples = int(found.get("samples_a_step", 0))
+        try:
+            found = json.loads(stamp.read_text())
+            samples = int(found["samples_a_step"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise FormatError(
+                f"{stamp} is damaged: it does not say which run the folder holds.",
+                "Restore it, or choose another folder.",
+            ) from error
         if found != {**made_of, "samples_a_step": samples}:
             raise StaleOutputError(
                 f"{out} holds a run with other settings or shards (see {stamp}).",

@@ -28,7 +28,8 @@ class Log:
 
         path = out / LOG
         if path.exists():
-            lines = [line for line in path.read_text().splitlines() if _step_of(line) <= start]
+            text = path.read_text(errors="replace")
+            lines = [line for line in text.splitlines() if _step_of(line) <= start]
             write_whole(path, lambda part: part.write_text("".join(f"{x}\n" for x in lines)))
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
@@ -63,5 +64,6 @@ def picture(path: Path, inputs: Tensor, drawn: Tensor, sample: Sample) -> None:
 def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError):  # the last line of a run that was killed
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        # The last line of a run that was killed, or of a machine that lost power.
         return 2**62

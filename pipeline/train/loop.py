@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from pipeline.core.config import to_dict
-from pipeline.core.errors import TrainingError
+from pipeline.core.errors import FormatError, TrainingError
 from pipeline.losses import LossConfig, Perceptual
-from pipeline.model.checkpoint import load, newest
+from pipeline.model.checkpoint import load, newest, saved
 from pipeline.model.fastgha import FastGHA
 from pipeline.shards.sampling import Sample, Samples, load_samples
+from pipeline.system.files import sweep
 from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.train import checkpoint as checkpoints
@@ -54,6 +55,7 @@ def train(
     stop_after: int | None = None,
     until: int | None = None,
     progress: Progress = silent,
+    announce: Callable[[str], None] = lambda _: None,
 ) -> TrainReport:
     """Train a model on folders of shards; go on where an earlier run into `out` stopped.
 
@@ -71,11 +73,13 @@ def train(
         stop_after: End after this many more steps, with a checkpoint, as a signal would.
         until: End after this step, likewise.
         progress: Called after each step, in the first process only.
+        announce: Called, in the first process only, if the newest checkpoint was of no use.
 
     Raises:
         StaleOutputError: If `out` holds a run with other settings or shards, or another process
             works there.
         InputError: If a subject has too few views or timesteps for the settings.
+        FormatError: If no checkpoint of the run, or its stamp, can be read.
         TrainingError: If a loss or gradient is not a finite number, there is no gradient, memory
             ran out, or another process of the run was lost.
     """
@@ -84,9 +88,12 @@ def train(
     with group.explain_failures(), _kept_by_first(group, out):
         with group.main_process_first():
             samples_a_step = folder.claim(out, config, groups, origin, group.size)
+        if group.is_main:
+            sweep(out)
         model = make_model(config, run, group.device, layout)
         optimizer = make_optimizer(model, config)
-        start = _resume(out, model, optimizer)
+        with group.main_process_first():
+            start = _resume(out, model, optimizer, announce)
         if origin is not None and start == 0:
             origin.take_over(model, layout)
         samples = Samples(
@@ -239,7 +246,7 @@ class _Loop:
             return
         path = out / f"step-{self.step:08d}.safetensors"
         checkpoints.save(path, self.model, self.optimizer, {**header, "step": self.step})
-        for old in sorted(out.glob("step-*.safetensors"))[: -checkpoints.KEPT]:
+        for old in saved(out)[: -checkpoints.KEPT]:
             old.unlink()
 
 
@@ -248,14 +255,37 @@ def _picture(out: Path, step: int, outcome: Outcome, sample: Sample) -> None:
     picture(path, outcome.inputs, outcome.drawn, sample)
 
 
-def _resume(out: Path, model: FastGHA, optimizer: torch.optim.Optimizer) -> int:
-    path = newest(out)
-    if path is None:
-        return 0
-    checkpoint = load(path)
-    checkpoints.restore(model, checkpoint.tensors, "model.", path)
-    checkpoints.restore_optimizer(optimizer, model, checkpoint, path)
-    return int(checkpoint.header["step"])
+def _resume(
+    out: Path,
+    model: FastGHA,
+    optimizer: torch.optim.Optimizer,
+    announce: Callable[[str], None],
+) -> int:
+    """Return the step to go on from: of the newest checkpoint that is whole.
+
+    Damaged ones that are newer are set aside, so that nothing takes them for the newest.
+
+    Raises:
+        FormatError: If there are checkpoints and none is whole; says what is wrong with the newest.
+    """
+    damaged: dict[Path, FormatError] = {}
+    for path in reversed(saved(out)):
+        try:
+            checkpoint = load(path)
+            checkpoints.restore(model, checkpoint.tensors, "model.", path)
+            checkpoints.restore_optimizer(optimizer, model, checkpoint, path)
+        except FormatError as error:
+            damaged[path] = error
+            continue
+        step = int(checkpoint.header["step"])
+        for bad, error in damaged.items():
+            aside = bad.with_suffix(".damaged")
+            bad.replace(aside)
+            announce(f"{error.problem} It is {aside.name} now; going on from step {step}.")
+        return step
+    if damaged:
+        raise next(iter(damaged.values()))
+    return 0
 
 
 @contextmanager

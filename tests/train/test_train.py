@@ -3,11 +3,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from pipeline.core.errors import (
     ConfigError,
@@ -22,6 +24,7 @@ from pipeline.model.checkpoint import load, load_model, newest
 from pipeline.shards.writer import write_shard
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
+from pipeline.train.log import Log
 from pipeline.train.loop import train
 from pipeline.train.presets import recipe
 from tests.conftest import toy_capture
@@ -175,8 +178,85 @@ def test_a_killed_run_loses_only_what_came_after_its_checkpoint(shards: Path, tm
     train(shards, run, CONFIG, RUN, stop_after=3)
     with (run / "log.jsonl").open("a") as log:
         log.write('{"step": 4, "rgb": 1}\n{"step": 5, "rg')
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    (run / f".step-00000004.safetensors.{killed.pid}.part").touch()
+    (run / ".notes.part").touch()
     train(shards, run, CONFIG, RUN, stop_after=2)
+    assert [path.name for path in run.glob(".*.part")] == [".notes.part"]
     assert [line["step"] for line in terms(run)] == [1, 2, 3, 4, 5]
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def with_header(path: Path, facts: object) -> None:
+    """Write a checkpoint again with other facts in its header."""
+    save_file(weights(path), path, {"json": json.dumps(facts)})
+
+
+def without_weights(path: Path) -> None:
+    save_file({}, path, {"json": json.dumps(dict(load(path).header))})
+
+
+def without_step(path: Path) -> None:
+    header = dict(load(path).header)
+    del header["step"]
+    with_header(path, header)
+
+
+def of_a_list(path: Path) -> None:
+    with_header(path, [1])
+
+
+@pytest.mark.parametrize("damage", [cut, without_weights, without_step, of_a_list])
+def test_a_damaged_newest_checkpoint_is_set_aside_for_the_older_one(
+    shards: Path, tmp_path: Path, damage: Callable[[Path], None]
+):
+    run = tmp_path / "run"
+    train(shards, run, CONFIG, replace(RUN, checkpoint_every=2), stop_after=4)
+    good, bad = sorted(run.glob("step-*.safetensors"))
+    damage(bad)
+    said: list[str] = []
+    report = train(shards, run, CONFIG, RUN, stop_after=1, announce=said.append)
+    assert report.checkpoint.name == "step-00000003.safetensors" and report.step == 3
+    assert load(report.checkpoint).header["step"] == 3
+    assert len(said) == 1 and str(bad) in said[0] and "going on from step 2" in said[0]
+    assert [line["step"] for line in terms(run)] == [1, 2, 3]
+    assert not bad.exists() and bad.with_suffix(".damaged").exists() and good.exists()
+
+
+def test_without_a_whole_checkpoint_the_run_ends_and_nothing_is_moved(shards: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    path = train(shards, run, CONFIG, RUN, stop_after=1).checkpoint
+    cut(path)
+    with pytest.raises(FormatError, match=r"step-00000001\.safetensors is not a whole"):
+        train(shards, run, CONFIG, RUN)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "stamp", [b"", b"{", b"[]", b"null", b"\xff", b"{}", b'{"samples_a_step": "x"}']
+)
+def test_a_damaged_stamp_of_a_run_is_named(shards: Path, tmp_path: Path, stamp: bytes):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_bytes(stamp)
+    with pytest.raises(FormatError, match=r"run\.json is damaged"):
+        train(shards, run, CONFIG, RUN)
+    assert (run / "run.json").read_bytes() == stamp
+
+
+@pytest.mark.parametrize(
+    "tail", [b"7", b"[1]", b'{"step": null}', b"\xff\xfe", b"\0" * 9, b'{"step": 1e999}', b"["]
+)
+def test_a_broken_last_line_of_the_log_goes(tmp_path: Path, tail: bytes):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n' + tail)
+    with Log(tmp_path, 1):
+        pass
+    assert path.read_bytes() == b'{"step": 1}\n'
 
 
 def test_shards_of_two_layouts_do_not_mix(tmp_path: Path):

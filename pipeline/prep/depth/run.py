@@ -32,7 +32,7 @@ from pipeline.render.triangles import draw_depth
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import ShardTimestep, encode_depth, write_timesteps
 from pipeline.system.executor import make_executor
-from pipeline.system.files import write_whole
+from pipeline.system.files import sweep, write_whole
 from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.system.stage import StageReport
@@ -98,6 +98,7 @@ def run(
                         "Choose the same settings, or pass --overwrite to make it again.",
                     )
                 todo.append(path)
+        sweep(out)
         work = Points(config, device)
         items = [key for path in todo for key in left(path, config)]
         gpus = 1.0 if device.startswith("cuda") else 0.0

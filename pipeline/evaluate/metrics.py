@@ -132,11 +132,13 @@ def prepare(protocol: Protocol) -> Metrics:
         if spec.unit:
             heads[name] += f", {spec.unit}"
         try:
+            # Looked for also where a network is in memory already: figures name the files.
+            hashes = {file: digest(weights.find(file)) for file in files}
             run[name] = spec.make(net)
         except (MissingWeightsError, MissingPackageError) as error:
             missing[name] = f"{error.problem} {error.remedy}"
             continue
-        nets |= {file: digest(weights.find(file)) for file in files}
+        nets |= hashes
     return Metrics(heads, missing, nets, run)
 
 

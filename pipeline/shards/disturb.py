@@ -158,11 +158,9 @@ def _damaged(
     reach = 2 * round(how.matte * size[0] * rng.random()) + 1
     if reach > 1:
         grow = rng.random() < 0.5
-        matte = alpha if grow else 1 - alpha
-        matte = functional.max_pool2d(matte[None], reach, 1, reach // 2)
+        matte = functional.max_pool2d((alpha if grow else 1 - alpha)[None], reach, 1, reach // 2)
         matte = functional.avg_pool2d(matte, 3, 1, 1, count_include_pad=False)[0]
-        cut = matte if grow else 1 - matte
-        # A matte that is too small shows white where it cuts the head off.
-        image = image * cut.clamp(max=1) + (1 - cut) if not grow else image
-        alpha = cut
+        alpha = matte if grow else 1 - matte
+        if not grow:  # a matte that is too small shows white where it cuts the head off
+            image = image * alpha + matte
     return image, alpha

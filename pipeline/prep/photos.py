@@ -15,8 +15,8 @@ from scipy import ndimage
 
 from pipeline.core.arrays import Rgb
 from pipeline.core.errors import InputError, ShapeError
-from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M
-from pipeline.core.geometry import project, rays
+from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M, NECK, above_neck
+from pipeline.core.geometry import project
 from pipeline.core.types import Camera, View
 from pipeline.io.images import open_picture, read_rgb
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
@@ -41,9 +41,8 @@ class CropConfig:
     """Side of the square at the head's distance, as the synthetic cameras see it."""
     center: tuple[float, float, float] = CROP_CENTER
     """The point in the middle of the crop."""
-    neck: tuple[float, float] = (0.05, 0.10)
-    """So far below the chin everything stays, and from here on nothing: the heads that the
-    model is trained on wear no clothes."""
+    neck: tuple[float, float] = NECK
+    """See `pipeline.core.framing.NECK`."""
     context: float = 1.6
     """Side of the square that the matting network sees, over the crop's."""
 
@@ -114,14 +113,14 @@ def estimate_views(
     focals = [_exif_focal(path, size) for path, size in zip(paths, sizes, strict=True)]
     fit = cameras.estimate([face.landmarks for face in faces], sizes, model, focals)
 
-    chin = fit.head[8, 1]
+    chin = float(fit.head[8, 1])
     crops: list[View] = []
     landmarks: list[np.ndarray] = []
     for i, (rgb, face, camera) in enumerate(zip(pictures, faces, fit.cameras, strict=True)):
         box = square_at_head(camera, config.size, config.center)
         corner, side = np.array([box.left, box.top]), box.side
         alpha = _matte(rgb, face, corner, side, matting, config)
-        crops.append(_crop(rgb, alpha, camera, box, size, chin - np.array(config.neck)))
+        crops.append(_crop(rgb, alpha, camera, box, size, chin, config.neck))
         landmarks.append((face.landmarks - corner) * (size / side))
         progress(len(paths) + i + 1, 2 * len(paths))
     view = View(
@@ -263,7 +262,8 @@ def _crop(
     camera: Camera,
     box: Box,
     size: int,
-    neck: Float64[np.ndarray, "2"],
+    chin: float,
+    neck: tuple[float, float],
 ) -> View:
     """Cut the square, composite on white and cut off what is below the neck."""
     head = np.concatenate([rgb / np.float32(255) * alpha[..., None], alpha[..., None]], axis=-1)
@@ -271,22 +271,7 @@ def _crop(
     planes = resample(head, box, size)
     pixels = torch.from_numpy(planes).permute(2, 0, 1)
     view_camera = cropped(camera, box, size)
-    pixels = pixels * _above_neck(view_camera, *neck.tolist())
+    pixels = pixels * above_neck(view_camera, chin, neck)
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)
     return View(image, matte, view_camera)
-
-
-def _above_neck(camera: Camera, high: float, low: float) -> torch.Tensor:
-    """Return 1 where a pixel looks above the height `high`, 0 where below `low`, a ramp between.
-
-    The height is where its ray meets the upright plane through the head's axis that faces the
-    camera.
-    """
-    origins, directions = rays(camera)
-    normal = camera.centers * torch.tensor([1.0, 0.0, 1.0]).to(camera.K)
-    normal = torch.nn.functional.normalize(normal, dim=-1)[:, None, None]
-    away = (directions * normal).sum(0).clamp(max=-1e-3)
-    heights = origins[1] - directions[1] * (origins * normal).sum(0) / away
-    ramp = ((heights - low) / (high - low)).clamp(0, 1)
-    return ramp * ramp * (3 - 2 * ramp)

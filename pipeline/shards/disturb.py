@@ -62,6 +62,10 @@ class Damage:
     """Lowest quality."""
     matte: float = 0.015
     """Greatest error of the matte's edge, in widths of the picture."""
+    exposure: float = 0.2
+    """Standard deviation of the picture's exposure, in stops."""
+    balance: float = 0.04
+    """The same of its white balance, of red and blue against green, in stops."""
 
 
 def mistrack(
@@ -144,6 +148,7 @@ def _damaged(
     rng: np.random.Generator,
 ) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"]]:
     size = image.shape[-2:]
+    image = _expose(image, alpha, how, rng)
     small = [max(int(side * rng.uniform(how.blur, 1.0)), 8) for side in size]
     shrunk = functional.interpolate(image[None], small, mode="bilinear", antialias=True)
     image = functional.interpolate(shrunk, size, mode="bilinear")[0]
@@ -164,3 +169,18 @@ def _damaged(
         if not grow:  # a matte that is too small shows white where it cuts the head off
             image = image * alpha + matte
     return image, alpha
+
+
+def _expose(
+    image: Float[Tensor, "3 h w"],
+    alpha: Float[Tensor, "1 h w"],
+    how: Damage,
+    rng: np.random.Generator,
+) -> Float[Tensor, "3 h w"]:
+    """Return the picture under another exposure and white balance; white stays behind the head."""
+    red, blue = rng.normal(0, how.balance, 2)
+    stops = rng.normal(0, how.exposure) + np.array([red, 0.0, blue])
+    # 2.2 is close enough to sRGB for a gain; what is lost at 1 is lost as a camera loses it.
+    gain = torch.from_numpy(2.0 ** (stops / 2.2)).to(image)[:, None, None]
+    head = (image - 1 + alpha) * gain
+    return torch.minimum(head, alpha) + 1 - alpha

@@ -55,6 +55,8 @@ HABITS = (
     _Habit("mouthUpperUp", 0.14, 0.9, 0.3),
     _Habit("noseSneer", 0.12, 0.9),
 )
+EXTREME = 0.25
+"""Share of single expressions with a wide jaw, bared teeth, shut eyes or a strong gaze."""
 MOUTH = frozenset(h.unit for h in HABITS if h.unit.startswith("mouth"))
 MOUTH_TOTAL = 1.5
 """The weights of all mouth shapes together stay below this: more tears the lips apart."""
@@ -94,7 +96,27 @@ def sample_expression(rng: np.random.Generator) -> Weights:
     w[ARKIT["eyeBlinkLeft"]], w[ARKIT["eyeBlinkRight"]] = lids
     if rng.random() < 0.7:
         _look(w, rng.normal(0, 0.5), rng.normal(0, 0.45))
+    if rng.random() < EXTREME:
+        _exaggerate(w, rng)
     return _bounded(w).astype(np.float32)
+
+
+def _exaggerate(w: Weights, rng: np.random.Generator) -> None:
+    """Open the jaw wide, bare the teeth, shut the eyes or turn them far, over what is there."""
+    kind = str(rng.choice(["jaw", "teeth", "lids", "gaze"]))
+    if kind == "jaw":
+        w[ARKIT["jawOpen"]], w[ARKIT["mouthClose"]] = rng.uniform(0.75, 1.0), 0.0
+    elif kind == "teeth":
+        bare, open_ = rng.uniform(0.6, 1.0, 4), rng.uniform(0.0, 0.25)
+        for side in ("Left", "Right"):
+            w[ARKIT[f"mouthUpperUp{side}"]], w[ARKIT[f"mouthLowerDown{side}"]] = bare[:2]
+            w[ARKIT[f"mouthSmile{side}"]] = max(w[ARKIT[f"mouthSmile{side}"]], bare[2] - 0.3)
+        w[ARKIT["jawOpen"]], w[ARKIT["mouthClose"]] = open_, 0.0
+    elif kind == "lids":
+        w[ARKIT["eyeBlinkLeft"]] = w[ARKIT["eyeBlinkRight"]] = 1.0
+    else:
+        around = rng.uniform(0, 2 * np.pi)
+        _look(w, 1.4 * np.cos(around), 1.4 * np.sin(around))
 
 
 def sequence(rng: np.random.Generator, frames: int, fps: float) -> WeightSequence:

@@ -13,6 +13,8 @@ LASH_STYLES = ("eyelashes01", "eyelashes02", "eyelashes03", "eyelashes04")
 LOPSIDED = ("head-trans-out", "head-angle-out", "mouth-trans-out", "nose-trans-out",
             "neck-trans-out")  # fmt: skip
 """Local morphs that move the middle of the face to one side."""
+UNUSUAL = 0.15
+"""Share of the people whose hair is of any style, or colour, whoever they are."""
 MOODS = ("eyebrows-angle-up", "mouth-angles-up")
 """Local morphs that look like an expression."""
 
@@ -48,8 +50,8 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     skin = str(rng.choice([n for n in skin_names() if n.startswith(kind)]))
     hair = _sample_hair(rng, female=female, age=age, origin=origin)
     color = _sample_hair_color(rng, age=age, origin=origin)
-    brow = np.array(color) * rng.uniform(0.45, 0.8)
-    brow = np.minimum(brow, [0.14, 0.11, 0.085])
+    brow = np.array(color) * rng.uniform(0.45, 1.0)
+    brow = np.minimum(brow, np.array([0.14, 0.11, 0.085]) * rng.uniform(0.7, 1.6))
     brown_only = origin != "caucasian"
     common = ["brown", "brown", "brown", "brownlight"]
     eyes = str(rng.choice(common if brown_only else list(EYE_COLORS)))
@@ -100,7 +102,7 @@ def _sample_hair(rng: np.random.Generator, *, female: bool, age: str, origin: st
     """Draw a hair style; more or less common by sex, none excluded that one meets."""
     if female:
         odds = {"bald": 0.03, "short01": 0.05, "short02": 0.06, "short03": 0.06, "short04": 0.06,
-                "bob01": 0.08, "bob02": 0.18, "long01": 0.15, "braid01": 0.1, "ponytail01": 0.14,
+                "bob01": 0.08, "bob02": 0.1, "long01": 0.17, "braid01": 0.1, "ponytail01": 0.2,
                 "afro01": 0.05}  # fmt: skip
     else:
         odds = {"bald": 0.16, "short01": 0.2, "short02": 0.2, "short03": 0.16, "short04": 0.18,
@@ -111,6 +113,8 @@ def _sample_hair(rng: np.random.Generator, *, female: bool, age: str, origin: st
     odds["afro01"] *= 5 if origin == "african" else 0.5
     names = list(odds)
     p = np.array([odds[n] for n in names])
+    if rng.random() < UNUSUAL:  # what a model has not seen, it takes for what it has
+        p = np.ones(len(names))
     return str(rng.choice(names, p=p / p.sum()))
 
 
@@ -131,7 +135,9 @@ def _sample_hair_color(
     rng: np.random.Generator, *, age: str, origin: str
 ) -> tuple[float, float, float]:
     """Draw a natural hair colour with a little variation."""
-    if age == "old" and rng.random() < 0.65:
+    if rng.random() < UNUSUAL:
+        name = str(rng.choice(list(HAIR_COLORS)))
+    elif age == "old" and rng.random() < 0.65:
         name = str(rng.choice(["grey", "white"], p=[0.65, 0.35]))
     elif age == "middleage" and rng.random() < 0.12:
         name = "grey"
@@ -145,7 +151,7 @@ def _sample_hair_color(
     else:
         name = str(rng.choice(["black", "darkbrown", "brown"], p=[0.7, 0.24, 0.06]))
     return _triple(
-        np.array(HAIR_COLORS[name]) * np.exp(rng.normal(0, 0.18)) * np.exp(rng.normal(0, 0.02, 3))
+        np.array(HAIR_COLORS[name]) * np.exp(rng.normal(0, 0.3)) * np.exp(rng.normal(0, 0.05, 3))
     )
 
 

@@ -8,20 +8,29 @@ head frame outside the kernels and in the camera frame inside them.
 Letters: k texels, l lights.
 """
 
+import functools
+import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from scipy.ndimage import distance_transform_edt
+from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import ShapeError
+from pipeline.system.assets import LIGHTS
 
 WRAP = np.float32(0.3)
 """How far diffuse light reaches past the terminator, as the cosine of the angle."""
 SHOULDER = np.float32(0.8)
 """Linear brightness from which highlights are compressed instead of clipped."""
+OUTSIDE = 0.5
+"""Share of the people who are drawn in the light of a photographed place."""
+EXPOSURE = (0.7, 1.05)
+"""What a white surface before the face returns there, on the mean of its directions."""
 GLOSS_STEPS = 1024
 ENCODE_STEPS = 4096
 
@@ -101,7 +110,46 @@ def bleed_colors(texture: UInt8[np.ndarray, "h w 4"]) -> UInt8[np.ndarray, "h w 
     return bled
 
 
-def sample_lights(rng: np.random.Generator) -> Lights:
+def sample_lights(rng: np.random.Generator, outside: float = OUTSIDE) -> Lights:
+    """Draw the lights of a person: of a studio, or of a place that was photographed.
+
+    Args:
+        rng: Source of the draw.
+        outside: Share of the people who are not in the studio.
+    """
+    return _place(rng) if rng.random() < outside else _studio(rng)
+
+
+def _place(rng: np.random.Generator) -> Lights:
+    """Draw a place, from which side it lights the face, how hard, and how it is exposed.
+
+    A camera takes most of a cast back by its white balance, and a person stays out of the hardest
+    sun: what is left of both is drawn.
+    """
+    places = _places()
+    place = places[str(rng.choice(sorted(places)))]
+    turn = Rotation.from_euler("y", rng.uniform(0, 2 * np.pi)).as_matrix()
+    directions = np.array(place["directions"]) @ turn.T
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)  # the file's are rounded
+    upper, lower, *colors = np.array([place["upper"], place["lower"], *place["colors"]])
+    hard, balanced = rng.uniform(0.25, 1.0), rng.uniform(0.6, 1.0)
+    # Every picture's mean light is 1; what is taken off the hard light comes from all sides.
+    colors = hard * np.array(colors)
+    upper, lower = hard * upper + 1 - hard, hard * lower + 1 - hard
+    normals = np.array([[np.sin(a), 0.0, np.cos(a)] for a in np.radians([-50, -25, 0, 25, 50])])
+    wrapped = np.clip((normals @ directions.T + WRAP) / (1 + WRAP), 0, None)
+    seen = (wrapped @ colors).mean(0) + (upper + lower) / 2
+    gain = rng.uniform(*EXPOSURE) / seen.mean() * (seen.mean() / seen) ** balanced
+    return Lights(*(np.float32(x) for x in (directions, colors * gain, upper * gain, lower * gain)))
+
+
+@functools.cache
+def _places() -> dict[str, Any]:
+    """Return the light of photographed places; see `tools/build_lights.py`."""
+    return json.loads(LIGHTS.read_text())
+
+
+def _studio(rng: np.random.Generator) -> Lights:
     """Draw the lights of a studio: near uniform, a little warmer and brighter on one side."""
     side = rng.choice([-1.0, 1.0])
     angles = np.array(

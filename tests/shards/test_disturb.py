@@ -82,3 +82,17 @@ def test_damage_stays_a_picture_and_is_put_on_as_many_as_asked_for():
         assert 0 <= float(planes.min()) and float(planes.max()) <= 1
     area = some.alpha.mean((1, 2, 3)) / view.alpha.mean((1, 2, 3))
     assert float(area.min()) < 0.95 and float(area.max()) > 1.05
+
+
+def test_exposure_changes_the_head_and_leaves_the_white_behind_it():
+    view = blob_views(12, 48)
+    exact = Damage(share=1.0, blur=1.0, noise=0.0, jpeg=95, matte=0.0)
+    same = damage(view, replace(exact, exposure=0.0, balance=0.0), np.random.default_rng(0))
+    other = damage(view, replace(exact, exposure=0.5, balance=0.0), np.random.default_rng(0))
+    behind = view.alpha.expand_as(view.image) < 1e-3
+    torch.testing.assert_close(other.image[behind], same.image[behind], atol=0.08, rtol=0)
+    head = (view.alpha > 0.9).expand_as(view.image)
+    gains = [
+        float(other.image[i][head[i]].mean() / same.image[i][head[i]].mean()) for i in range(12)
+    ]
+    assert min(gains) < 0.9 and max(gains) > 1.05

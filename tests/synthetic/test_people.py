@@ -26,6 +26,6 @@ def test_hair_colours_are_natural():
     rng = np.random.default_rng(6)
     colors = np.array([sample_identity(rng).hair_color for _ in range(200)])
     luminance = colors @ [0.2126, 0.7152, 0.0722]
-    assert luminance.max() < 0.7
+    assert luminance.max() < 0.9
     assert np.median(luminance) < 0.08
-    assert (colors[:, 0] >= colors[:, 2] * 0.9).all()  # never blue
+    assert (colors[:, 0] >= colors[:, 2] * 0.75).all()  # never blue

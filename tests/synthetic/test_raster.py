@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import ShapeError
 from pipeline.core.types import Camera
@@ -344,13 +345,30 @@ def test_a_texture_far_away_is_averaged_instead_of_aliased():
 
 def test_studio_lights_are_near_white_and_follow_the_seed():
     for seed in range(20):
-        lights = sample_lights(np.random.default_rng(seed))
-        again = sample_lights(np.random.default_rng(seed))
+        lights = sample_lights(np.random.default_rng(seed), outside=0.0)
+        again = sample_lights(np.random.default_rng(seed), outside=0.0)
         assert np.array_equal(lights.colors, again.colors)
         assert np.allclose(np.linalg.norm(lights.directions, axis=1), 1, atol=1e-5)
         rgb, _, _ = draw([square((128, 128, 128))], camera(), lights)
         assert rgb.min() > 85 and rgb.max() < 165
         assert np.ptp(rgb[8, 8].astype(int)) < 30
+
+
+def test_photographed_places_light_a_face_well_and_from_one_side():
+    left_to_right: list[float] = []
+    for seed in range(30):
+        lights = sample_lights(np.random.default_rng(seed), outside=1.0)
+        assert np.allclose(np.linalg.norm(lights.directions, axis=1), 1, atol=1e-5)
+        assert lights.upper.min() >= 0 and lights.colors.min() >= 0
+        faces: list[np.ndarray] = []
+        for degrees in (-40, 0, 40):
+            turn = Rotation.from_euler("y", degrees, degrees=True).as_matrix()
+            seen = replace(lights, directions=np.float32(lights.directions @ turn.T))
+            faces.append(draw([square((128, 128, 128))], camera(), seen)[0][8, 8].astype(int))
+        assert 40 < min(f.min() for f in faces) and max(f.max() for f in faces) < 230
+        assert np.ptp(np.mean(faces, 0)) < 70  # a cast is balanced, though not to nothing
+        left_to_right.append(float(faces[0].mean() - faces[2].mean()))
+    assert np.std(left_to_right) > 8
 
 
 def test_a_layer_refuses_arrays_that_would_be_read_outside():

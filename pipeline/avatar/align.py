@@ -74,7 +74,7 @@ def align(
         model: A guided model.
         views: Two pictures or more; a single one is given back as it is.
         codes: Their expressions [v, 120].
-        mesh: As tracked in them; it stays where it is in the head frame, and so moves in the picture.
+        mesh: As tracked in them; it stays in the head frame, and so moves in the picture.
         config: How.
 
     Returns:
@@ -93,6 +93,7 @@ def align(
             others = model.animate(model.prepare(head[source != i]), codes.values[i])
             # From the tracker's camera on: the prior is about that one.
             moves[i] = _fitted(others, views[i : i + 1], moves[i], config)
+        moves = moves - moves.mean(0)  # what all share is the head's own place, which is free
         now = replace(views, camera=_moved(views.camera, moves, config))
         found = error(model, now, codes, mesh, config)
         if found < least * (1 - config.gain):

@@ -59,6 +59,11 @@ class HeadModel(Protocol):
         """A name of the control vertices' order: meshes of another cannot be taken for this."""
         ...
 
+    @property
+    def controls(self) -> int:
+        """How many control vertices there are."""
+        ...
+
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
     ) -> Float32[np.ndarray, "m 3"]:
@@ -112,7 +117,7 @@ class MakeHumanHead:
         starts = np.cumsum([skin, *(len(proxy.refs) for proxy in proxies)])
         faces = [asset.skin.faces] + [p.faces + at for p, at in zip(proxies, starts)]
         self.faces = np.ascontiguousarray(np.concatenate(faces).astype(np.int32))
-        self.topology = _topology(self.faces, m)
+        self.topology, self.controls = _topology(self.faces, m), m
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -135,7 +140,8 @@ class FlameHead:
     def __init__(self, model: Flame, layout: str) -> None:
         self.model, self.layout = model, layout
         self.faces = model.faces.numpy().astype(np.int32)
-        self.topology = _topology(self.faces, len(model.template))
+        self.controls = len(model.template)
+        self.topology = _topology(self.faces, self.controls)
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode

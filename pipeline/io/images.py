@@ -20,7 +20,7 @@ MAX_PIXELS = 2**27
 MAX_RATIO = 20
 """A picture that is longer shows no head, and work on it may take for ever."""
 
-_BROKEN = (
+BROKEN = (
     OSError, EOFError, UnidentifiedImageError, SyntaxError, ValueError, TypeError, KeyError,
     IndexError, OverflowError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
@@ -42,7 +42,7 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
                 white = Image.new("RGBA", rgba.size, "white")
                 upright = Image.alpha_composite(white, rgba)
             return np.asarray(upright.convert("RGB"))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise InputError(
             f"{path} is not a picture that can be read.", "Give a whole JPEG, PNG, WebP or AVIF."
         ) from error
@@ -104,7 +104,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         image = open_picture(io.BytesIO(data), "It")
         image.load()
-    except (*_BROKEN, InputError) as error:
+    except (*BROKEN, InputError) as error:
         raise ValueError("not a picture") from error
     return image
 

@@ -85,11 +85,17 @@ class Avatar:
 
         Raises:
             InputError: If the model is guided and there is no mesh.
+            ShapeError: If what it makes is not finite.
         """
         guide = model.guide(mesh, views.camera.to("cpu"))
         if guide is not None:
             guide = guide.to(views.image.device)
         head = model.reconstruct(views, guide)
+        if not all(bool(torch.isfinite(x).all()) for x in vars(head.gaussians).values()):
+            raise ShapeError(
+                "The model makes no head of these pictures: its numbers overflow.",
+                "Take another checkpoint.",
+            )
         kept = head[head.gaussians.opacities >= VISIBLE]
         return Avatar(kept, model.deformation, layout, dict(made), model.precision)
 
@@ -115,7 +121,16 @@ class Avatar:
                 f"One expression has 120 numbers; got {list(code.values.shape)}.",
                 "Animate one frame at a time.",
             )
-        values = code.values.to(self.canonical.means)
+        moved = self._moved(code.values.to(self.canonical.means))
+        # Weights of absurd size, which each are numbers, or a code of none that faces make.
+        if not bool(torch.isfinite(moved.means.sum() + moved.colors.sum())):
+            raise ShapeError(
+                "The avatar falls apart under this expression: its numbers overflow.",
+                "Give another expression; if all do this, make the avatar again.",
+            )
+        return moved
+
+    def _moved(self, values: Tensor) -> Gaussians:
         if isinstance(self.deformation, Baked):
             return self.deformation(self.head, values)
         with autocast(values.device, self.precision):
@@ -244,7 +259,10 @@ def _gaussians(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> Gaussi
     for name, value in parts.items():
         if value.shape != shapes[name] or not value.is_floating_point() or not n:
             raise damaged(path, f"{name} of its Gaussians are {_said(value)}")
-    bounds = {"means": (-FARTHEST, FARTHEST), "scales": (0, LARGEST), "opacities": (0, 1)}
+    bounds = {
+        "means": (-FARTHEST, FARTHEST), "quats": (-1e6, 1e6), "scales": (0, LARGEST),
+        "opacities": (0, 1), "colors": (-10, 10),
+    }  # fmt: skip
     for name, (low, high) in bounds.items():
         if not _within(parts[name], low, high):
             raise damaged(path, f"{name} of its Gaussians are not within {low:g} to {high:g}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.container import Flags
 from jaxtyping import UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -135,6 +136,7 @@ def _write(
     def write(part: Path) -> None:
         nonlocal count
         with av.open(str(part), "w", format=container_format) as container:
+            container.flags |= Flags.bitexact.value  # else WebM draws random numbers for its parts
             container.metadata["comment"] = statement()
             container.metadata["artist"] = program()
             stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))

@@ -295,10 +295,12 @@ def npy(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
 
 
 def strange_arrays(array: np.ndarray, trap: Path) -> list[np.ndarray]:
+    row = np.atleast_1d(array)
+    numbers = array if array.dtype.kind in "biuf" else np.zeros(array.shape)
     return [
-        np.full(array.shape, np.nan), array[:0], array[None], array.ravel(), array.astype("U8"),
-        array.astype(complex), np.ones(array.shape, int), np.array([Trap(str(trap))], object),
-        np.array(1.0), np.full(array.shape, 1e300), np.zeros((0, 3)), array.astype(bool), array.T,
+        np.full(array.shape, np.nan), row[:0], array[None], array.ravel(), array.astype("U8"),
+        numbers.astype(complex), np.ones(array.shape, int), np.array([Trap(str(trap))], object),
+        np.array(1.0), np.full(array.shape, 1e300), np.zeros((0, 3)), numbers.astype(bool), array.T,
     ]  # fmt: skip
 
 

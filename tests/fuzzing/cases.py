@@ -108,7 +108,11 @@ def _use(name: str, root: Path) -> tuple[str, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            found = TARGETS[name].use(root)
+            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            try:
+                found = TARGETS[name].use(root)
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
     except FastGHAError as error:
         short = len(error.problem) < 10 or len(error.remedy) < 4
         return ("unclear", repr(error)) if short or len(str(error)) > 2000 else ("refused", "")
@@ -144,14 +148,16 @@ def _child(seed: int, cases: Sequence[tuple[int, str]], place: Path) -> Iterator
     sys.stderr.flush()
     process = os.fork()
     if process == 0:
-        reading.close()
-        _limit()
-        for number, name in cases:
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
-            case = one(seed, number, name, place)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            writing.send(case)
-        os._exit(0)
+        try:
+            reading.close()
+            _limit()
+            for number, name in cases:
+                writing.send(one(seed, number, name, place))
+            os._exit(0)
+        except BaseException:  # noqa: BLE001  of the fuzzer itself
+            traceback.print_exc()
+        finally:
+            os._exit(1)
     writing.close()
     seen = 0
     try:

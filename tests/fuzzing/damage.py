@@ -108,7 +108,7 @@ def _tensors(data: bytes, rng: np.random.Generator) -> bytes:
     if choice == 0:
         del tensors[name]
     elif choice == 1:
-        tensors[str(pick(["x", "shown.means", "rig.vertex", "deformation.x"], rng))] = value
+        tensors[str(pick(["x", "shown.means", "rig.vertex", "deformation.x"], rng))] = value.clone()
     elif choice in (2, 3, 4) and value.numel():
         flat = value.flatten().clone()
         worst = [float("nan"), float("inf"), 1e30, -1.0, 2.0] if flat.is_floating_point() else [
@@ -187,23 +187,23 @@ def as_pickle(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     if choice < 0.15:
         root = {**root, "trap": captures.Trap(str(trap))} if isinstance(root, dict) else root
     elif choice < 0.3:
-        deep: Any = []
-        for _ in range(500):
-            deep = [deep]
-        root = deep
+        depth = int(pick([100, 5000, 200_000], rng))
+        return b"\x80\x02" + b"]" * depth + b"a" * (depth - 1) + b"."
     else:
         strange: list[Any] = [np.array([np.nan]), np.zeros(0), np.array(["x"]), {1}, b"x", 1j]
-        root = swap_value(root, rng) if rng.random() < 0.6 else _swap_array(root, strange, rng)
+        root = (
+            swap_value(root, rng) if rng.random() < 0.6 else _swap_array(root, strange, rng, trap)
+        )
     return pickle.dumps(root, protocol=int(rng.integers(0, 5)))
 
 
-def _swap_array(root: Any, strange: list[Any], rng: np.random.Generator) -> Any:
+def _swap_array(root: Any, strange: list[Any], rng: np.random.Generator, trap: Path) -> Any:
     parent, key = {0: root}, 0
     while isinstance(parent[key], dict) and parent[key]:
         parent = parent[key]
         key = pick(list(parent), rng)
     old = parent[key]
-    more = captures.strange_arrays(old) if isinstance(old, np.ndarray) else []
+    more = captures.strange_arrays(old, trap) if isinstance(old, np.ndarray) else []
     parent[key] = pick(strange + more, rng)
     return root
 

@@ -88,7 +88,9 @@ def _avatar(guided: bool) -> Avatar:
 
 
 def _refined() -> Avatar:
-    return replace(_avatar(False), refined_gaussians=_avatar(False).head.gaussians)
+    plain_one = _avatar(False)
+    everywhere = torch.arange(len(plain_one.canonical))
+    return replace(plain_one, refined_gaussians=plain_one.head.gaussians[everywhere])
 
 
 def _baked() -> Avatar:
@@ -149,9 +151,8 @@ def _use_run(root: Path) -> None:
 
 def _use_checkpoint(root: Path) -> None:
     net, found = load_model(root / "c.safetensors")
-    head = net.reconstruct(blob_views(1, 32))
-    neutral_code(found.header["layout"])
-    _finite(head.gaussians.means)
+    made = Avatar.create(net, blob_views(1, 32), found.header["layout"], {})
+    _finite(made.animate(neutral_code(made.layout)).means)
 
 
 def _make_checkpoint(root: Path) -> None:

@@ -28,6 +28,8 @@ from pipeline.shards.reader import Shard
 from pipeline.system.files import inside, read_object, read_small, write_whole
 from pipeline.system.progress import Progress, silent
 
+LARGEST = 1e6
+"""No figure is as large."""
 CHUNK = 8
 """Pictures compared at a time."""
 
@@ -221,7 +223,10 @@ class _Kept:
             values = from_dict(_Values, {"values": read_object(path, "figures")}).values
         except (ConfigError, FormatError):
             return None
-        whole = all(len(numbers) == len(task.targets) for numbers in values.values())
+        whole = all(
+            len(numbers) == len(task.targets) and not any(abs(x) > LARGEST for x in numbers)
+            for numbers in values.values()
+        )
         same = set(values) == set(self._metrics)
         return {name: list(numbers) for name, numbers in values.items()} if whole and same else None
 

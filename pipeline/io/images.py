@@ -22,7 +22,7 @@ MAX_RATIO = 20
 
 BROKEN = (
     OSError, EOFError, UnidentifiedImageError, SyntaxError, ValueError, TypeError, KeyError,
-    IndexError, OverflowError, MemoryError, struct.error, zlib.error,
+    IndexError, AttributeError, RuntimeError, OverflowError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow raises at damaged bytes."""
 
@@ -35,7 +35,9 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     require_file(path, "a picture")
     try:
-        with open_picture(path, path) as image:
+        with warnings.catch_warnings(), open_picture(path, path) as image:
+            # Some (odd metadata of a picture that can be read) concern nobody here.
+            warnings.simplefilter("ignore", UserWarning)
             upright = ImageOps.exif_transpose(image)
             if "A" in upright.getbands() or "transparency" in upright.info:
                 rgba = upright.convert("RGBA")

@@ -27,8 +27,8 @@ from pipeline.core.errors import FastGHAError
 from tests.fuzzing.damage import damage
 from tests.fuzzing.targets import TARGETS
 
-SECONDS = 10
-"""That a case may take; they take milliseconds."""
+SECONDS, WAIT = 10, 120
+"""Of the processor, and of the clock, that a case may take; they take milliseconds."""
 MEMORY = 3 * 2**30
 """Bytes of address space that a child may take more than it begins with."""
 
@@ -108,10 +108,12 @@ def _use(name: str, root: Path) -> tuple[str, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, WAIT)
             try:
                 found = TARGETS[name].use(root)
             finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
     except FastGHAError as error:
         short = len(error.problem) < 10 or len(error.remedy) < 4
@@ -119,7 +121,7 @@ def _use(name: str, root: Path) -> tuple[str, str]:
     except OSError as error:  # becomes two lines in one place
         return ("refused", "") if error.errno else ("traceback", _last(error))
     except Hang:
-        return "hang", f"over {SECONDS} s"
+        return "hang", f"over {SECONDS} s of the processor, or {WAIT} s"
     except Exception as error:  # noqa: BLE001  whatever it is, it is a finding
         return "traceback", _last(error)
     return ("refused", "") if isinstance(found, dict) and found.get("refused") else ("read", "")
@@ -161,7 +163,7 @@ def _child(seed: int, cases: Sequence[tuple[int, str]], place: Path) -> Iterator
     writing.close()
     seen = 0
     try:
-        while seen < len(cases) and reading.poll(3 * SECONDS):
+        while seen < len(cases) and reading.poll(3 * WAIT):
             case: Case = reading.recv()
             seen += 1
             yield case
@@ -183,6 +185,7 @@ def _limit() -> None:
         raise Hang
 
     signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGPROF, late)
     if sys.platform == "linux":
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * os.sysconf("SC_PAGE_SIZE") + MEMORY

@@ -122,10 +122,10 @@ class Avatar:
                 "Animate one frame at a time.",
             )
         moved = self._moved(code.values.to(self.canonical.means))
-        # Weights of absurd size, which each are numbers, or a code of none that faces make.
-        if not bool(torch.isfinite(moved.means.sum() + moved.colors.sum())):
+        # Of weights that each are numbers, or a code that no face makes; nan fails too.
+        if not float(moved.means.abs().max()) <= FARTHEST:
             raise ShapeError(
-                "The avatar falls apart under this expression: its numbers overflow.",
+                f"The avatar flies apart under this expression: over {FARTHEST:g} m.",
                 "Give another expression; if all do this, make the avatar again.",
             )
         return moved

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_names_are_joined_one_level_each(tmp_path: Path):
     assert found.parent.parent == tmp_path
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
 def test_a_pipe_is_not_waited_for(tmp_path: Path):
     os.mkfifo(tmp_path / "pipe.npz")
     for read in (
@@ -51,6 +53,7 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
             read()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows words it otherwise")
 @pytest.mark.parametrize(
     ("name", "words"), [("a" * 300, "name too long"), ("a\0b", "cannot be the name"),
                         ("none", "does not exist"), ("file/x", "does not exist"),

@@ -77,7 +77,7 @@ def main() -> None:
     from pipeline.system.memory import keep_freed_memory
 
     keep_freed_memory()
-    signal.signal(signal.SIGTERM, _stop)
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except KeyboardInterrupt:
@@ -102,6 +102,8 @@ def main() -> None:
         else:
             raise
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _stop(number: int, frame: object) -> None:

@@ -55,7 +55,9 @@ def explain(error: OSError, what: str = "") -> InputError:
         error: From the system.
         what: What was tried, such as `Cannot write me.avatar`; the file's name if not given.
     """
-    if not what:
+    if not what and error.errno in (*FULL, errno.EROFS):
+        what = f"Cannot write {error.filename or 'a log or a cache of compiled code'}"
+    elif not what:
         what = f"Cannot use {error.filename}" if error.filename else "The system refused something"
     why = error.strerror or str(error) or type(error).__name__
     folder = Path(os.fsdecode(error.filename)).parent if error.errno in FULL and isinstance(
@@ -263,7 +265,7 @@ def _drop_empty(folder: Path, new: Path) -> None:
 def _there(error: OSError, path: Path) -> OSError:
     """Return the error with the file's own name in place of that of a part or none."""
     if error.errno is None:  # a library's, which has only words
-        full = "No space left" in str(error)
+        full = any(word in str(error) for word in ("No space left", "too large", "quota"))
         return OSError(errno.ENOSPC if full else None, str(error), str(path))
     return OSError(error.errno, error.strerror, str(path))
 

@@ -183,13 +183,14 @@ def grey_of(image: Image.Image, where: object) -> Matte:
 
 
 def read_npz(
-    path: Path, wanted: Callable[[str], bool] = lambda name: True
+    path: Path, wanted: Callable[[str], bool] = lambda name: True, max_bytes: int = MAX_BYTES
 ) -> dict[str, np.ndarray]:
     """Read the arrays of an npz file; a pickled one is refused, not executed.
 
     Args:
         path: The file.
         wanted: Says by its name whether an array is of use; others are not looked at.
+        max_bytes: Of all wanted arrays together.
 
     Raises:
         MissingItemError: If the file is missing, damaged, too large, or holds objects.
@@ -200,9 +201,9 @@ def read_npz(
                 raise MissingItemError(f"{path} is not an npz file.", "Export it again.")
             sizes = {i.filename.removesuffix(".npy"): i.file_size for i in file.zip.infolist()}
             names = [name for name in file.files if wanted(name)]
-            if sum(sizes.get(name, MAX_BYTES) for name in names) > MAX_BYTES:
+            if sum(sizes.get(name, max_bytes + 1) for name in names) > max_bytes:
                 raise MissingItemError(
-                    f"{path} unpacks to over {MAX_BYTES >> 20} MB.", "Export it again."
+                    f"{path} unpacks to over {max_bytes >> 20} MB.", "Export it again."
                 )
             arrays = {name: file[name] for name in names}
             if any(a.dtype.kind not in "biufSU" for a in arrays.values()):

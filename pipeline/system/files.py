@@ -21,8 +21,8 @@ LONGEST = 200
 """Bytes of a name from a file: file systems take 255, and endings are added."""
 PART = re.compile(r"\..+\.([1-9][0-9]{0,9})\.part")
 """Names of files that `write_whole` has not finished, with the number of the process."""
-SMALL = 2**26
-"""Bytes of the largest file that is read as text: settings, stamps, logs, cameras, results."""
+SMALL = 2**28
+"""Bytes of the largest file that is read as text at once: stamps, results, lists of frames."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says when a disk or a quota is full."""
 _REMEDIES = {

@@ -109,5 +109,5 @@ def test_a_name_of_the_longest_kind_can_be_written(tmp_path: Path):
 def test_an_absurdly_large_small_file_is_not_read(tmp_path: Path):
     with (tmp_path / "x.json").open("wb") as file:
         file.truncate(10**12)
-    with pytest.raises(FormatError, match="over 64 MB"):
+    with pytest.raises(FormatError, match="over 256 MB"):
         read_small(tmp_path / "x.json", "a file")

@@ -17,6 +17,8 @@ from pipeline.io.raw_files import read_npz
 from pipeline.perception.vggt import PointMaps, VggtPoints
 from pipeline.system.files import inside
 
+LARGEST = 2**34
+"""Bytes of the point maps of a timestep, unpacked: of eighty views they are 350 MB."""
 PointMapSource = Callable[[View, str, int, Sequence[int]], PointMaps]
 """Called with pictures [v] and which they are: subject, timestep, views."""
 
@@ -38,7 +40,7 @@ class PrecomputedPoints:
         """Read the point maps of one group."""
         path = inside(self._folder, subject, f"{timestep:06d}.npz")
         try:
-            file = read_npz(path, lambda name: name in ("points", "confidence"))
+            file = read_npz(path, lambda name: name in ("points", "confidence"), LARGEST)
             points = np.asarray(file["points"], np.float32)[list(views)]
             sure = (
                 np.asarray(file["confidence"], np.float32)[list(views)]

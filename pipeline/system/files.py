@@ -60,10 +60,10 @@ def explain(error: OSError, what: str = "") -> InputError:
     elif not what:
         what = f"Cannot use {error.filename}" if error.filename else "The system refused something"
     why = error.strerror or str(error) or type(error).__name__
-    folder = Path(os.fsdecode(error.filename)).parent if error.errno in FULL and isinstance(
-        error.filename, str | bytes) else None  # fmt: skip
     told = _REMEDIES.get(error.errno or 0, "Check the place, or choose another.")
-    return InputError(f"{what}: {why}.", told if folder is None else _free(folder))
+    if error.errno in FULL and isinstance(error.filename, str | bytes):
+        told = _free(Path(os.fsdecode(error.filename)).parent)
+    return InputError(f"{what}: {why}.", told)
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -245,8 +245,11 @@ def works(process: int) -> bool:
 
 def _part(name: str, process: object = None) -> str:
     """Return the name that a file has until it is whole."""
+    long = len(name.encode("utf-8", "replace")) > LONGEST
+    mark = hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:8]
     # The process's number: a worker that outlives a killed run for a moment writes its own.
-    return f".{name[:50]}.{os.getpid() if process is None else process}.part"
+    number = os.getpid() if process is None else process
+    return f".{f'{name[:40]}-{mark}' if long else name}.{number}.part"
 
 
 def _exists(path: Path) -> bool:

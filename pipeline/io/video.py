@@ -70,6 +70,7 @@ def write_pngs(folder: Path, frames: Frames) -> int:
         InputError: If there is no frame, or the folder holds something or cannot be written to.
     """
     mark = folder / MARK
+    sweep_parts(mark)
     if is_file(mark):
         _clear(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

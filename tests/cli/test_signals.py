@@ -34,7 +34,7 @@ def test_a_render_that_is_stopped_says_so_and_leaves_nothing(tmp_path: Path, out
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM
     assert "Stopped by SIGTERM" in said and "Traceback" not in said
-    assert not target.parent.exists()
+    assert not target.exists() and list(target.parent.rglob("*")) == []
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may read everything")

@@ -11,10 +11,13 @@ import torch
 
 from pipeline.core.config import nearest, to_dict
 from pipeline.core.errors import ConfigError, FormatError, LayoutError
-from pipeline.io.tensors import restore, write_tensors
+from pipeline.io.tensors import damaged, restore, write_tensors
 from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load
 from pipeline.model.fastgha import FastGHA
+from pipeline.train.optimizer import Optimizer
 
+REMEMBERED = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
+"""Of a parameter, by Adam and by Muon."""
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and one to fall back to."""
 
@@ -22,7 +25,7 @@ KEPT = 2
 def save(
     path: Path,
     model: FastGHA,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Optimizer | None,
     header: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -48,12 +51,12 @@ def save(
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, model: FastGHA, checkpoint: Checkpoint, path: Path
+    optimizer: Optimizer, model: FastGHA, checkpoint: Checkpoint, path: Path
 ) -> None:
     """Put the optimizer's state back.
 
     Raises:
-        FormatError: If the checkpoint has none.
+        FormatError: If the checkpoint has none, or not all of it.
     """
     for name, parameter in model.named_parameters():
         prefix = f"optimizer.{name}."
@@ -70,6 +73,9 @@ def restore_optimizer(
                 f"{path} has no optimizer state for {name}.",
                 "Resume from a checkpoint of a run, not from a shipped one.",
             )
+        sizes = {value.numel() for key, value in state.items() if key != "step"}
+        if set(state) not in REMEMBERED or sizes != {parameter.numel()}:
+            raise damaged(path, f"its optimizer state for {name} is of another kind or size")
         optimizer.state[parameter] = state
 
 

@@ -51,8 +51,9 @@ from pipeline.train import folder
 from pipeline.train.checkpoint import restore_optimizer, save
 from pipeline.train.config import RunConfig
 from pipeline.train.log import LOG, Log
+from pipeline.train.optimizer import Optimizer, make_optimizer
 from pipeline.train.presets import train_tiny
-from pipeline.train.step import make_model, make_optimizer
+from pipeline.train.step import make_model
 from tests.captures import mutations
 from tests.conftest import blob_views, dome, plain, still_mesh, toy_capture
 from tests.evaluate import toys
@@ -131,7 +132,7 @@ def _make_run(root: Path) -> None:
     (run / LOG).write_text("".join(f'{{"step": {i}, "color": 0.5}}\n' for i in range(1, 5)))
 
 
-def _model(config: Any, layout: str) -> tuple[FastGHA, torch.optim.Optimizer]:
+def _model(config: Any, layout: str) -> tuple[FastGHA, Optimizer]:
     model = make_model(config, RunConfig(), torch.device("cpu"), layout)
     return model, make_optimizer(model, config)
 
@@ -145,6 +146,9 @@ def _use_run(root: Path) -> None:
     _, found = load_model(path)
     model, optimizer = _model(config, layout)
     restore_optimizer(optimizer, model, found, path)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
     with Log(run, found.header["step"]):
         pass
 

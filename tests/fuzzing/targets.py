@@ -51,7 +51,7 @@ from pipeline.train import folder
 from pipeline.train.checkpoint import restore_optimizer, save
 from pipeline.train.config import RunConfig
 from pipeline.train.log import LOG, Log
-from pipeline.train.optimizer import Optimizer, make_optimizer
+from pipeline.train.optimizer import Optimizer
 from pipeline.train.presets import train_tiny
 from pipeline.train.step import make_model
 from tests.captures import mutations
@@ -134,7 +134,7 @@ def _make_run(root: Path) -> None:
 
 def _model(config: Any, layout: str) -> tuple[FastGHA, Optimizer]:
     model = make_model(config, RunConfig(), torch.device("cpu"), layout)
-    return model, make_optimizer(model, config)
+    return model, Optimizer(model, config)
 
 
 def _use_run(root: Path) -> None:

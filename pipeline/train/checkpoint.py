@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.core.config import nearest, to_dict
 from pipeline.core.errors import ConfigError, FormatError, LayoutError
@@ -73,10 +74,20 @@ def restore_optimizer(
                 f"{path} has no optimizer state for {name}.",
                 "Resume from a checkpoint of a run, not from a shipped one.",
             )
-        sizes = {value.numel() for key, value in state.items() if key != "step"}
-        if set(state) not in REMEMBERED or sizes != {parameter.numel()}:
+        if set(state) not in REMEMBERED or not all(
+            _fits(key, value, parameter) for key, value in state.items()
+        ):
             raise damaged(path, f"its optimizer state for {name} is of another kind or size")
         optimizer.state[parameter] = state
+
+
+def _fits(key: str, value: Tensor, parameter: Tensor) -> bool:
+    """Return whether an optimizer can have remembered this of a parameter."""
+    if key == "step":
+        return value.shape == () and value.is_floating_point()
+    if key == "momentum_buffer":  # of Muon, to which all weights are matrices
+        return value.shape == parameter.flatten(1).shape
+    return value.shape == parameter.shape
 
 
 @dataclass(frozen=True)

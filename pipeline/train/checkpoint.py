@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipeline.core.config import nearest, to_dict
 from pipeline.core.errors import ConfigError, FormatError, LayoutError
@@ -17,8 +16,6 @@ from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load
 from pipeline.model.fastgha import FastGHA
 from pipeline.train.optimizer import Optimizer
 
-REMEMBERED = ({"step", "exp_avg", "exp_avg_sq"}, {"momentum_buffer"})
-"""Of a parameter, by Adam and by Muon."""
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and one to fall back to."""
 
@@ -74,20 +71,9 @@ def restore_optimizer(
                 f"{path} has no optimizer state for {name}.",
                 "Resume from a checkpoint of a run, not from a shipped one.",
             )
-        if set(state) not in REMEMBERED or not all(
-            _fits(key, value, parameter) for key, value in state.items()
-        ):
+        if {key: value.shape for key, value in state.items()} != optimizer.shapes(parameter):
             raise damaged(path, f"its optimizer state for {name} is of another kind or size")
         optimizer.state[parameter] = state
-
-
-def _fits(key: str, value: Tensor, parameter: Tensor) -> bool:
-    """Return whether an optimizer can have remembered this of a parameter."""
-    if key == "step":
-        return value.shape == () and value.is_floating_point()
-    if key == "momentum_buffer":  # of Muon, to which all weights are matrices
-        return value.shape == parameter.flatten(1).shape
-    return value.shape == parameter.shape
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def restore_optimizer(
             # In the parameter's own memory order, which the fused optimizer takes for granted.
             key.removeprefix(prefix): torch.empty_like(parameter).copy_(value)
             if value.shape == parameter.shape
-            else value.clone()
+            else value.to(parameter.dtype, copy=True)
             for key, value in checkpoint.tensors.items()
             if key.startswith(prefix) and "." not in key.removeprefix(prefix)
         }

@@ -37,7 +37,7 @@ from pipeline.captures.capture import (
     nearest_rotation,
 )
 from pipeline.core.arrays import Matte, Rgb
-from pipeline.core.errors import CameraError, InputError, MissingItemError
+from pipeline.core.errors import CameraError, FormatError, InputError, MissingItemError
 from pipeline.core.types import Camera
 from pipeline.io.archive import Archive
 from pipeline.io.ply import read_vertices
@@ -51,6 +51,7 @@ from pipeline.io.raw_files import (
     read_json,
     rgb_of,
 )
+from pipeline.system.files import read_small
 
 NAME = re.compile(r"(?:m--)?(\d{8})--(\d{4})--([A-Z]{3}\d{3})(?:--GHS)?")
 FULL_WIDTH, FULL_HEIGHT = 2668, 4096
@@ -405,8 +406,8 @@ def read_frames(path: Path) -> tuple[Timestep, ...]:
         InputError: If the file is missing, or its columns are not seg_id, frame_id.
     """
     try:
-        text = path.read_text("utf-8")
-    except (OSError, ValueError) as error:
+        text = read_small(path, "the frame list").decode()
+    except (FormatError, ValueError) as error:
         raise InputError(f"{path} cannot be read.", "Download it again.") from error
     try:
         rows = list(csv.reader(io.StringIO(text)))

@@ -211,16 +211,15 @@ def convert(
         )
     try:
         arrays = {key: np.asarray(model[key]) for key in wanted}
-        parents = [int(p) for p in arrays["kintree_table"][0].astype(np.int64)]
-        dirs = np.asarray(arrays["shapedirs"], np.float64)
         numbers = {
-            "template": arrays["v_template"], "shapes": dirs[:, :, :300],
-            "expressions": dirs[:, :, 300:400], "poses": arrays["posedirs"],
+            "template": arrays["v_template"], "shapes": arrays["shapedirs"][:, :, :300],
+            "expressions": arrays["shapedirs"][:, :, 300:400], "poses": arrays["posedirs"],
             "regressor": arrays["J_regressor"], "weights": arrays["weights"],
         }  # fmt: skip
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            parents = [int(p) for p in arrays["kintree_table"][0].astype(np.int64)]
             plain = {key: np.asarray(value, np.float32) for key, value in numbers.items()}
-        faces = np.asarray(arrays["f"]).astype(np.int64)
+            faces = arrays["f"].astype(np.int64)
     except (TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(f"{source} holds something else than numbers.", "Get it again.") from error
     _check(source, plain, faces)

@@ -80,6 +80,11 @@ class HeadModel(Protocol):
         ...
 
     @property
+    def controls(self) -> int:
+        """How many control vertices there are."""
+        ...
+
+    @property
     def interior(self) -> Inner:
         """Eyeballs and the inside of the mouth; none where the model has none."""
         ...
@@ -137,7 +142,7 @@ class MakeHumanHead:
         starts = np.cumsum([skin, *(len(proxy.refs) for proxy in proxies)])
         faces = [asset.skin.faces] + [p.faces + at for p, at in zip(proxies, starts)]
         self.faces = np.ascontiguousarray(np.concatenate(faces).astype(np.int32))
-        self.topology = _topology(self.faces, m)
+        self.topology, self.controls = _topology(self.faces, m), m
         self._mean, self._starts = asset.mean, starts
 
     @functools.cached_property
@@ -177,7 +182,8 @@ class FlameHead:
     def __init__(self, model: Flame, layout: str) -> None:
         self.model, self.layout = model, layout
         self.faces = model.faces.numpy().astype(np.int32)
-        self.topology = _topology(self.faces, len(model.template))
+        self.controls = len(model.template)
+        self.topology = _topology(self.faces, self.controls)
         none = np.zeros(0, np.int32)
         self.interior = Inner(none, none, np.zeros((0, 3), np.float32))
 

@@ -10,18 +10,17 @@ Letters: t timesteps, v views.
 from __future__ import annotations
 
 import html
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from pipeline.core.errors import FormatError
+from pipeline.core.errors import FormatError, InputError
 from pipeline.core.geometry import project
 from pipeline.faces.layouts import JAW, matrix_from_rot6d
+from pipeline.prep.items import read_reasons
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.schema import PICTURES, TIMED
 from pipeline.system.files import inside, write_whole
@@ -145,10 +144,9 @@ def _dropped(out: Path, name: str) -> dict[str, str]:
 def _reported(file: Path, *keys: str) -> dict[str, str]:
     """Return parts of a report; nothing if there is none."""
     try:
-        report: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):
+        return read_reasons(file, *keys)
+    except (InputError, FormatError):
         return {}
-    return {str(k): str(v) for key in keys for k, v in dict(report.get(key, {})).items()}
 
 
 def sheet(shard: Shard) -> Image.Image:

@@ -15,12 +15,13 @@ from typing import Any, Literal, Self
 from pipeline.captures.capture import Capture, Timestep
 from pipeline.captures.frontal import frontal_cameras
 from pipeline.captures.registry import DatasetReader, find_captures, get_reader, open_capture
-from pipeline.core.errors import FormatError, InputError
+from pipeline.core.config import check_range, from_dict
+from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.framing import HEAD_CROP_M
 from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.matting import MattingModel, get_matting
 from pipeline.prep.items import WORK, item_path
-from pipeline.system.files import inside, write_whole
+from pipeline.system.files import inside, read_object, write_whole
 
 PLAN = "plan.json"
 NO_DETECTOR = "none"
@@ -59,6 +60,11 @@ class PrepConfig:
     """Drop timesteps without an expression code: training needs them."""
 
     def __post_init__(self) -> None:
+        check_range("size", self.size, 16, 2**13)
+        check_range("metres", self.metres, 0.01, 100)
+        check_range("every", self.every, 1, 2**31)
+        check_range("cameras", (self.cameras, self.max_timesteps), 0, 2**31)
+        check_range("min_cover", self.min_cover, 0, 1)
         get_reader(self.source)
         get_matting(self.matting)
         if self.detector != NO_DETECTOR:
@@ -126,6 +132,13 @@ class Job:
         return left, len(every) - len(left)
 
 
+@dataclass(frozen=True)
+class _Steps:
+    """Timesteps as a plan's file has them: sentence and index."""
+
+    timesteps: tuple[tuple[str, int], ...]
+
+
 def make_plan(capture: Capture, raw: Path, config: PrepConfig) -> Plan:
     """Choose cameras and timesteps of a capture.
 
@@ -185,13 +198,20 @@ def load_plans(out: Path) -> dict[str, Plan]:
     """
     plans: dict[str, Plan] = {}
     for path in sorted((out / WORK).glob(f"*/{PLAN}")):
+        plain = read_object(path, "the plan of a capture")
         try:
-            plain = json.loads(path.read_text())
-            steps = tuple(Timestep(str(s), int(i)) for s, i in plain.pop("timesteps"))
-            cameras = tuple(plain.pop("cameras"))
-            plans[path.parent.name] = Plan(**plain, cameras=cameras, timesteps=steps)
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{path} is damaged.", "Run the recipe again.") from error
+            steps = from_dict(_Steps, {"timesteps": plain.get("timesteps")}).timesteps
+            named = [{"sentence": sentence, "index": index} for sentence, index in steps]
+            plan = from_dict(Plan, {**plain, "timesteps": named})
+            # Names of files are made of them.
+            inside(Path(), plan.capture, plan.subject, *(step.name for step in plan.timesteps))
+            if "\0" in plan.raw or plan.capture != path.parent.name:
+                raise ConfigError(f"It is of {plan.capture}.", "")
+        except (ConfigError, InputError) as error:
+            raise FormatError(
+                f"{path} is damaged: {error.problem}", "Run the recipe again."
+            ) from error
+        plans[path.parent.name] = plan
     if not plans:
         raise InputError(
             f"{out} has no work in it.", "Begin with a recipe, such as `fastgha prep ava256`."

@@ -18,7 +18,7 @@ from pipeline.prep.stages.matte import MatteStage
 from pipeline.prep.stages.pack import PackStage
 from pipeline.prep.stages.track import TrackStage
 from pipeline.system.executor import make_executor
-from pipeline.system.files import inside, sweep
+from pipeline.system.files import inside, read_object, sweep
 from pipeline.system.locks import locked
 from pipeline.system.stage import STAMP, StageReport, claim
 
@@ -175,11 +175,9 @@ class Call:
 
 
 def _settings(out: Path) -> PrepConfig:
-    import json  # noqa: PLC0415
-
     try:
-        return from_dict(PrepConfig, json.loads((out / STAMP).read_text())["config"])
-    except (OSError, ValueError, KeyError) as error:
+        return from_dict(PrepConfig, read_object(out / STAMP, "a stamp of results")["config"])
+    except (InputError, FormatError, KeyError) as error:
         raise FormatError(
             f"{out} has no readable {STAMP}.", "Begin with a recipe, such as `fastgha prep ava256`."
         ) from error

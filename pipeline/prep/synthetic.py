@@ -23,6 +23,8 @@ from pipeline.synthetic.people import sample_identity
 from pipeline.synthetic.shading import sample_lights
 from pipeline.synthetic.subject import Frame, Subject
 from pipeline.system.executor import run_items
+from pipeline.system.files import sweep
+from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.system.stage import StageReport, claim
 
@@ -53,14 +55,17 @@ def run(
     """Draw a number of people into a folder of shards; go on where an earlier run stopped.
 
     Raises:
-        StaleOutputError: If `out` holds shards made with other settings.
+        StaleOutputError: If `out` holds shards made with other settings, or another process works
+            there.
     """
-    claim(out, config, made="*.h5", overwrite=overwrite)
-    paths = {i: out / f"{config.split}-{i:05d}.h5" for i in range(config.identities)}
-    todo = [i for i, path in paths.items() if not path.exists()]
-    report = StageReport(out, skipped=len(paths) - len(todo))
-    run_items(todo, partial(_person, out=out, config=config), workers, progress)
-    report.done = len(todo)
+    with locked(out):
+        claim(out, config, made="*.h5", overwrite=overwrite)
+        sweep(out)
+        paths = {i: out / f"{config.split}-{i:05d}.h5" for i in range(config.identities)}
+        todo = [i for i, path in paths.items() if not path.exists()]
+        report = StageReport(out, skipped=len(paths) - len(todo))
+        run_items(todo, partial(_person, out=out, config=config), workers, progress)
+        report.done = len(todo)
     return report
 
 

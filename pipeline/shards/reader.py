@@ -24,7 +24,7 @@ from pipeline.faces.heads import head_model
 from pipeline.io.images import decode
 from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, READABLE, TIMED
 from pipeline.shards.writer import Header, ShardTimestep
-from pipeline.system.files import is_name
+from pipeline.system.files import is_name, require_file
 
 LARGEST = 2**14
 """Pixels of a side."""
@@ -47,7 +47,7 @@ class Shard:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = require_file(path, "a shard (.h5)")
         try:
             self._file: Any = h5py.File(path, "r")
         except OSError as error:

@@ -11,7 +11,7 @@ import torch
 
 from pipeline.core.config import nearest, to_dict
 from pipeline.core.errors import ConfigError, FormatError, LayoutError
-from pipeline.io.tensors import restore, write_tensors
+from pipeline.io.tensors import damaged, restore, write_tensors
 from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load
 from pipeline.model.fastgha import FastGHA
 from pipeline.train.optimizer import Optimizer
@@ -54,7 +54,7 @@ def restore_optimizer(
     """Put the optimizer's state back.
 
     Raises:
-        FormatError: If the checkpoint has none.
+        FormatError: If the checkpoint has none, or not all of it.
     """
     for name, parameter in model.named_parameters():
         prefix = f"optimizer.{name}."
@@ -62,7 +62,7 @@ def restore_optimizer(
             # In the parameter's own memory order, which the fused optimizer takes for granted.
             key.removeprefix(prefix): torch.empty_like(parameter).copy_(value)
             if value.shape == parameter.shape
-            else value.clone()
+            else value.to(parameter.dtype, copy=True)
             for key, value in checkpoint.tensors.items()
             if key.startswith(prefix) and "." not in key.removeprefix(prefix)
         }
@@ -71,6 +71,8 @@ def restore_optimizer(
                 f"{path} has no optimizer state for {name}.",
                 "Resume from a checkpoint of a run, not from a shipped one.",
             )
+        if {key: value.shape for key, value in state.items()} != optimizer.shapes(parameter):
+            raise damaged(path, f"its optimizer state for {name} is of another kind or size")
         optimizer.state[parameter] = state
 
 

@@ -63,6 +63,13 @@ class Optimizer:
         """The groups of both, whose step sizes may be changed."""
         return self.adam.param_groups + (self.muon.param_groups if self.muon else [])
 
+    def shapes(self, parameter: nn.Parameter) -> dict[str, torch.Size]:
+        """Return what is remembered of a parameter once it was changed, by name, and how large."""
+        if parameter in self._flat:
+            return {"momentum_buffer": self._flat[parameter].shape}
+        same = parameter.shape
+        return {"step": torch.Size(), "exp_avg": same, "exp_avg_sq": same}
+
     def zero_grad(self) -> None:
         """Forget the gradients of all parameters."""
         for parameter in self._parameters:

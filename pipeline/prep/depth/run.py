@@ -32,7 +32,7 @@ from pipeline.render.triangles import draw_depth
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import ShardTimestep, encode_depth, write_timesteps
 from pipeline.system.executor import make_executor
-from pipeline.system.files import sweep, write_whole
+from pipeline.system.files import read_small, sweep, write_whole
 from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.system.stage import StageReport
@@ -314,16 +314,19 @@ def read_obj_faces(path: Path) -> Int[np.ndarray, "m 3"]:
     """
     faces: list[list[int]] = []
     try:
-        for line in path.read_text(errors="replace").splitlines():
+        text = read_small(path, "an OBJ file with the mesh's triangles").decode(errors="replace")
+        for line in text.splitlines():
             if line.startswith("f "):
                 ids = [int(word.split("/")[0]) - 1 for word in line.split()[1:]]
                 faces += [[ids[0], ids[i], ids[i + 1]] for i in range(1, len(ids) - 1)]
-    except (OSError, ValueError) as error:
+    except (InputError, ValueError, IndexError) as error:
         raise FormatError(
             f"{path} is not an OBJ file that can be read.", "Give another."
         ) from error
     if not faces or min(map(min, faces)) < 0:
         raise FormatError(f"{path} has no faces with positive numbers.", "Give another OBJ file.")
+    if max(map(max, faces)) >= 2**31:
+        raise FormatError(f"{path} has vertices of absurd numbers.", "Give another OBJ file.")
     return np.array(faces)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from pipeline.core.config import to_dict
 from pipeline.faces.heads import head_model
-from pipeline.prep.items import load_item
+from pipeline.prep.items import load_item, read_reasons
 from pipeline.prep.plan import Job
 from pipeline.shards.writer import Header, ShardTimestep, placeholder_K, write_timesteps
 from pipeline.system.files import inside, write_whole
@@ -41,8 +41,8 @@ class PackStage:
 
     def reason(self, name: str) -> str:
         """Return why a capture was not packed: the most frequent reason of its timesteps."""
-        reasons = list(json.loads(self.report(name).read_text())["dropped_timesteps"].values())
-        return max(reasons, key=reasons.count)
+        reasons = list(read_reasons(self.report(name), "dropped_timesteps").values())
+        return max(reasons, key=reasons.count, default="nothing of it is left")
 
     def __call__(self, name: str) -> None:
         """Write the report of one capture, and its shard if anything is left of it."""

@@ -9,7 +9,7 @@ import torch
 from pipeline.bench import track as bench
 from pipeline.core.errors import CameraError, LayoutError, ShapeError
 from pipeline.core.geometry import project
-from pipeline.faces.flame import Flame
+from pipeline.faces.flame import Flame, LandmarkEmbedding
 from pipeline.faces.layouts import FLAME2020, arkit_to_code, code_to_arkit
 from pipeline.faces.makehuman import Head
 from pipeline.synthetic.expressions import sample_expression
@@ -87,9 +87,9 @@ def flame_like(version: str = "2020") -> FlameFace:
     flame = Flame(
         version, template, torch.zeros(1, 3, dtype=torch.int64), smooth[..., :20],  # pyright: ignore
         smooth[..., 20:], torch.zeros(n, 3, 36), regressor, weights, None,
+        LandmarkEmbedding(torch.arange(68)[:, None].expand(68, 3), torch.full((68, 3), 1 / 3)),
     )  # fmt: skip
-    corners = torch.arange(68)[:, None].expand(68, 3)
-    return FlameFace(flame, corners, torch.full((68, 3), 1 / 3), identity_size=20)
+    return FlameFace(flame, identity_size=20)
 
 
 def test_a_flame_shaped_model_is_tracked_through_the_same_interface():

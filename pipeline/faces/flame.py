@@ -10,7 +10,7 @@ Joints: root, neck, jaw, left eye, right eye. Frame: FLAME's (x subject's left, 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -160,6 +160,19 @@ class Flame:
         if fit.root_about == "origin":
             out = out @ fit.rotations[0].T
         return out + fit.translation
+
+    def rest(self, fit: FlameFit) -> Float64[np.ndarray, "v 3"]:
+        """Return the person of a tracker's fit without expression and pose: in the head frame.
+
+        Raises:
+            LayoutError: If the fit belongs to another version.
+        """
+        still = np.tile(np.eye(3), (5, 1, 1))
+        zero = np.zeros(3)
+        return self.of(
+            replace(fit, expression=fit.expression * 0, rotations=still, translation=zero,
+                    eyelids=np.zeros(2))
+        )  # fmt: skip
 
     def head_to_world(self, fit: FlameFit) -> Float64[np.ndarray, "4 4"]:
         """Return the motion of the skull in a tracker's fit.

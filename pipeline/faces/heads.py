@@ -112,7 +112,7 @@ class MakeHumanHead:
         starts = np.cumsum([skin, *(len(proxy.refs) for proxy in proxies)])
         faces = [asset.skin.faces] + [p.faces + at for p, at in zip(proxies, starts)]
         self.faces = np.ascontiguousarray(np.concatenate(faces).astype(np.int32))
-        self.topology = _topology(self.faces, m)
+        self.topology = topology_of(self.faces, m)
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -135,7 +135,7 @@ class FlameHead:
     def __init__(self, model: Flame, layout: str) -> None:
         self.model, self.layout = model, layout
         self.faces = model.faces.numpy().astype(np.int32)
-        self.topology = _topology(self.faces, len(model.template))
+        self.topology = topology_of(self.faces, len(model.template))
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -169,5 +169,6 @@ def _matrix(proxy: makehuman.Proxy, m: int) -> csr_matrix:
     return csr_matrix((proxy.weights.ravel(), (rows, proxy.refs.ravel())), shape=(n, m))
 
 
-def _topology(faces: Int32[np.ndarray, "k 3"], m: int) -> str:
+def topology_of(faces: Int32[np.ndarray, "k 3"], m: int) -> str:
+    """Return the name of the order of `m` control vertices under the triangles of a surface."""
     return hashlib.sha256(f"{m} ".encode() + faces.tobytes()).hexdigest()[:16]

@@ -19,6 +19,7 @@ from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.faces import makehuman
 from pipeline.faces.flame import Flame
 from pipeline.faces.flame_fit import LAYOUT_OF
+from pipeline.faces.heads import head_model, topology_of
 from pipeline.faces.layouts import (
     ARKIT,
     BASIS_FILE,
@@ -58,6 +59,12 @@ class FaceState:
         zero = torch.zeros
         return FaceState(zero(1, expression_size), zero(1, 3), zero(1, 2, 3), zero(1, 2))
 
+    def __getitem__(self, index: slice) -> FaceState:
+        """Select frames."""
+        return FaceState(
+            self.expression[index], self.jaw[index], self.eyes[index], self.eyelids[index]
+        )
+
     def code(self, layout: str) -> ExpressionCode:
         """Return the 120 numbers of each frame [t, 120]."""
         values = torch.zeros(len(self.jaw), CODE_SIZE, dtype=torch.float64)
@@ -73,6 +80,8 @@ class FaceModel(Protocol):
     """A head that a tracker can fit; all numbers of identity and expression have variance one."""
 
     layout: str
+    topology: str
+    """Name of the vertices' order, as the head model of the layout has it."""
     identity_size: int
     expression_size: int
 
@@ -92,6 +101,7 @@ class MakeHumanFace:
     expression_size = len(EXPRESSION_UNITS)
 
     def __init__(self) -> None:
+        self.topology = head_model(MAKEHUMAN).topology
         asset = makehuman.load_asset()
         mean, basis = _people()
         self.identity_size = len(basis)
@@ -165,6 +175,7 @@ class FlameFace:
                 "Convert it again: fastgha flame convert ... --landmarks landmark_embedding.npy.",
             )
         self.layout = LAYOUT_OF[model.version]
+        self.topology = topology_of(model.faces.numpy().astype(np.int32), len(model.template))
         self.identity_size, self.expression_size = identity_size, model.expressions.shape[-1]
         self._model, self._shares = model, model.embedding.shares
         ids, self._corners = torch.unique(model.embedding.corners, return_inverse=True)

@@ -84,6 +84,8 @@ class FaceModel(Protocol):
     """Name of the vertices' order, as the head model of the layout has it."""
     identity_size: int
     expression_size: int
+    has_eyelids: bool
+    """Whether lids have shapes of their own, beside the expression."""
 
     def landmarks(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t 68 3"]:
         """Return the iBUG landmarks, head frame, metres; differentiable."""
@@ -99,6 +101,7 @@ class MakeHumanFace:
 
     layout = MAKEHUMAN
     expression_size = len(EXPRESSION_UNITS)
+    has_eyelids = True
 
     def __init__(self) -> None:
         self.topology = head_model(MAKEHUMAN).topology
@@ -177,6 +180,7 @@ class FlameFace:
         self.layout = LAYOUT_OF[model.version]
         self.topology = topology_of(model.faces.numpy().astype(np.int32), len(model.template))
         self.identity_size, self.expression_size = identity_size, model.expressions.shape[-1]
+        self.has_eyelids = model.eyelids is not None
         self._model, self._shares = model, model.embedding.shares
         ids, self._corners = torch.unique(model.embedding.corners, return_inverse=True)
         # A model of the landmarks' vertices alone; its joints come of the whole one.

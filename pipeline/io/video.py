@@ -19,6 +19,8 @@ from pipeline.system.provenance import program, statement
 
 Frames = Iterable[UInt8[np.ndarray, "h w c"]]
 """RGB, or RGBA with the alpha not multiplied in."""
+SOURCE = "Source"
+"""Key of a PNG's text that says what drove the picture."""
 
 
 def write_mp4(path: Path, frames: Frames, fps: float, crf: int = 18) -> int:
@@ -52,8 +54,8 @@ def write_webm(path: Path, frames: Frames, fps: float) -> int:
     return _write(path, frames, fps, "webm", "libvpx-vp9", ("rgba", "yuva420p"), options)
 
 
-def write_pngs(folder: Path, frames: Frames) -> int:
-    """Write frame_00000.png and so on, each whole.
+def write_pngs(folder: Path, frames: Frames, source: str = "") -> int:
+    """Write frame_00000.png and so on, each whole; their metadata says what drove them.
 
     Raises:
         InputError: If there is no frame, or the folder holds something or cannot be written to.
@@ -62,15 +64,15 @@ def write_pngs(folder: Path, frames: Frames) -> int:
         raise InputError(f"{folder} is not an empty folder.", "Choose another, or empty it.")
     count = 0
     for pixels in frames:
-        write_png(folder / f"frame_{count:05d}.png", pixels)
+        write_png(folder / f"frame_{count:05d}.png", pixels, source)
         count += 1
     if count == 0:
         raise _no_frame(folder)
     return count
 
 
-def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"]) -> None:
-    """Write one picture, RGB or RGBA, that says what drew it.
+def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"], source: str = "") -> None:
+    """Write one picture, RGB or RGBA, that says what drew it, and of what.
 
     Raises:
         InputError: If the file cannot be written.
@@ -78,6 +80,8 @@ def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"]) -> None:
     says = PngInfo()
     says.add_text("Software", program())
     says.add_text("Comment", statement())
+    if source:
+        says.add_text(SOURCE, source)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     write_whole(path, lambda part: image.save(part, "PNG", pnginfo=says))
 

@@ -103,6 +103,16 @@ CHOICES: dict[str, Choice] = {
             ),
         ]
     ),
+    "probe": Choice(
+        Annotated[
+            bool,
+            typer.Option(
+                "--probe",
+                help="Only try 20 timesteps of one person: what is met, and what all would take.",
+            ),
+        ],
+        False,
+    ),
     "dry_run": Choice(
         Annotated[
             bool, typer.Option("--dry-run", help="Count what would be made; write nothing.")
@@ -114,7 +124,7 @@ CHOICES: dict[str, Choice] = {
 """In the order in which --help lists them."""
 
 EVERY_RECIPE = ("size", "matting", "workers", "dry_run", "overwrite")
-TRACKED = ("every", "most", "detector", "codes", "tracking", "face", "flame", "ray")
+TRACKED = ("every", "most", "detector", "codes", "tracking", "face", "flame", "ray", "probe")
 """Choices for data sets with many timesteps, which ship cameras and codes."""
 
 
@@ -269,6 +279,15 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
         config = from_dict(
             recipes.PrepConfig, {"source": recipe.source, **settings, **recipe.fixed}
         )
+        if chosen.get("probe"):
+            from pipeline.prep.probe import probe
+
+            with console.progress("Probing") as tick:
+                met = probe(raw, config, workers=workers,
+                            tick=lambda _, done, total: tick(done, total))  # fmt: skip
+            for line in met.lines():
+                console.result(line)
+            return
         if chosen["dry_run"]:
             plan = recipes.estimate(raw, out, config)
             console.result(

@@ -25,6 +25,8 @@ from pipeline.system.files import inside, write_whole
 
 PLAN = "plan.json"
 Announce = Callable[[str], None]
+TOLD = 4
+"""Gaps of a capture that are said before work; all are in its report."""
 NO_DETECTOR = "none"
 """Name that asks for no landmarks."""
 
@@ -91,6 +93,8 @@ class Plan:
     timesteps: tuple[Timestep, ...]
     missing: Mapping[str, str]
     facts: Mapping[str, str]
+    unexpected: tuple[str, ...] = ()
+    """Of what is missing, what may be a broken download."""
 
 
 @dataclass
@@ -176,7 +180,7 @@ def make_plan(capture: Capture, raw: Path, config: PrepConfig, alone: bool = Tru
         missing |= {name: "the tracking has no such frame" for name in settled.gaps}
     return Plan(
         capture.name, str(raw.resolve()), capture.subject, capture.color, cameras, steps,
-        missing, facts,
+        missing, facts, tuple(f"{name}: {why}" for name, why in capture.unexpected().items()),
     )  # fmt: skip
 
 
@@ -210,6 +214,11 @@ def plan_all(
         plans[plan.capture] = plan
         if "codes" in plan.facts:
             announce(f"{plan.capture}: codes: {plan.facts['codes']}.")
+        for gap in plan.unexpected[:TOLD]:
+            announce(f"{plan.capture}: missing: {gap}.")
+        if len(plan.unexpected) > TOLD:
+            more = len(plan.unexpected) - TOLD
+            announce(f"{plan.capture}: {more} more are missing; the report names them.")
     if not plans:
         raise faults[0]
     for fault in faults:
@@ -236,8 +245,8 @@ def load_plans(out: Path) -> dict[str, Plan]:
         try:
             plain = json.loads(path.read_text())
             steps = tuple(Timestep(str(s), int(i)) for s, i in plain.pop("timesteps"))
-            cameras = tuple(plain.pop("cameras"))
-            plans[path.parent.name] = Plan(**plain, cameras=cameras, timesteps=steps)
+            names = {key: tuple(plain.pop(key)) for key in ("cameras", "unexpected")}
+            plans[path.parent.name] = Plan(**plain, **names, timesteps=steps)
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path} is damaged.", "Run the recipe again.") from error
     if not plans:

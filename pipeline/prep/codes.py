@@ -99,16 +99,7 @@ def settle(
         InputError: If there are none; names the ways to get them.
     """
     trackings = Trackings(Path(ways.tracking), capture, alone) if ways.tracking else None
-    if ways.face:
-        model = face_model(ways.face)
-        if len(cameras) < 2:
-            raise InputError(
-                f"{capture.name} has one camera; our own fit needs several views of a moment.",
-                "Give a tracking of it: --tracking DIR.",
-            )
-    else:
-        model = None
-        _require_pose(capture, trackings, steps, ways)
+    gaps: tuple[str, ...] = ()
     if trackings is not None:
         gaps = tuple(step.name for step in steps if not trackings.has(step))
         if len(gaps) == len(steps):
@@ -117,6 +108,15 @@ def settle(
                 f"prepared ({steps[0].name}, ...).",
                 "Check the names: <capture>/<sentence>, and the numbers of the frames.",
             )
+    model = face_model(ways.face) if ways.face else None
+    if model is None:
+        _require_pose(capture, trackings, [step for step in steps if step.name not in gaps], ways)
+    elif len(cameras) < 2:
+        raise InputError(
+            f"{capture.name} has one camera; our own fit needs several views of a moment.",
+            "Give a tracking of it: --tracking DIR.",
+        )
+    if trackings is not None:
         words = f"{trackings.words}, {len(steps) - len(gaps)} of {len(steps)} timesteps"
         return Settled("tracking", words, gaps)
     if model is not None:

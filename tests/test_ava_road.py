@@ -22,7 +22,7 @@ from pipeline.captures.splits import held_out_ava256, held_out_nersemble
 from pipeline.expressions.sequences import Sequence, write_sequence
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import ARKIT, FLAME2023, MAKEHUMAN, arkit_to_code
-from pipeline.model.checkpoint import load_model
+from pipeline.model.checkpoint import load_model, resolve
 from pipeline.perception import detectors, matting
 from pipeline.perception.detectors import DetectorEntry, register_detector
 from pipeline.perception.landmarks import MESH_HEAD
@@ -122,7 +122,7 @@ def drive(folder: Path, raws: dict[str, Path], speech: Path, layout: str, *prep:
 
 def avatar(run: Path, path: Path) -> Avatar:
     """Make an avatar of two views of one timestep of a shard."""
-    model, loaded = load_model(run)
+    model, loaded = load_model(resolve(run))
     with Shard(path) as shard:
         pairs = [tuple(pair) for pair in np.argwhere(shard.valid)[:1].tolist()]
         views, mesh = shard.read(pairs, 32), shard.mesh([t for t, _ in pairs])

@@ -16,6 +16,7 @@ from fastgha_cli import (
     doctor,
     evaluate,
     export,
+    expressions,
     flame,
     prep,
     render,
@@ -52,6 +53,7 @@ app.add_typer(evaluate.app, name="eval")
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(flame.app, name="flame")
+app.add_typer(expressions.app, name="expressions")
 app.add_typer(weights.app, name="weights")
 
 

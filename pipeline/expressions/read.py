@@ -26,17 +26,17 @@ TRACKER_FPS = 25.0
 """Trackers do not write the rate; `fastgha render --fps` sets another."""
 
 
-def read_expressions(path: Path | str, layout: str) -> Sequence:
+def read_expressions(path: Path | str, layout: str | None = None) -> Sequence:
     """Read a sequence of any known kind.
 
     Args:
         path: File, or folder of a tracker.
-        layout: Layout that the codes must have.
+        layout: Layout that the codes must have; any if not given.
 
     Raises:
         InputError: If there is no file, or of no known kind.
         FormatError: If it is damaged.
-        LayoutError: If the codes are of another layout, which cannot be converted.
+        LayoutError: If the codes are of another layout; `pipeline.expressions.convert` may help.
         ShapeError: If an array has the wrong shape or numbers that are not finite.
     """
     path = Path(path)
@@ -45,10 +45,13 @@ def read_expressions(path: Path | str, layout: str) -> Sequence:
     if path.suffix.lower() == ".csv":
         sequence = _live_link(path)
     elif path.is_dir() or path.suffix in (".frame", ".pkl") or _of_a_tracker(path):
-        sequence = Sequence(read_tracking(path).codes(), TRACKER_FPS)
+        tracking = read_tracking(path)
+        origin = f"{tracking.tracker}: {path.name}"
+        sequence = Sequence(tracking.codes(), TRACKER_FPS, origin)
     else:
         return read_sequence(path, layout)
-    require_layout(sequence.codes, layout)
+    if layout is not None:
+        require_layout(sequence.codes, layout)
     return sequence
 
 

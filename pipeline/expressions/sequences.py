@@ -1,6 +1,7 @@
 """Expression sequences: npz files without pickles.
 
-Either `codes` [t, 120] with `layout`, or `weights` [t, 52] with `names` (ARKit); and `fps`.
+Either `codes` [t, 120] with `layout`, or `weights` [t, 52] with `names` (ARKit); and `fps`. Where
+the codes were a tracker's, `origin` says which.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Sequence:
     codes: ExpressionCode
     """[t, 120]"""
     fps: float
+    origin: str = ""
+    """Tracker and file that the codes are of, where it matters; pictures carry it on."""
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -47,19 +50,20 @@ def write_sequence(path: Path, sequence: Sequence) -> None:
                 codes=sequence.codes.values.numpy().astype(np.float32),
                 layout=np.array(sequence.codes.layout),
                 fps=np.array(sequence.fps, np.float32),
+                origin=np.array(sequence.origin),
             )
 
     write_whole(path, write)
 
 
-def read_sequence(path: Path, layout: str) -> Sequence:
+def read_sequence(path: Path, layout: str | None = None) -> Sequence:
     """Read a sequence in the layout that an avatar needs.
 
     ARKit weights are converted to the MakeHuman layout.
 
     Args:
         path: The npz file.
-        layout: Layout that the codes must have.
+        layout: Layout that the codes must have; any if not given.
 
     Raises:
         InputError: If there is no file.
@@ -92,8 +96,9 @@ def read_sequence(path: Path, layout: str) -> Sequence:
             f"{path} has neither codes nor weights (it has: {', '.join(arrays) or 'nothing'}).",
             "Store codes [t, 120] with layout, or ARKit weights [t, 52] with names.",
         )
-    require_layout(code, layout)
-    return Sequence(code, fps)
+    if layout is not None:
+        require_layout(code, layout)
+    return Sequence(code, fps, str(arrays.get("origin", "")))
 
 
 def _table(path: Path, name: str, values: np.ndarray, columns: int) -> np.ndarray:

@@ -142,7 +142,7 @@ class MakeHumanHead:
         starts = np.cumsum([skin, *(len(proxy.refs) for proxy in proxies)])
         faces = [asset.skin.faces] + [p.faces + at for p, at in zip(proxies, starts)]
         self.faces = np.ascontiguousarray(np.concatenate(faces).astype(np.int32))
-        self.topology, self.controls = _topology(self.faces, m), m
+        self.topology, self.controls = topology_of(self.faces, m), m
         self._mean, self._starts = asset.mean, starts
 
     @functools.cached_property
@@ -183,7 +183,7 @@ class FlameHead:
         self.model, self.layout = model, layout
         self.faces = model.faces.numpy().astype(np.int32)
         self.controls = len(model.template)
-        self.topology = _topology(self.faces, self.controls)
+        self.topology = topology_of(self.faces, self.controls)
         none = np.zeros(0, np.int32)
         self.interior = Inner(none, none, np.zeros((0, 3), np.float32))
 
@@ -235,5 +235,6 @@ def _matrix(proxy: makehuman.Proxy, m: int) -> csr_matrix:
     return csr_matrix((proxy.weights.ravel(), (rows, proxy.refs.ravel())), shape=(n, m))
 
 
-def _topology(faces: Int32[np.ndarray, "k 3"], m: int) -> str:
+def topology_of(faces: Int32[np.ndarray, "k 3"], m: int) -> str:
+    """Return the name of the order of `m` control vertices under the triangles of a surface."""
     return hashlib.sha256(f"{m} ".encode() + faces.tobytes()).hexdigest()[:16]

@@ -28,6 +28,8 @@ FRAME = re.compile(r"\.?frame_[0-9]{5,}\.png(\.[0-9]+\.part)?")
 
 Frames = Iterable[UInt8[np.ndarray, "h w c"]]
 """RGB, or RGBA with the alpha not multiplied in."""
+SOURCE = "Source"
+"""Key of a PNG's text that says what drove the picture."""
 
 
 def write_mp4(path: Path, frames: Frames, fps: float, crf: int = 18) -> int:
@@ -61,10 +63,15 @@ def write_webm(path: Path, frames: Frames, fps: float) -> int:
     return _write(path, frames, fps, "webm", "libvpx-vp9", ("rgba", "yuva420p"), options)
 
 
-def write_pngs(folder: Path, frames: Frames) -> int:
+def write_pngs(folder: Path, frames: Frames, source: str = "") -> int:
     """Write frame_00000.png and so on, each whole; a run that is stopped leaves none.
 
     A mark says that frames are missing: those of a killed run give way to new ones.
+
+    Args:
+        folder: New, or empty.
+        frames: The pictures.
+        source: What drove them, for their metadata.
 
     Raises:
         InputError: If there is no frame, or the folder holds something or cannot be written to.
@@ -80,7 +87,7 @@ def write_pngs(folder: Path, frames: Frames) -> int:
     try:
         write_whole(mark, lambda part: part.write_text(str(os.getpid())))
         for pixels in frames:
-            write_png(folder / f"frame_{count:05d}.png", pixels)
+            write_png(folder / f"frame_{count:05d}.png", pixels, source)
             count += 1
         if count == 0:
             raise _no_frame(folder)
@@ -110,8 +117,8 @@ def _clear(folder: Path) -> None:
     mark.unlink()
 
 
-def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"]) -> None:
-    """Write one picture, RGB or RGBA, that says what drew it.
+def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"], source: str = "") -> None:
+    """Write one picture, RGB or RGBA, that says what drew it, and of what.
 
     Raises:
         InputError: If the file cannot be written.
@@ -119,6 +126,8 @@ def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"]) -> None:
     says = PngInfo()
     says.add_text("Software", program())
     says.add_text("Comment", statement())
+    if source:
+        says.add_text(SOURCE, source)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     write_whole(path, lambda part: image.save(part, "PNG", pnginfo=says))
 

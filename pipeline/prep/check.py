@@ -21,13 +21,17 @@ from pipeline.core.errors import FormatError, InputError
 from pipeline.core.geometry import project
 from pipeline.faces.layouts import JAW, matrix_from_rot6d
 from pipeline.prep.items import read_reasons
+from pipeline.shards import sampling
 from pipeline.shards.reader import Shard, find_shards
+from pipeline.shards.sampling import SamplingConfig
 from pipeline.shards.schema import PICTURES, TIMED
 from pipeline.system.files import inside, write_whole
 from pipeline.system.progress import Progress, silent
 
 ON_HEAD = 0.8
 """Share of landmarks that must fall on the matte; in profile a few stand on its edge."""
+LEAST = SamplingConfig(inputs=1, targets=1)
+"""What any training needs: a picture of one timestep, and another of the same sentence."""
 SIDE, ROWS = 256, 8
 """Of a picture on the sheet, pixels; and how many views it shows."""
 
@@ -78,6 +82,10 @@ def _examine(shard: Shard, check: Check) -> None:
     pairs = [(int(t), int(v)) for t, v in np.argwhere(shard.valid)]
     if not pairs:
         check.problems.append("no view is there")
+    try:
+        sampling.check(shard, LEAST)
+    except InputError as error:
+        check.problems.append(f"it cannot be trained on: {error.problem.removesuffix('.')}")
     shares: list[float] = []
     for t in range(shard.timesteps):
         _ranges(shard, t, check)

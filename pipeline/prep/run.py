@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.core.config import from_dict
 from pipeline.core.errors import FormatError, InputError
-from pipeline.prep.plan import Job, PrepConfig, load_plans, plan_all, save_plan
+from pipeline.prep.plan import Announce, Job, PrepConfig, load_plans, plan_all, save_plan
 from pipeline.prep.stages.crop import CropStage
 from pipeline.prep.stages.landmarks import LandmarksStage
 from pipeline.prep.stages.matte import MatteStage
@@ -71,8 +71,11 @@ def run(
     until: str = "pack",
     overwrite: bool = False,
     tick: Tick = untold,
+    announce: Announce = lambda _: None,
 ) -> StageReport:
     """Take raw captures to shards; go on where an earlier run stopped.
+
+    `announce` is called with what the user should know before the work begins.
 
     Raises:
         InputError: If there is no capture, or nothing of one can be packed.
@@ -80,7 +83,7 @@ def run(
     """
     _known(until)
     _refuse_inside(root, out)
-    plans = plan_all(root, config)
+    plans = plan_all(root, config, announce)
     with locked(out):
         claim(out, config, made="*.h5", overwrite=overwrite)
         sweep(out)

@@ -58,7 +58,7 @@ def shoot(
         "yxz", rng.normal(0, 8, (timesteps, 3)), True
     ).as_matrix()
     poses[:, :3, 3] = rng.normal(0, 0.01, (timesteps, 3))
-    subject = Subject.sample(4)
+    subject = Subject.sample(12)
     frames = []
     for t in range(timesteps):
         weights = np.zeros(52, np.float32)

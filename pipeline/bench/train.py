@@ -29,7 +29,6 @@ from pipeline.train.step import (
     attention,
     compute_losses,
     make_model,
-    make_optimizer,
 )
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -133,7 +132,7 @@ def _measure(
     device = torch.device(run.device)
     groups, layout = folder.find(shards, config)
     model = make_model(config, run, device, layout, source)
-    optimizer = make_optimizer(model, config)
+    optimizer = Optimizer(model, config)
     training_module = TrainingModule(model)
     net: Perceptual | None = load_perceptual(perceptual, run.device) if perceptual else None
     samples = Samples(
@@ -146,7 +145,7 @@ def _measure(
         clock = Clock()
         sample = next(found)
         clock.lap("data")
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         with attention(run.fused_attention):
             outcome = compute_losses(training_module, sample, config, net, clock, device)
             torch.stack(list(outcome.terms.values())).sum().backward()

@@ -195,6 +195,18 @@ class Rig:
         neutral = self.neutral.cpu().numpy()
         return head_model(self.layout).surface(neutral, neutral)
 
+    @property
+    def places(self) -> Float32[np.ndarray, "n 3"]:
+        """Where on the neutral surface the Gaussians' vertices are, head frame, metres."""
+        return self._rest[self.vertex.cpu().numpy()]
+
     def __getitem__(self, index: slice | Tensor) -> Rig:
         """Select Gaussians by a slice, a mask or indices."""
         return replace(self, vertex=self.vertex[index], weight=self.weight[index])
+
+    def __add__(self, more: Rig) -> Rig:
+        """Return the Gaussians of both on the mesh of this one, which is also the other's."""
+        vertex, weight = (
+            torch.cat([a, b]) for a, b in ((self.vertex, more.vertex), (self.weight, more.weight))
+        )
+        return replace(self, vertex=vertex, weight=weight)

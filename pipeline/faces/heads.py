@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int32
 from scipy.sparse import csr_matrix, vstack
+from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import LayoutError, MissingWeightsError
-from pipeline.core.types import ExpressionCode
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces import makehuman
 from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.layouts import (
@@ -33,12 +36,29 @@ from pipeline.faces.layouts import (
     matrix_from_rot6d,
     require_layout,
 )
+from pipeline.render.triangles import draw_triangles
 from pipeline.system import weights as places
 
 PROXIES = ("eyes/highpolyeyes", "teeth/teeth_base", "tongue/tongue01")
 """What belongs to the surface of the MakeHuman head beside its skin."""
+PROXY_PARTS = ("eyes", "teeth", "tongue")
+PARTS = ("skin", "eyes", "teeth", "tongue")
+"""What the inner vertices of a head model can belong to."""
+THINNED = {"skin": 2, "eyes": 1, "teeth": 3, "tongue": 1}
+"""Of so many vertices, one is enough to hang a Gaussian on."""
 FLAME_FILES = {FLAME2020: "flame2020.npz", FLAME2023: "flame2023.npz"}
 """Where a converted FLAME model is looked for, in the folder of `fastgha weights`."""
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Vertices of a surface that pictures seldom see: where an open mouth shows what was hidden."""
+
+    vertices: Int32[np.ndarray, "k"]
+    parts: Int32[np.ndarray, "k"]
+    """Numbers into `PARTS`."""
+    places: Float32[np.ndarray, "k 3"]
+    """Where they are on the mean head, metres: tells them apart for anybody."""
 
 
 class HeadModel(Protocol):
@@ -57,6 +77,11 @@ class HeadModel(Protocol):
     @property
     def topology(self) -> str:
         """A name of the control vertices' order: meshes of another cannot be taken for this."""
+        ...
+
+    @property
+    def interior(self) -> Inner:
+        """Eyeballs and the inside of the mouth; none where the model has none."""
         ...
 
     def posed(
@@ -113,6 +138,23 @@ class MakeHumanHead:
         faces = [asset.skin.faces] + [p.faces + at for p, at in zip(proxies, starts)]
         self.faces = np.ascontiguousarray(np.concatenate(faces).astype(np.int32))
         self.topology = topology_of(self.faces, m)
+        self._mean, self._starts = asset.mean, starts
+
+    @functools.cached_property
+    def interior(self) -> Inner:
+        """Eyes, teeth, tongue, and the skin that hides among the teeth."""
+        mean = self.surface(self._mean, self._mean)
+        skin, *ends = self._starts.tolist()
+        ranges = dict(zip(PROXY_PARTS, zip([skin, *ends], ends)))
+        teeth = mean[slice(*ranges["teeth"])]
+        inside = ((mean[:skin] > teeth.min(0)) & (mean[:skin] < teeth.max(0))).all(1)
+        inside[_seen(mean[:skin], self.faces[(self.faces < skin).all(1)])] = False
+        found = {"skin": np.flatnonzero(inside)}
+        found |= {name: np.arange(*ranges[name]) for name in PROXY_PARTS}
+        found = {name: found[name][:: THINNED[name]].astype(np.int32) for name in PARTS}
+        parts = [np.full(len(found[name]), i, np.int32) for i, name in enumerate(PARTS)]
+        vertices = np.concatenate(list(found.values()))
+        return Inner(vertices, np.concatenate(parts), mean[vertices])
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -136,6 +178,8 @@ class FlameHead:
         self.model, self.layout = model, layout
         self.faces = model.faces.numpy().astype(np.int32)
         self.topology = topology_of(self.faces, len(model.template))
+        none = np.zeros(0, np.int32)
+        self.interior = Inner(none, none, np.zeros((0, 3), np.float32))
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -160,6 +204,22 @@ class FlameHead:
     ) -> Float32[np.ndarray, "s 3"]:
         """Return the vertices themselves."""
         return vertices
+
+
+def _seen(
+    surface: Float32[np.ndarray, "s 3"], faces: Int32[np.ndarray, "k 3"]
+) -> Int32[np.ndarray, "n"]:
+    """Return the vertices of the triangles that are seen from around the front of a head."""
+    middle = torch.from_numpy(surface).double().mean(0)
+    found: list[np.ndarray] = []
+    for yaw in (-80, -50, -25, 0, 25, 50, 80):
+        for pitch in (-40, -15, 15):
+            turn = Rotation.from_euler("yx", [yaw, pitch], degrees=True).as_matrix()
+            E = look_at(middle + torch.from_numpy(turn[:, 2]), middle)
+            K = torch.tensor([[900.0, 0, 192], [0, 900, 192], [0, 0, 1]])
+            drawn = draw_triangles(surface, faces, Camera(E.float(), K, 384, 384)).triangle
+            found.append(np.unique(faces[np.unique(drawn[drawn >= 0])]))
+    return np.unique(np.concatenate(found))
 
 
 def _matrix(proxy: makehuman.Proxy, m: int) -> csr_matrix:

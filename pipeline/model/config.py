@@ -93,6 +93,9 @@ class ModelConfig:
     """mesh: each picture comes with a tracked mesh of the person. Positions are residuals on it
     and the canonical head is the neutral one; motion is the mesh's and a residual. none: the
     paper's model."""
+    interior: bool = False
+    """With a guide: make Gaussians also inside the mouth and on the eyeballs, where pictures see
+    nothing until it moves."""
     foreground_only: bool = False
     """Make Gaussians only where the matte of the input sees the head."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -107,6 +110,8 @@ class ModelConfig:
                 f"{self.transformer.heads} heads.",
                 "Make the width a multiple of the heads.",
             )
+        if self.interior and self.guide == "none":
+            raise ConfigError("model.interior needs a mesh.", "Set model.guide=mesh, or leave it.")
         if not 2 <= len(self.decoder.widths) <= 4 or len(self.features.widths) != 3:
             raise ConfigError(
                 "decoder.widths needs 2 to 4 numbers and features.widths 3.",

@@ -20,6 +20,7 @@ from pipeline.model.decoder import Decoder
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.features import ConvFeatures, Features
 from pipeline.model.hub import WeightsSource
+from pipeline.model.interior import Interior
 from pipeline.model.transformer import MultiViewTransformer
 
 if TYPE_CHECKING:
@@ -62,6 +63,9 @@ class FastGHA(nn.Module):
         self.decoder = _decoder(config, self.features.skip_channels, source)
         guided = config.guide == "mesh"
         self.deformation = Deformation(config.gaussian_features, config.deform, guided)
+        self.interior = None
+        if config.interior:
+            self.interior = Interior(config.transformer.width, config.gaussian_features)
         # Raw zeros are a plausible head (see `activate`); start near them.
         with torch.no_grad():
             self.decoder.conv_out.weight *= 0.1
@@ -109,7 +113,10 @@ class FastGHA(nn.Module):
             found: Features = self.features(x)
             tokens = self.transformer(torch.cat([found.grid, *coarse], dim=1))
             raw: Tensor = self.decoder(tokens, found.skips)
-        return activate(raw, views, self.config, guide)
+        head = activate(raw, views, self.config, guide)
+        if self.interior is None or guide is None:
+            return head
+        return self.interior(head, guide, tokens)
 
     def _check_guide(self, views: View, guide: Guide | None) -> None:
         if guide is None:

@@ -5,7 +5,7 @@ Out   <out>/<split>-<number>.h5   a shard for each person
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +14,6 @@ from typing import Literal
 import numpy as np
 
 from pipeline.core.config import to_dict
-from pipeline.core.framing import above_neck
-from pipeline.core.types import Camera
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
 from pipeline.shards.writer import ShardData, write_shard
@@ -80,14 +78,7 @@ def capture(config: SyntheticConfig, identity: int) -> ShardData:
     subject, rng = person(config, identity)
     weights = np.stack([sample_expression(rng) for _ in range(config.expressions)])
     cameras = sample_cameras(rng, config.expressions, config.views, config.size)
-    chin = float(subject.head.landmarks(subject.head.neutral)[8, 1])
-    frames = [
-        [
-            _cut(frame, cameras[t][v], chin)
-            for v, frame in enumerate(subject.render_views(w, cameras[t]))
-        ]
-        for t, w in enumerate(weights)
-    ]
+    frames: list[list[Frame]] = [subject.render_views(w, cameras[t]) for t, w in enumerate(weights)]
     return ShardData(
         subject=f"synthetic-{config.split}-{config.seed}-{identity:05d}",
         layout=MAKEHUMAN,
@@ -103,15 +94,6 @@ def capture(config: SyntheticConfig, identity: int) -> ShardData:
         neutral=subject.head.neutral,
         topology=head_model(MAKEHUMAN).topology,
     )
-
-
-def _cut(frame: Frame, camera: Camera, chin: float) -> Frame:
-    """Return a picture of the head without what is below its neck."""
-    share = above_neck(camera, chin).numpy()
-    white = np.float32(255) - share[..., None] * (np.float32(255) - frame.rgb)
-    alpha = (frame.alpha * share).round().astype(np.uint8)
-    depth = np.where(alpha > 0, frame.depth, np.float32(0))
-    return replace(frame, rgb=white.round().astype(np.uint8), alpha=alpha, depth=depth)
 
 
 def _person(identity: int, out: Path, config: SyntheticConfig) -> None:

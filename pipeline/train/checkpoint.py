@@ -14,6 +14,7 @@ from pipeline.core.errors import ConfigError, FormatError, LayoutError
 from pipeline.io.tensors import restore, write_tensors
 from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load
 from pipeline.model.fastgha import FastGHA
+from pipeline.train.optimizer import Optimizer
 
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and one to fall back to."""
@@ -22,7 +23,7 @@ KEPT = 2
 def save(
     path: Path,
     model: FastGHA,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Optimizer | None,
     header: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -48,7 +49,7 @@ def save(
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, model: FastGHA, checkpoint: Checkpoint, path: Path
+    optimizer: Optimizer, model: FastGHA, checkpoint: Checkpoint, path: Path
 ) -> None:
     """Put the optimizer's state back.
 

@@ -245,8 +245,10 @@ def load_plans(out: Path) -> dict[str, Plan]:
         try:
             plain = json.loads(path.read_text())
             steps = tuple(Timestep(str(s), int(i)) for s, i in plain.pop("timesteps"))
-            names = {key: tuple(plain.pop(key)) for key in ("cameras", "unexpected")}
-            plans[path.parent.name] = Plan(**plain, **names, timesteps=steps)
+            cameras, gaps = tuple(plain.pop("cameras")), tuple(plain.pop("unexpected"))
+            plans[path.parent.name] = Plan(
+                **plain, cameras=cameras, timesteps=steps, unexpected=gaps
+            )
         except (ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path} is damaged.", "Run the recipe again.") from error
     if not plans:

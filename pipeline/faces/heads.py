@@ -196,13 +196,14 @@ class FlameHead:
         turns = torch.eye(3).repeat(5, 1, 1)
         for joint, part in ((2, JAW), (3, LEFT_EYE), (4, RIGHT_EYE)):
             turns[joint] = matrix_from_rot6d(values[part])
-        posed = self.model.vertices(
-            torch.zeros(0),
-            values[EXPRESSION],
-            turns,
-            None if self.model.eyelids is None else values[EYELIDS],
-            torch.from_numpy(neutral) - self.model.template,
-        )
+        with torch.autocast("cpu", enabled=False):  # a mesh is exact whatever a network is
+            posed = self.model.vertices(
+                torch.zeros(0),
+                values[EXPRESSION],
+                turns,
+                None if self.model.eyelids is None else values[EYELIDS],
+                torch.from_numpy(neutral) - self.model.template,
+            )
         return posed.numpy().astype(np.float32)
 
     def surface(

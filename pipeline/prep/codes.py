@@ -279,23 +279,22 @@ def _matched(root: Path, capture: Capture, alone: bool) -> dict[str, Path]:
     """Return the trackings of a capture by sentence; an empty name stands for all of them."""
     if not root.exists():
         raise InputError(f"There is no folder {root}.", "Give the folder that a tracker wrote.")
-    sentences = capture.sentences()
-    found: dict[str, list[Path]] = {}
-    others: list[str] = []
+    labels: dict[str, Path] = {}
     for path in _walk(root, DEPTH):
         label = path.relative_to(root).as_posix()
-        label = root.name if label == "." else label
-        named = any(_says(label, name) for name in {capture.name, capture.subject})
-        if not named and not alone:
-            others.append(label)
-            continue
-        found.setdefault(_sentence_of(label, sentences), []).append(path)
-    if not found:
-        there = f"; it has trackings of {', '.join(others[:6])}" if others else ""
+        labels[root.name if label == "." else label] = path
+    names = {capture.name, capture.subject}
+    mine = [label for label in labels if any(_says(label, name) for name in names)]
+    mine = mine or (list(labels) if alone else [])
+    if not mine:
+        there = f"; it has trackings of {', '.join(list(labels)[:6])}" if labels else ""
         raise InputError(
             f"{root} has no tracking of {capture.name}{there}.",
             "Name them by capture and sentence: <capture>/<sentence>/...",
         )
+    found: dict[str, list[Path]] = {}
+    for label in mine:
+        found.setdefault(_sentence_of(label, capture.sentences()), []).append(labels[label])
     return {sentence: _only(paths, capture) for sentence, paths in found.items()}
 
 

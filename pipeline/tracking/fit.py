@@ -265,9 +265,7 @@ class _Problem:
 
     def poses(self) -> tuple[Tensor, Tensor]:
         """Return rotations [t, 3, 3] and translations [t, 3] from head to world."""
-        R, t = self.R0, self.t0
-        if len(self.turn):
-            R = rotation(0.1 * self.turn) @ R
+        R, t = rotation(0.1 * self.turn) @ self.R0 if len(self.turn) else self.R0, self.t0
         if self.seen.poses is not None:
             seat = (t + 0.01 * self.shift if len(self.shift) else t)[0]
             given = torch.from_numpy(self.seen.poses).float()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from scipy.interpolate import RBFInterpolator
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -96,11 +96,9 @@ def refit(codes: ExpressionCode, layout: str) -> Refit:
     parts = [_solve(state, source, target) for state in states]
     values = torch.cat([part.code(layout).values for part, _, _ in parts])
     values[:, LEFT_EYE.start : RIGHT_EYE.stop] = codes.values[:, LEFT_EYE.start : RIGHT_EYE.stop]
-    weights = np.array([len(part.jaw) for part, _, _ in parts], float)
-    error, size = (
-        1000 * float(np.sqrt(np.average([part[k] for part in parts], weights=weights)))
-        for k in (1, 2)
-    )
+    frames = np.array([len(part.jaw) for part, _, _ in parts], float)
+    squares = np.array([[left, size] for _, left, size in parts])
+    error, size = (1000 * np.sqrt(frames @ squares / frames.sum())).tolist()
     return Refit(ExpressionCode(values, layout), error, size)
 
 
@@ -152,8 +150,8 @@ def _warped(source: FaceModel, target: FaceModel) -> tuple[_Side, _Side]:
     fitted = umeyama(ours[1][INNER:], theirs[1][INNER:])
     assert fitted is not None  # the landmarks of a face lie on no line
     warp = RBFInterpolator(ours[1], theirs[1], kernel="thin_plate_spline", smoothing=1e-8)
-    near = np.flatnonzero(cKDTree(ours[1]).query(ours[0])[0] < REACH)
-    distance, partner = cKDTree(theirs[0]).query(warp(ours[0][near]))
+    near = np.flatnonzero(KDTree(ours[1]).query(ours[0])[0] < REACH)
+    distance, partner = KDTree(theirs[0]).query(warp(ours[0][near]))
     mine, other = near[distance < NEAR], partner[distance < NEAR]
     weights = torch.ones(68 + len(mine))
     weights[68:] = DENSE * np.sqrt(68 / max(len(mine), 1))

@@ -145,3 +145,11 @@ def test_drawn_frames_say_what_drove_them_and_the_first_tracking_is_not_submitte
     with pytest.raises(InputError, match="no longer takes"):
         benchmark.write_submission(tmp_path / "flame2023_tracking", tmp_path / "t.zip")
     assert not (tmp_path / "t.zip").exists()
+
+
+def test_a_mesh_of_flame_is_the_same_while_a_network_computes_in_bfloat16(speech):
+    codes = refit(speech[1][:1], FLAME2023).codes
+    want = posed(codes)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = posed(codes)
+    np.testing.assert_array_equal(got, want)

@@ -196,7 +196,9 @@ def test_frames_that_a_tracker_counted_anew_are_matched_by_their_order(
     capture: Path, tmp_path: Path
 ):
     np.savez(tmp_path / "BDF920.npz", **codes([0, 1, 2, 3]))
-    found = Trackings(tmp_path, open_capture("ava256", capture / ava.NAME), alone=False)
+    # One of somebody else is none of this capture's, even if it is the only one left of a run.
+    np.savez(tmp_path / "XYZ999.npz", **codes([0, 1, 2, 5]))
+    found = Trackings(tmp_path, open_capture("ava256", capture / ava.NAME), alone=True)
     got = [
         float(found.code(Timestep(s, f)).values[0])
         for s, f in zip(["EXP_neutral_peak"] * 2 + ["SEN_a_b"] * 2, ava.FRAMES, strict=True)

@@ -166,11 +166,11 @@ class TrackStage:
             dropped.setdefault("timestep", "no head pose: the capture ships none that is complete")
             self._save(name, i, np.full_like(E, np.nan), np.full_like(K, np.nan), dropped=dropped)
             return
-        E = E @ pose
+        to_head = E @ pose
         self._save(
-            name, i, E, K,
+            name, i, to_head, K,
             code=None if code is None else code.values.numpy(),
-            landmarks=self._in_space(name, i, E, K),
+            landmarks=self._in_space(name, i, to_head, K),
             vertices=None if mesh is None else (mesh - pose[:3, 3]) @ pose[:3, :3],
             neutral=neutral, dropped=dropped, notes=notes,
         )  # fmt: skip
@@ -262,9 +262,8 @@ class TrackStage:
         given = [pose for pose in poses if pose is not None]
         known = np.isfinite(moments[0].E).all((1, 2))
         # A lost camera sees nothing: any other stands for it.
-        E, K = (
-            np.where(known[:, None, None], x, x[known][0]) for x in (moments[0].E, moments[0].K)
-        )
+        first = int(np.flatnonzero(known)[0])
+        E, K = (np.where(known[:, None, None], x, x[first]) for x in (moments[0].E, moments[0].K))
         camera = Camera(torch.from_numpy(E), torch.from_numpy(K), SIDE, SIDE)
         bias = np.zeros((68, 3)) if self.job.detector is None else self.job.detector.bias()
         seen = Observations(

@@ -68,6 +68,13 @@ CHOICES: dict[str, Choice] = {
         ],
         None, "flame",
     ),
+    "split": Choice(
+        Annotated[
+            str,
+            typer.Option(help="train, test (people held out by the lists of the package) or all."),
+        ],
+        "all", "split",
+    ),
     "workers": Choice(options.Workers, 2),
     "ray": Choice(
         Annotated[
@@ -113,14 +120,14 @@ RECIPES = (
         "ava256",
         "Take Ava-256 captures to shards. The same command goes on where a stopped run was.",
         "/data/ava-256 -o shards/ava --workers 16",
-        (*TRACKED, "cameras", "segments"),
+        (*TRACKED, "cameras", "segments", "split"),
         defaults={"cameras": 40},
     ),
     Recipe(
         "nersemble",
         "Take NeRSemble participants (version 1, 2, paper's zips or benchmark) to shards.",
         "/data/nersemble -o shards/nersemble",
-        (*TRACKED, "cameras", "segments", "flame"),
+        (*TRACKED, "cameras", "segments", "flame", "split"),
     ),
     Recipe(
         "folder",

@@ -131,13 +131,13 @@ def _measure(
 ) -> tuple[dict[str, list[float]], float]:
     torch.set_num_threads(threads)
     device = torch.device(run.device)
-    groups, layout = folder.find(shards, config)
-    model = make_model(config, run, device, layout, source)
+    chosen = folder.find(shards, config, allow_test=True)
+    model = make_model(config, run, device, chosen.layout, source)
     optimizer = make_optimizer(model, config)
     training_module = TrainingModule(model)
     net: Perceptual | None = load_perceptual(perceptual, run.device) if perceptual else None
     samples = Samples(
-        groups, config.sampling, config.resolutions, config.seed,
+        chosen.groups, config.sampling, config.resolutions, config.seed,
         guide_stride=config.model.guide_stride,
     )  # fmt: skip
     steps: list[Mapping[str, float]] = []

@@ -15,11 +15,12 @@ from typing import Any, Literal, Self
 from pipeline.captures.capture import Capture, Timestep
 from pipeline.captures.frontal import frontal_cameras
 from pipeline.captures.registry import DatasetReader, find_captures, get_reader, open_capture
-from pipeline.core.errors import FormatError, InputError
+from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.framing import HEAD_CROP_M
 from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.matting import MattingModel, get_matting
 from pipeline.prep.items import WORK, item_path
+from pipeline.shards.schema import Split
 from pipeline.system.files import inside, write_whole
 
 PLAN = "plan.json"
@@ -57,9 +58,17 @@ class PrepConfig:
     """Converted FLAME model: the head poses of captures that were tracked with FLAME need it."""
     need_codes: bool = True
     """Drop timesteps without an expression code: training needs them."""
+    split: Literal["train", "test", "all"] = "all"
+    """Whose captures to take: those that are trained on, those held out, or both."""
 
     def __post_init__(self) -> None:
-        get_reader(self.source)
+        if get_reader(self.source).held_out is None and self.split != "all":
+            raise ConfigError(
+                f"Nobody of {self.source} is held out by a list, so there is no {self.split} "
+                "split.",
+                "Leave --split out, and keep the shards of people to be measured in a folder of "
+                "their own.",
+            )
         get_matting(self.matting)
         if self.detector != NO_DETECTOR:
             get_detector(self.detector)
@@ -77,6 +86,8 @@ class Plan:
     timesteps: tuple[Timestep, ...]
     missing: Mapping[str, str]
     facts: Mapping[str, str]
+    split: Split = ""
+    """Whether the person is trained on or held out."""
 
 
 @dataclass
@@ -156,7 +167,16 @@ def make_plan(capture: Capture, raw: Path, config: PrepConfig) -> Plan:
         tuple(chosen[: config.max_timesteps] if config.max_timesteps else chosen),
         dict(capture.missing()),
         dict(capture.facts),
+        split_of(config.source, capture.subject),
     )
+
+
+def split_of(source: str, subject: str) -> Split:
+    """Return whether a person of a data set is trained on or held out; empty without a list."""
+    held_out = get_reader(source).held_out
+    if held_out is None:
+        return ""
+    return "test" if held_out(subject) else "train"
 
 
 def plan_all(root: Path, config: PrepConfig) -> dict[str, Plan]:
@@ -164,8 +184,14 @@ def plan_all(root: Path, config: PrepConfig) -> dict[str, Plan]:
     plans: dict[str, Plan] = {}
     for path in find_captures(config.source, root).values():
         capture = open_capture(config.source, path)
-        plans[capture.name] = make_plan(capture, path, config)
+        if config.split in ("all", split_of(config.source, capture.subject)):
+            plans[capture.name] = make_plan(capture, path, config)
         capture.close()
+    if not plans:
+        raise InputError(
+            f"None of the {config.source} captures in {root} is of the {config.split} split.",
+            "Choose another --split; pipeline/captures/splits.py lists who is held out.",
+        )
     return plans
 
 

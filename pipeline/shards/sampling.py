@@ -18,7 +18,7 @@ from pipeline.core.geometry import farthest_points, jitter
 from pipeline.core.types import ExpressionCode, View
 from pipeline.faces.guide import Guide, draw_guide
 from pipeline.shards.disturb import Damage, Tracking, damage, mistrack
-from pipeline.shards.reader import Shard
+from pipeline.shards.reader import Person, Shard
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Samples(Dataset[Sample | FastGHAError]):
     """The samples of each step; opens files when first asked, so that workers can be spawned.
 
     Args:
-        groups: Shards of each folder.
+        groups: People of each folder, each with its shards.
         config: How to draw.
         resolutions: Picture size of each step.
         seed: Start of all random numbers.
@@ -113,7 +113,7 @@ class Samples(Dataset[Sample | FastGHAError]):
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Path]],
+        groups: Sequence[Sequence[Person]],
         config: SamplingConfig,
         resolutions: ResolutionSchedule,
         seed: int,
@@ -146,7 +146,8 @@ class Samples(Dataset[Sample | FastGHAError]):
         if len(self.groups) > 1:
             weights = np.array(self.config.mixture or [len(group) for group in self.groups], float)
             group = self.groups[int(rng.choice(len(self.groups), p=weights / weights.sum()))]
-        path = group[int(rng.integers(len(group)))]
+        person = group[int(rng.integers(len(group)))]
+        path = person[int(rng.integers(len(person)))] if len(person) > 1 else person[0]
         try:
             if path not in self._open:
                 self._open[path] = Shard(path)

@@ -54,6 +54,7 @@ def train(
     origin: Origin | None = None,
     stop_after: int | None = None,
     until: int | None = None,
+    allow_test: bool = False,
     progress: Progress = silent,
     announce: Callable[[str], None] = lambda _: None,
 ) -> TrainReport:
@@ -72,6 +73,7 @@ def train(
         origin: Weights to begin with; random ones without.
         stop_after: End after this many more steps, with a checkpoint, as a signal would.
         until: End after this step, likewise.
+        allow_test: Train also on people whose shards say that they are held out.
         progress: Called after each step, in the first process only.
         announce: Called, in the first process only, if the newest checkpoint was of no use.
 
@@ -79,25 +81,26 @@ def train(
         StaleOutputError: If `out` holds a run with other settings or shards, or another process
             works there.
         InputError: If a subject has too few views or timesteps for the settings.
+        ConfigError: If people are held out, or shards, mixture and layouts do not fit together.
         FormatError: If no checkpoint of the run, or its stamp, can be read.
         TrainingError: If a loss or gradient is not a finite number, there is no gradient, memory
             ran out, or another process of the run was lost.
     """
     group = ProcessGroup(run.device, run.patience)
-    groups, layout = folder.find(shards, config)
+    chosen = folder.find(shards, config, allow_test=allow_test)
     with group.explain_failures(), _kept_by_first(group, out):
         with group.main_process_first():
-            samples_a_step = folder.claim(out, config, groups, origin, group.size)
+            samples_a_step = folder.claim(out, config, chosen, origin, group.size)
         if group.is_main:
             sweep(out)
-        model = make_model(config, run, group.device, layout)
+        model = make_model(config, run, group.device, chosen.layout)
         optimizer = make_optimizer(model, config)
         with group.main_process_first():
             start = _resume(out, model, optimizer, announce)
         if origin is not None and start == 0:
-            origin.take_over(model, layout)
+            origin.take_over(model, chosen.layout)
         samples = Samples(
-            groups, config.sampling, config.resolutions, config.seed, samples_a_step,
+            chosen.groups, config.sampling, config.resolutions, config.seed, samples_a_step,
             config.model.guide_stride,
         )  # fmt: skip
         ends = (
@@ -106,7 +109,10 @@ def train(
             start + stop_after if stop_after is not None else None,
         )
         loop = _Loop(group, model, optimizer, samples, config, run, perceptual)
-        header: dict[str, Any] = {"layout": layout, "train": to_dict(config)}
+        header: dict[str, Any] = {"layout": chosen.layout, "train": to_dict(config)}
+        for key, mine in (("people", chosen.people), ("held_out", chosen.held_out)):
+            before = frozenset[str]() if origin is None else origin.names(key)
+            header[key] = sorted(before | set(mine))
         loop.work(out, start, max(start, min(e for e in ends if e is not None)), header, progress)
     path = newest(out)
     assert path is not None  # written at the end, whatever the end

@@ -15,7 +15,7 @@ from pipeline.core.errors import ConfigError, InputError, TrainingError
 from pipeline.core.geometry import jitter
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.rerun import rerun_backward
-from pipeline.shards.reader import Shard
+from pipeline.shards.reader import Shard, by_person, find_shards
 from pipeline.shards.sampling import (
     ResolutionSchedule,
     Samples,
@@ -33,6 +33,10 @@ from tests.conftest import blob_views, dome, toy_capture
 CONFIG = replace(recipe("tiny"), sizes=(64,), steps=(3,))
 RUN = RunConfig(workers=0, precision="float32")
 TERMS = ("rgb", "ssim", "silhouette", "depth", "gradient")
+
+
+def people(folder: Path) -> list[tuple[Path, ...]]:
+    return list(by_person(find_shards(folder)).values())
 
 
 def curve(run: Path) -> np.ndarray:
@@ -128,7 +132,7 @@ def test_a_subject_with_too_few_timesteps_is_refused_before_training(shards: Pat
 
 def test_data_sets_are_mixed_by_their_weights(shards: Path, tmp_path: Path):
     write_shard(tmp_path / "carl.h5", toy_capture("carl"), {})
-    groups = (tuple(sorted(shards.glob("*.h5"))), (tmp_path / "carl.h5",))
+    groups = (people(shards), ((tmp_path / "carl.h5",),))
     sampling = SamplingConfig(inputs=1, min_inputs=1, targets=2)
     resolutions = ResolutionSchedule((16,), (300,))
 
@@ -145,7 +149,7 @@ def test_data_sets_are_mixed_by_their_weights(shards: Path, tmp_path: Path):
 
 
 def test_a_step_of_several_samples_begins_with_the_sample_of_a_step_of_one(shards: Path):
-    groups = (tuple(sorted(shards.glob("*.h5"))),)
+    groups = (people(shards),)
     sampling, resolutions = (
         SamplingConfig(inputs=2, min_inputs=2, targets=3),
         ResolutionSchedule((16,), (4,)),

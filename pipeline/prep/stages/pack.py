@@ -88,7 +88,7 @@ class PackStage:
         topology = "" if neutral is None else head_model(layout).topology
         header = Header(
             plan.subject, layout, size, size, len(kept), len(plan.cameras), vertices, provenance,
-            neutral, topology,
+            neutral, topology, plan.split,
         )  # fmt: skip
         write_timesteps(self.path(name), header, self._timesteps(name, kept, sentences))
 

@@ -75,6 +75,10 @@ CHOICES: dict[str, Choice] = {
         ],
         "all", "split",
     ),
+    "device": Choice(
+        Annotated[str, typer.Option(help="Where networks run that can: cpu, cuda, mps or auto.")],
+        "auto",
+    ),
     "workers": Choice(options.Workers, 2),
     "ray": Choice(
         Annotated[
@@ -94,7 +98,7 @@ CHOICES: dict[str, Choice] = {
 }  # fmt: skip
 """In the order in which --help lists them."""
 
-EVERY_RECIPE = ("size", "matting", "workers", "dry_run", "overwrite")
+EVERY_RECIPE = ("size", "matting", "device", "workers", "dry_run", "overwrite")
 TRACKED = ("every", "most", "detector", "codes", "ray")
 """Choices for data sets with many timesteps, which ship cameras and codes."""
 
@@ -207,9 +211,14 @@ def add(app: typer.Typer) -> None:
         command = _with_signature(_recipe_command(recipe), kinds, defaults)
         _register(app, recipe.source, recipe.help, recipe.example, command)
     for stage in STAGES:
-        kinds = {"out": PREPARED, **{name: CHOICES[name].kind for name in ("workers", "ray")}}
+        kinds = {
+            "out": PREPARED,
+            **{name: CHOICES[name].kind for name in ("device", "workers", "ray")},
+        }
         command = _with_signature(
-            _stage_command(stage.name), kinds, {"workers": stage.workers, "ray": None}
+            _stage_command(stage.name),
+            kinds,
+            {"device": "auto", "workers": stage.workers, "ray": None},
         )
         _register(app, stage.name, stage.help, stage.example, command)
 
@@ -241,7 +250,9 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
         from fastgha_cli import console
         from pipeline.core.config import from_dict
         from pipeline.prep import run as recipes
+        from pipeline.train.device import choose
 
+        device = choose(str(chosen["device"]), draws=False)
         settings = {
             CHOICES[name].setting: _plain(value)
             for name, value in chosen.items()
@@ -263,6 +274,7 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
         with console.progress("Preparing") as tick:
             report = recipes.run(
                 raw, out, config, workers=workers, ray=None if ray is None else str(ray),
+                device=device,
                 overwrite=bool(chosen["overwrite"]),
                 tick=lambda stage, done, total: tick(done, total),
             )  # fmt: skip
@@ -275,13 +287,14 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
 
 
 def _stage_command(stage: str) -> Callable[..., None]:
-    def command(out: Path, workers: int, ray: str | None) -> None:
+    def command(out: Path, device: str, workers: int, ray: str | None) -> None:
         from fastgha_cli import console
         from pipeline.prep import run as recipes
+        from pipeline.train.device import choose
 
         with console.progress(stage.capitalize()) as tick:
             report = recipes.run_stage(
-                out, stage, workers=workers, ray=ray,
+                out, stage, workers=workers, ray=ray, device=choose(device, draws=False),
                 tick=lambda _, done, total: tick(done, total),
             )  # fmt: skip
         console.say(f"{report.done} items made, {report.skipped} were there already.")

@@ -27,7 +27,7 @@ def render(
             help="orbit, original (cameras in the sequence file), or a path file (.json)."
         ),
     ] = "orbit",
-    size: options.Size = 256,
+    size: options.ModelSize = None,
     degrees: Annotated[
         float, typer.Option(help="How far the orbit swings to each side.", min=0, max=180)
     ] = 40.0,
@@ -39,6 +39,7 @@ def render(
     exaggerate: Annotated[
         float, typer.Option(help="Expressions so many times as strong.", min=0)
     ] = 1.0,
+    device: options.Device = "auto",
 ) -> None:
     """Draw avatars under a sequence of expressions, along a path of cameras, to a video.
 
@@ -53,10 +54,13 @@ def render(
     from pipeline.avatar.camera_path import cameras_for
     from pipeline.expressions.read import read_expressions
     from pipeline.expressions.sequences import Sequence
+    from pipeline.train.device import choose
 
     console.consent()
+    place = choose(device)
     style = animate.Style(background, alpha)
-    loaded = [Avatar.load(path) for path in avatars]
+    loaded = [Avatar.load(path).to(place) for path in avatars]
+    size = size or max(one.image_size for one in loaded)
     sequences = [read_expressions(expr, one.layout) for one in loaded]
     sequences = [Sequence(s.codes, fps or s.fps) for s in sequences]
     if exaggerate != 1.0:

@@ -70,7 +70,7 @@ def train(
     ] = False,
     device: options.Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    workers: options.Workers = 1,
+    workers: options.LoaderWorkers = None,
     processes: Annotated[
         int | None,
         typer.Option(help="Print the line that trains in so many processes, and end.", min=2),

@@ -109,11 +109,13 @@ def show(preset: str, rows: Sequence[Row], repeats: int) -> Table:
     columns = {"variant": "{variant}", "size": "{size}"}
     columns |= {part: f"{{{part}:.0f}}" for part in parts}
     columns[parts[-1]] += " ({spread_ms:.0f})"
-    columns["peak MB"] = "{peak_mb:.0f}"
+    columns |= {"peak MB": "{peak_mb:.0f}", "waits for data": "{waits:.0%}"}
     lines: dict[tuple[int, str], dict[str, object]] = {}
     for row in rows:
         line = lines.setdefault((row["size"], row["variant"]), {})
         line |= {**row, row["part"]: row["ms"]}
+    for line in lines.values():
+        line["waits"] = float(str(line["data"])) / float(str(line["step"]))
     about = machine()
     return table(
         f"{preset}: a training step, ms, median of {repeats} (spread)", columns, lines.values(),
@@ -141,9 +143,9 @@ def _measure(
         guide_stride=config.model.guide_stride,
     )  # fmt: skip
     steps: list[Mapping[str, float]] = []
-    found = load_samples(samples, 0, 0)
+    found = load_samples(samples, 0, run.workers, pin=device.type == "cuda")
     for _ in range(len(samples)):
-        clock = Clock()
+        clock = Clock(device)
         sample = next(found)
         clock.lap("data")
         optimizer.zero_grad(set_to_none=True)

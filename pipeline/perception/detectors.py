@@ -17,6 +17,7 @@ from pipeline.core.arrays import Rgb
 from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
 from pipeline.faces.makehuman import mean_landmarks
+from pipeline.perception.device import network_device
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
 
 
@@ -32,7 +33,7 @@ class FanDetector:
         problem?, ICCV 2017.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self) -> None:
         try:
             import face_alignment  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
         except ImportError as error:
@@ -42,7 +43,7 @@ class FanDetector:
             ) from error
         try:
             self._net: Any = face_alignment.FaceAlignment(
-                face_alignment.LandmarksType.TWO_D, device=device, compile=False
+                face_alignment.LandmarksType.TWO_D, device=network_device(), compile=False
             )
         except (URLError, OSError) as error:
             raise MissingWeightsError(

@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.core.arrays import Alpha, Rgb
 from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, MissingPackageError
+from pipeline.perception.device import onnx_providers
 from pipeline.system import weights
 
 MattingModel = Callable[[Rgb], Alpha]
@@ -69,7 +70,7 @@ class OnnxMatting:
             ) from error
         self._model = model
         self._session: Any = onnxruntime.InferenceSession(
-            str(weights.find(model)), providers=["CPUExecutionProvider"]
+            str(weights.find(model)), providers=onnx_providers()
         )
 
     def __call__(self, rgb: Rgb) -> Alpha:

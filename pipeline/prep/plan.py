@@ -104,15 +104,17 @@ class Job:
     matting: Callable[[], MattingModel]
     detector: DetectorEntry | None
     """None if no landmarks are asked for."""
+    device: str = "cpu"
+    """Where networks run that can."""
     _open: dict[str, Capture] = field(default_factory=lambda: dict[str, Capture]())
 
     @classmethod
-    def of(cls, out: Path, config: PrepConfig, plans: dict[str, Plan]) -> Self:
+    def of(cls, out: Path, config: PrepConfig, plans: dict[str, Plan], device: str = "cpu") -> Self:
         """Return the job of some settings, with the reader and networks that they name."""
         name = config.detector
         detector = None if name == NO_DETECTOR else get_detector(name)
         reader, matting = get_reader(config.source), get_matting(config.matting)
-        return cls(out, config, plans, reader, matting, detector)
+        return cls(out, config, plans, reader, matting, detector, device)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind."""

@@ -88,5 +88,11 @@ class RunConfig:
     """Compute parts again on the way back instead of keeping them: less memory, more time."""
     compile: bool = False
     """Let torch compile transformer and decoder; needs a C++ compiler."""
+    timing: bool = False
+    """Wait for the device after each part of a step, so that the seconds of the log are those of
+    the part; a GPU is slower so, and its seconds without it are those of giving it work."""
     patience: int = 60
-    """Seconds to wait for another process before the run ends with an error."""
+    """Seconds to wait for the other processes when a run begins."""
+    timeout: int = 1800
+    """Seconds without an answer of another process, which may be writing a checkpoint or compiling,
+    after which the run ends with an error."""

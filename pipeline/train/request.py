@@ -15,7 +15,7 @@ from pipeline.system import weights
 from pipeline.system.progress import Progress, silent
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
-from pipeline.train.device import choose
+from pipeline.train.device import choose, loader_workers
 from pipeline.train.loop import train
 from pipeline.train.presets import recipe
 from pipeline.train.processes import idle_gpus
@@ -46,7 +46,8 @@ class Request:
     """Parts of the model that begin with random weights all the same."""
     device: str = "auto"
     precision: str = "auto"
-    workers: int = 1
+    workers: int | None = None
+    """Processes that read ahead; by device and cores if not given."""
     every: int = 500
     """Steps between checkpoints and pictures."""
     allow_test: bool = False
@@ -75,11 +76,13 @@ class Request:
         """
         of_run = [a.removeprefix(OF_RUN) for a in self.assignments if a.startswith(OF_RUN)]
         config = override(recipe(self.preset), self.of_training)
+        device = choose(self.device)
+        workers = loader_workers(device) if self.workers is None else self.workers
         run = {
             "checkpoint_every": self.every,
             "picture_every": self.every,
-            "workers": self.workers,
-            "device": choose(self.device),
+            "workers": workers,
+            "device": device,
             "precision": self.precision,
         }
         return config, override(from_dict(RunConfig, run), of_run)

@@ -22,6 +22,7 @@ from pipeline.model.hub import WeightsSource
 from pipeline.model.rerun import rerun_backward
 from pipeline.render import render
 from pipeline.shards.sampling import Sample
+from pipeline.system.machine import wait
 from pipeline.train.config import RunConfig, TrainConfig
 
 
@@ -38,16 +39,21 @@ class Outcome:
 
 
 class Clock:
-    """Seconds of the parts of a step."""
+    """Seconds of the parts of a step.
 
-    def __init__(self) -> None:
+    Args:
+        device: Waited for at the end of each part, so that its time counts; none if not given.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         """Count the time since the last call for a part."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if self._device is not None:
+            wait(self._device)
         now = time.perf_counter()
         self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self._last = now
@@ -122,9 +128,9 @@ def compute_losses(
         clock: Counts forward, render and loss.
         device: Where the model is.
     """
-    inputs, targets = sample.inputs.to(device), sample.targets.to(device)
-    guide = None if sample.guide is None else sample.guide.to(device)
-    prepared, gaussians = training_module(inputs, guide, sample.code.values.to(device))
+    sample = sample.to(device)
+    inputs, targets, guide = sample.inputs, sample.targets, sample.guide
+    prepared, gaussians = training_module(inputs, guide, sample.code.values)
     clock.lap("forward")
     white = torch.ones(3, device=device)
     rendering = render(gaussians, targets.camera, background=white)
@@ -134,15 +140,15 @@ def compute_losses(
         rendering.depth.permute(0, 3, 1, 2),
     )
     clock.lap("render")
-    truth = Prediction(targets.image, targets.alpha, sample.depth.to(device))
+    truth = Prediction(targets.image, targets.alpha, sample.depth)
     terms = losses(drawn, truth, config.loss, perceptual)
     if config.loss.motion > 0 and guide is None and len(sample.target_mesh):
         terms["motion"] = config.loss.motion * motion(
             gaussians.means - prepared.head.gaussians.means,
             prepared.head.gaussians.means,
             torch.nonzero(kept(inputs, config.model))[:, 0],
-            sample.input_meshes.to(device),
-            sample.target_mesh.to(device),
+            sample.input_meshes,
+            sample.target_mesh,
         )
     clock.lap("loss")
     return Outcome(terms, drawn.image.detach(), inputs.image)

@@ -16,7 +16,9 @@ def avatar(
         "me.avatar"
     ),
     model: options.Model = None,
-    matting: Annotated[str, typer.Option(help="Matting network: u2netp or modnet.")] = "modnet",
+    matting: Annotated[
+        str, typer.Option(help="Matting network, as of `fastgha prep photos`.")
+    ] = "modnet",
     refine: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="Fit the avatar more closely to them.", min=0),

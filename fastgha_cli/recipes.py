@@ -47,12 +47,20 @@ CHOICES: dict[str, Choice] = {
         0, "max_timesteps",
     ),
     "matting": Choice(
-        Annotated[str, typer.Option(help="modnet or u2netp, where no matte is shipped.")],
+        Annotated[str, typer.Option(
+                help="Where no matte is shipped: modnet, u2netp, isnet-general-use or "
+                "birefnet-portrait (see `fastgha weights`)."
+            )],
         "modnet", "matting",
     ),
     "detector": Choice(
-        Annotated[str, typer.Option(help="Landmarks: mesh, fan (face-alignment) or none.")],
-        "mesh", "detector",
+        Annotated[
+            str,
+            typer.Option(
+                help="Landmarks: fan (face-alignment), mesh, none, or auto: fan where it is."
+            ),
+        ],
+        "auto", "detector",
     ),
     "codes": Choice(
         Annotated[bool, typer.Option(help="Drop timesteps that have no expression code.")],
@@ -138,6 +146,7 @@ RECIPES = (
         "Take exports of VHAP (the layout of GaussianAvatars) to shards.",
         "exports/074_EMO-1 -o shards/vhap",
         (*TRACKED, "flame"),
+        defaults={"detector": "mesh"},
         fixed={"cameras": 0},
     ),
     Recipe(
@@ -249,6 +258,7 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
     def command(raw: Path, out: Path, workers: int, **chosen: Value) -> None:
         from fastgha_cli import console
         from pipeline.core.config import from_dict
+        from pipeline.perception.detectors import best_detector
         from pipeline.prep import run as recipes
         from pipeline.train.device import choose
 
@@ -258,6 +268,8 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
             for name, value in chosen.items()
             if CHOICES[name].setting
         }
+        if settings.get("detector") == "auto":
+            settings["detector"] = best_detector()
         config = from_dict(
             recipes.PrepConfig, {"source": recipe.source, **settings, **recipe.fixed}
         )

@@ -92,10 +92,10 @@ def require_file(path: Path, what: str) -> Path:
     return path
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+def digest(path: Path, kind: str = "sha256") -> str:
+    """Return a hash of a file, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def remedy(folder: Path) -> str:

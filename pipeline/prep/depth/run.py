@@ -21,10 +21,11 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from pipeline.core.config import to_dict
-from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutputError
+from pipeline.core.errors import ConfigError, InputError, StaleOutputError
 from pipeline.core.geometry import project
 from pipeline.core.types import View
 from pipeline.faces.makehuman import load_asset
+from pipeline.io.meshes import read_obj_faces
 from pipeline.perception.vggt import HUB, PointMaps
 from pipeline.prep.depth.pointmaps import PointMapSource, make_point_map_source, shrunk
 from pipeline.prep.items import WORK, Item, load_item, save_item
@@ -304,27 +305,6 @@ def triangles(
             "Give them: --topology face_topology.obj, as the data set's owner publishes it.",
         )
     return (asset.smooth @ vertices).astype(np.float32), asset.skin.faces
-
-
-def read_obj_faces(path: Path) -> Int[np.ndarray, "m 3"]:
-    """Read the faces of an OBJ file, larger ones cut into triangles.
-
-    Raises:
-        FormatError: If it is not there or has none.
-    """
-    faces: list[list[int]] = []
-    try:
-        for line in path.read_text(errors="replace").splitlines():
-            if line.startswith("f "):
-                ids = [int(word.split("/")[0]) - 1 for word in line.split()[1:]]
-                faces += [[ids[0], ids[i], ids[i + 1]] for i in range(1, len(ids) - 1)]
-    except (OSError, ValueError) as error:
-        raise FormatError(
-            f"{path} is not an OBJ file that can be read.", "Give another."
-        ) from error
-    if not faces or min(map(min, faces)) < 0:
-        raise FormatError(f"{path} has no faces with positive numbers.", "Give another OBJ file.")
-    return np.array(faces)
 
 
 def put_in(path: Path, config: PointsConfig) -> dict[str, str]:

@@ -24,7 +24,8 @@ def render(
     camera: Annotated[
         str,
         typer.Option(
-            help="orbit, original (cameras in the sequence file), or a path file (.json)."
+            help="orbit, original (cameras in the sequence file, or in a tracker's folder), or a "
+            "path file (.json)."
         ),
     ] = "orbit",
     size: options.ModelSize = None,

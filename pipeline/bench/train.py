@@ -150,7 +150,7 @@ def _measure(
         clock.lap("data")
         optimizer.zero_grad(set_to_none=True)
         with attention(run.fused_attention):
-            outcome = compute_losses(training_module, sample, config, net, clock, device)
+            (outcome,) = compute_losses(training_module, [sample], config, net, clock, device)
             torch.stack(list(outcome.terms.values())).sum().backward()
         clock.lap("backward")
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)

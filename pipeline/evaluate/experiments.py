@@ -201,7 +201,7 @@ def compare_methods(
         mine = ground.candidate(checkpoint_path(model))
         net, chosen, sha256, marks = mine.model, mine.chosen, mine.sha256, mine.marks
         method, name = ours(net), name or MODEL
-    metrics = prepare(ground.protocol)
+    metrics = prepare(ground.protocol, ground.device)
     with bars(f"Measuring {name}") as tick:
         result = measure(
             method, name, ground.protocol, chosen, checkpoint=sha256, device=ground.device,
@@ -240,7 +240,7 @@ def compare_variants(ground: Ground, table: int, runs: Path | None, bars: Bars =
             f"Table {table} compares several models.",
             f"Train them with `fastgha train --table {table}`, and give their folder as --runs.",
         )
-    metrics, sheet = prepare(ground.protocol), Sheet()
+    metrics, sheet = prepare(ground.protocol, ground.device), Sheet()
     found: list[Result] = []
     chosen: list[Task] = []
     absent: list[str] = []

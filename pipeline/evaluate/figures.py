@@ -40,7 +40,7 @@ class Curve:
 
 def against_inputs(candidate: Candidate, protocol: Protocol, progress: Progress) -> list[Curve]:
     """Measure with 2 to 6 inputs, always on the same pictures: those that no six inputs show."""
-    metrics = prepare(protocol)
+    metrics = prepare(protocol, candidate.device)
     results: list[Result] = []
     for done, count in enumerate(INPUTS, start=1):
         fewer = [replace(task, inputs=task.inputs[:count]) for task in candidate.chosen]
@@ -52,7 +52,7 @@ def against_inputs(candidate: Candidate, protocol: Protocol, progress: Progress)
 
 def against_noise(candidate: Candidate, protocol: Protocol, progress: Progress) -> list[Curve]:
     """Measure with errors on the inputs' cameras: of direction, then of place."""
-    metrics = prepare(protocol)
+    metrics = prepare(protocol, candidate.device)
     curves: list[Curve] = []
     total, done = len(DEGREES) + len(MILLIMETRES), 0
     axes = (("degrees about each axis", DEGREES), ("mm along each axis", MILLIMETRES))

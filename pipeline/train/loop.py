@@ -210,19 +210,20 @@ class _Loop:
         zero = torch.zeros((), dtype=self._exact, device=self.group.device)
         sums, seen = dict.fromkeys(TERMS, zero), set[str]()
         last: tuple[Sample, Outcome] | None = None
-        for i in self.mine:
-            sample = next(found)
-            clock.lap("data")
-            more = i + self.group.size < self.samples.batch
+        samples = [next(found) for _ in self.mine]
+        clock.lap("data")
+        passes = alike(samples, self._together)
+        for some in passes:
             with (
-                self.group.no_sync(self.training_module, more),
+                self.group.no_sync(self.training_module, some is not passes[-1]),
                 attention(self.run.fused_attention),
             ):
-                outcome = self._backward(sample, clock)
-            for name, term in outcome.terms.items():
-                sums[name] = sums[name] + term.detach().to(self._exact) / self.samples.batch
-                seen.add(name)
-            last = sample, outcome
+                outcomes = self._backward(some, clock)
+            for outcome in outcomes:
+                for name, term in outcome.terms.items():
+                    sums[name] = sums[name] + term.detach().to(self._exact) / self.samples.batch
+                    seen.add(name)
+            last = some[-1], outcomes[-1]
         assert last is not None  # every process has a share
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         if self._waits:
@@ -237,23 +238,30 @@ class _Loop:
         record = _Record(self.step, numbers, clock, sample.subject, size, self._lr())
         return record, sample, outcome
 
-    def _backward(self, sample: Sample, clock: Clock) -> Outcome:
-        outcome = compute_losses(
+    @property
+    def _together(self) -> int:
+        """How many samples may share a pass of the model."""
+        return self.run.together or (1 if self.group.device.type == "cpu" else len(self.mine))
+
+    def _backward(self, samples: list[Sample], clock: Clock) -> list[Outcome]:
+        outcomes = compute_losses(
             self.training_module,
-            sample,
+            samples,
             self.config,
             self.perceptual,
             clock,
             self.group.device,
         )
         if self._waits:
-            named = {f"{name} loss": term for name, term in outcome.terms.items()}
-            finite(named, self.step, sample.subject)
+            for sample, outcome in zip(samples, outcomes, strict=True):
+                named = {f"{name} loss": term for name, term in outcome.terms.items()}
+                finite(named, self.step, sample.subject)
         # What processes share is the mean of their gradients.
         weight = self.group.size / self.samples.batch
-        (torch.stack(list(outcome.terms.values())).sum() * weight).backward()
+        terms = [term for outcome in outcomes for term in outcome.terms.values()]
+        (torch.stack(terms).sum() * weight).backward()
         clock.lap("backward")
-        return outcome
+        return outcomes
 
     def _share(self, sums: dict[str, Tensor], seen: set[str], stop: bool, norm: Tensor) -> Tensor:
         """Add up what all processes saw: sums, whether it has each term, stop; then the norm."""
@@ -349,6 +357,19 @@ def _resume(
     if damaged:
         raise next(iter(damaged.values()))
     return 0
+
+
+def alike(samples: list[Sample], most: int) -> list[list[Sample]]:
+    """Group samples that may share a pass of the model, in their order: with as many inputs."""
+    groups: list[list[Sample]] = []
+    for sample in samples:
+        last = groups[-1] if groups else []
+        same = bool(last) and last[0].inputs.image.shape == sample.inputs.image.shape
+        if same and len(last) < most:
+            last.append(sample)
+        else:
+            groups.append([sample])
+    return groups
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -70,11 +70,14 @@ class TrainingModule(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: View, guide: Guide | None, code: Tensor
-    ) -> tuple[PreparedHead, Gaussians]:
-        """Return the head, and its Gaussians under the code."""
-        prepared = self.model.prepare(self.model.reconstruct(inputs, guide))
-        return prepared, self.model.animate(prepared, code)
+        self, inputs: list[View], guides: list[Guide | None], codes: list[Tensor]
+    ) -> list[tuple[PreparedHead, Gaussians]]:
+        """Return the heads of samples with as many inputs, and their Gaussians under the codes."""
+        found: list[tuple[PreparedHead, Gaussians]] = []
+        for head, code in zip(self.model.reconstruct_sets(inputs, guides), codes, strict=True):
+            prepared = self.model.prepare(head)
+            found.append((prepared, self.model.animate(prepared, code)))
+        return found
 
 
 def make_model(
@@ -112,27 +115,45 @@ def make_optimizer(model: FastGHA, config: TrainConfig) -> torch.optim.Adam:
 
 def compute_losses(
     training_module: nn.Module,
-    sample: Sample,
+    samples: Sequence[Sample],
     config: TrainConfig,
     perceptual: Perceptual | None,
     clock: Clock,
     device: torch.device,
-) -> Outcome:
-    """Make and draw the head of a sample, and compare it with the truth.
+) -> list[Outcome]:
+    """Make and draw the heads of samples, and compare them with the truth.
 
     Args:
         training_module: A `TrainingModule`, or a wrapper of one.
-        sample: What to look at.
+        samples: What to look at, with as many inputs each: they share one pass of the model.
         config: Settings.
         perceptual: Net of the perceptual term; without one the term is off.
         clock: Counts forward, render and loss.
         device: Where the model is.
     """
-    sample = sample.to(device)
-    inputs, targets, guide = sample.inputs, sample.targets, sample.guide
-    prepared, gaussians = training_module(inputs, guide, sample.code.values)
+    here = [sample.to(device) for sample in samples]
+    made = training_module(
+        [sample.inputs for sample in here],
+        [sample.guide for sample in here],
+        [sample.code.values for sample in here],
+    )
     clock.lap("forward")
-    white = torch.ones(3, device=device)
+    return [
+        _compare(sample, prepared, gaussians, config, perceptual, clock)
+        for sample, (prepared, gaussians) in zip(here, made, strict=True)
+    ]
+
+
+def _compare(
+    sample: Sample,
+    prepared: PreparedHead,
+    gaussians: Gaussians,
+    config: TrainConfig,
+    perceptual: Perceptual | None,
+    clock: Clock,
+) -> Outcome:
+    inputs, targets = sample.inputs, sample.targets
+    white = gaussians.means.new_ones(3)
     rendering = render(gaussians, targets.camera, background=white)
     drawn = Prediction(
         rendering.color.permute(0, 3, 1, 2),
@@ -142,7 +163,7 @@ def compute_losses(
     clock.lap("render")
     truth = Prediction(targets.image, targets.alpha, sample.depth)
     terms = losses(drawn, truth, config.loss, perceptual)
-    if config.loss.motion > 0 and guide is None and len(sample.target_mesh):
+    if config.loss.motion > 0 and sample.guide is None and len(sample.target_mesh):
         terms["motion"] = config.loss.motion * motion(
             gaussians.means - prepared.head.gaussians.means,
             prepared.head.gaussians.means,

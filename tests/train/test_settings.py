@@ -26,7 +26,7 @@ from pipeline.shards.sampling import (
 )
 from pipeline.shards.writer import write_shard
 from pipeline.train.config import RunConfig
-from pipeline.train.loop import train
+from pipeline.train.loop import alike, train
 from pipeline.train.presets import recipe
 from tests.conftest import blob_views, dome, toy_capture
 
@@ -65,6 +65,25 @@ def test_a_setting_changes_no_more_than_rounding(
 ):
     train(shards, tmp_path, CONFIG, replace(RUN, **{setting: value}))
     np.testing.assert_allclose(curve(tmp_path), plain, rtol=tolerance)
+
+
+def test_samples_in_one_pass_give_the_same_training(shards: Path, tmp_path: Path):
+    curves = []
+    for together in (1, 3):
+        config, run = replace(CONFIG, batch=3, steps=(2,)), replace(RUN, together=together)
+        train(shards, tmp_path / str(together), config, run)
+        curves.append(curve(tmp_path / str(together)))
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
+
+
+def test_samples_share_a_pass_in_their_order_and_only_with_as_many_inputs(shards: Path):
+    sampling = SamplingConfig(inputs=3, min_inputs=1, targets=2)
+    samples = Samples([people(shards)], sampling, ResolutionSchedule((16,), (1,)), 3, batch=8)
+    drawn = list(load_samples(samples, 0, 0, range(8)))
+    counts = [[len(sample.inputs) for sample in some] for some in alike(drawn, 2)]
+    assert sum(counts, []) == [len(sample.inputs) for sample in drawn]
+    assert all(len(set(some)) == 1 and len(some) <= 2 for some in counts)
+    assert max(map(len, counts)) == 2 and min(map(len, counts)) == 1
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own tracing

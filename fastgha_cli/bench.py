@@ -220,6 +220,23 @@ def track(
     console.write_json(json, {"rows": rows})
 
 
+@app.command(epilog="Example:  fastgha bench motion --people 24 --json motion.json")
+def motion(
+    model: options.Model = None,
+    people: Annotated[int, typer.Option(help="Synthetic people.", min=1)] = 12,
+    size: options.Size = 256,
+    json: options.Json = None,
+) -> None:
+    """Measure how far mouths open, lids shut and eyes turn, beside the people's own."""
+    from fastgha_cli import console
+    from pipeline.bench import motion as bench
+
+    with console.progress("Moving faces") as tick:
+        rows = bench.bench(model, people=people, size=size, progress=tick)
+    console.tables([bench.show(rows, people)])
+    console.write_json(json, {"rows": rows})
+
+
 @app.command(epilog="Example:  fastgha bench prep my_photos --json prep.json")
 def prep(
     photos: Annotated[Path, typer.Argument(help="Folders of photographs.", file_okay=False)],

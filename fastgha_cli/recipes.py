@@ -29,6 +29,11 @@ class Choice:
     """Field of `PrepConfig` that it sets; empty if it is about the run."""
 
 
+def _whole(name: str | None) -> str | None:
+    """Return the whole path of a file; `makehuman` is a name."""
+    return name if name in (None, "makehuman") else str(Path(name).resolve())
+
+
 CHOICES: dict[str, Choice] = {
     "size": Choice(options.Size, 512, "size"),
     "cameras": Choice(
@@ -87,6 +92,27 @@ CHOICES: dict[str, Choice] = {
         Annotated[str, typer.Option(help="Where networks run that can: cpu, cuda, mps or auto.")],
         "auto",
     ),
+    "tracking": Choice(
+        Annotated[
+            Path | None,
+            typer.Option(
+                metavar="DIR",
+                help="Codes of a tracker (VHAP, metrical-tracker, Pixel3DMM, NeRSemble's, ours): "
+                "DIR/<capture>/<sentence>.",
+            ),
+        ],
+        None, "tracking",
+    ),
+    "face": Choice(
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="makehuman|FILE", callback=_whole,
+                help="Codes of our own fit in several views, of this head or of converted FLAME.",
+            ),
+        ],
+        None, "face",
+    ),
     "workers": Choice(options.Workers, 2),
     "ray": Choice(
         Annotated[
@@ -95,6 +121,16 @@ CHOICES: dict[str, Choice] = {
                 metavar="ADDRESS", help="Work on a Ray cluster: its address, auto or local."
             ),
         ]
+    ),
+    "probe": Choice(
+        Annotated[
+            bool,
+            typer.Option(
+                "--probe",
+                help="Only try 20 timesteps of one person: what is met, and what all would take.",
+            ),
+        ],
+        False,
     ),
     "dry_run": Choice(
         Annotated[
@@ -107,7 +143,7 @@ CHOICES: dict[str, Choice] = {
 """In the order in which --help lists them."""
 
 EVERY_RECIPE = ("size", "matting", "device", "workers", "dry_run", "overwrite")
-TRACKED = ("every", "most", "detector", "codes", "ray")
+TRACKED = ("every", "most", "detector", "codes", "tracking", "face", "flame", "ray", "probe")
 """Choices for data sets with many timesteps, which ship cameras and codes."""
 
 
@@ -131,21 +167,21 @@ RECIPES = (
     Recipe(
         "ava256",
         "Take Ava-256 captures to shards. The same command goes on where a stopped run was.",
-        "/data/ava-256 -o shards/ava --workers 16",
+        "/data/ava-256 -o shards/ava --face makehuman --workers 16",
         (*TRACKED, "cameras", "segments", "split"),
         defaults={"cameras": 40},
     ),
     Recipe(
         "nersemble",
         "Take NeRSemble participants (version 1, 2, paper's zips or benchmark) to shards.",
-        "/data/nersemble -o shards/nersemble",
-        (*TRACKED, "cameras", "segments", "flame", "split"),
+        "/data/nersemble -o shards/nersemble --face makehuman",
+        (*TRACKED, "cameras", "segments", "split"),
     ),
     Recipe(
         "folder",
         "Take exports of VHAP (the layout of GaussianAvatars) to shards.",
-        "exports/074_EMO-1 -o shards/vhap",
-        (*TRACKED, "flame"),
+        "exports/074_EMO-1 -o shards/vhap --flame flame2023.npz",
+        TRACKED,
         defaults={"detector": "mesh"},
         fixed={"cameras": 0},
     ),
@@ -273,6 +309,15 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
         config = from_dict(
             recipes.PrepConfig, {"source": recipe.source, **settings, **recipe.fixed}
         )
+        if chosen.get("probe"):
+            from pipeline.prep.probe import probe
+
+            with console.progress("Probing") as tick:
+                met = probe(raw, config, workers=workers,
+                            tick=lambda _, done, total: tick(done, total))  # fmt: skip
+            for line in met.lines():
+                console.result(line)
+            return
         if chosen["dry_run"]:
             plan = recipes.estimate(raw, out, config)
             console.result(
@@ -288,7 +333,7 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
                 raw, out, config, workers=workers, ray=None if ray is None else str(ray),
                 device=device,
                 overwrite=bool(chosen["overwrite"]),
-                tick=lambda stage, done, total: tick(done, total),
+                tick=lambda stage, done, total: tick(done, total), announce=console.say,
             )  # fmt: skip
         for name, reason in report.dropped.items():
             console.say(f"{name} left out: {reason}.")

@@ -46,15 +46,17 @@ def render(
 
     A sequence is an npz with codes [t, 120], layout and fps, or with ARKit weights [t, 52], names
     and fps; a CSV of Live Link Face; or what a FLAME tracker left (VHAP, GAGAvatar and others).
+    One of another head model than the avatar's is converted, and what that loses is said.
     A path file is JSON: width, height, cameras [{world_to_camera, K}], spread evenly over the
     video. Only show people who agreed to it.
     """
+    from dataclasses import replace
+
     from fastgha_cli import console
     from pipeline.avatar import animate
     from pipeline.avatar.avatar import Avatar
     from pipeline.avatar.camera_path import cameras_for
-    from pipeline.expressions.read import read_expressions
-    from pipeline.expressions.sequences import Sequence
+    from pipeline.expressions.convert import read_converted
     from pipeline.train.device import choose
 
     console.consent()
@@ -62,8 +64,10 @@ def render(
     style = animate.Style(background, alpha)
     loaded = [Avatar.load(path).to(place) for path in avatars]
     size = size or max(one.image_size for one in loaded)
-    sequences = [read_expressions(expr, one.layout) for one in loaded]
-    sequences = [Sequence(s.codes, fps or s.fps) for s in sequences]
+    read = [read_converted(expr, one.layout) for one in loaded]
+    for words in dict.fromkeys(words for _, words in read if words):
+        console.say(words)
+    sequences = [replace(sequence, fps=fps or sequence.fps) for sequence, _ in read]
     if exaggerate != 1.0:
         sequences = [animate.exaggerate(s, exaggerate) for s in sequences]
     cameras = cameras_for(camera, expr, len(sequences[0]), size, degrees)

@@ -102,6 +102,7 @@ def test_a_training_gives_there_what_it_gives_here(shards: Path, tmp_path: Path,
     logs = []
     for device in ("cpu", "cuda"):
         run = RunConfig(workers=0, precision="float32", device=device, channels_last=False)
+        train(shards, tmp_path / device, config, run, stop_after=1)
         done = train(shards, tmp_path / device, config, run)
         assert done.step == 2 and done.checkpoint.exists()
         logs.append((tmp_path / device / "log.jsonl").read_text().splitlines())

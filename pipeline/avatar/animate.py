@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Row
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +65,7 @@ def exaggerate(sequence: Sequence, factor: float) -> Sequence:
         turns = Rotation.from_matrix(matrix_from_rot6d(codes.values[..., part]).double().numpy())
         wider = Rotation.from_rotvec(factor * turns.as_rotvec()).as_matrix()
         values[..., part] = rot6d_from_matrix(torch.from_numpy(wider).float())
-    return Sequence(ExpressionCode(values, codes.layout), sequence.fps)
+    return replace(sequence, codes=ExpressionCode(values, codes.layout))
 
 
 @torch.no_grad()
@@ -146,7 +146,7 @@ def write_video(
         opaque = (rgb if style.alpha else _opaque(rgb) for rgb in drawn)
         write_webm(path, opaque, fps)
     else:
-        write_pngs(path, drawn)
+        write_pngs(path, drawn, sequences[0].origin)
 
 
 def _opaque(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 4"]:

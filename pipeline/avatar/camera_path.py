@@ -8,6 +8,8 @@ over the video, and the ones between them turn and glide evenly; one camera stan
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,19 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from pipeline.captures.capture import factor_head_pose
 from pipeline.captures.folder import FolderCapture
-from pipeline.core.errors import FormatError, InputError
+from pipeline.core.config import check_range, from_dict
+from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
 from pipeline.faces.flame_fit import LAYOUT_OF, FlameFit
 from pipeline.faces.heads import FlameHead, head_model
-from pipeline.system.files import require_file, write_whole
+from pipeline.io.images import MAX_RATIO
+from pipeline.io.raw_files import matrix, read_npz
+from pipeline.system.files import read_object, require_file, write_whole
 from pipeline.tracking.importers import read_tracking
 
+MAX_SIDE = 2**14
+"""Of the pictures that a path is meant for, pixels."""
 DISTANCE = 1.0
 """Of the cameras from the head's origin, metres."""
 FIELD = 0.42
@@ -88,21 +95,38 @@ def read_path(path: Path) -> Camera:
         FormatError: If it is not a path of cameras.
         CameraError: If a matrix is not that of a camera.
     """
-    require_file(path, "a camera path (.json); or choose orbit or original")
+    data = read_object(path, "a camera path (.json); or choose orbit or original")
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        stops = data["cameras"]
-        return Camera(
-            torch.tensor([c["world_to_camera"] for c in stops]).float(),
-            torch.tensor([c["K"] for c in stops]).float(),
-            int(data["width"]),
-            int(data["height"]),
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        found = from_dict(_Path, data)
+        stops = [matrix(c.get("world_to_camera"), (4, 4), path) for c in found.cameras]
+        K = [matrix(c.get("K"), (3, 3), path) for c in found.cameras]
+        _check_size(found.width, found.height)
+        if not stops:
+            raise ConfigError("It has no camera.", "")
+    except (ConfigError, InputError) as error:
         raise FormatError(
             f"{path} is not a camera path.",
             "It is JSON: width, height, cameras: [{world_to_camera 4 x 4, K 3 x 3}].",
         ) from error
+    return Camera(_tensor(stops), _tensor(K), found.width, found.height)
+
+
+@dataclass(frozen=True)
+class _Path:
+    """A path as its file has it."""
+
+    width: int
+    height: int
+    cameras: tuple[Mapping[str, Any], ...]
+
+
+def _check_size(width: int, height: int) -> None:
+    check_range("width and height", (width, height), 1, MAX_SIDE)
+    check_range("their proportion", max(width, height) / min(width, height), 1, MAX_RATIO)
+
+
+def _tensor(matrices: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(matrices)).float()
 
 
 def write_path(path: Path, cameras: Camera) -> None:
@@ -144,16 +168,31 @@ def _between(values: torch.Tensor, at: np.ndarray) -> torch.Tensor:
 def _filmed(sequence: Path) -> Camera:
     if sequence.is_dir() or sequence.suffix in (".frame", ".pkl"):
         return _tracked(sequence)
-    with np.load(require_file(sequence, "a sequence"), allow_pickle=False) as file:
-        missing = [n for n in ("world_to_camera", "K", "size") if n not in file.files]
-        if missing:
-            raise InputError(
-                f"{sequence} has no cameras of its own (missing: {', '.join(missing)}).",
-                "Choose orbit or a path file, or store world_to_camera, K and size in it.",
-            )
-        width, height = (int(n) for n in file["size"])
-        E, K = torch.from_numpy(file["world_to_camera"]), torch.from_numpy(file["K"])
-        return Camera(E.float(), K.float(), width, height)
+    require_file(sequence, "a sequence (.npz) with cameras; or choose orbit or a path file")
+    names = ("world_to_camera", "K", "size")
+    arrays = read_npz(sequence, lambda name: name in names)
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InputError(
+            f"{sequence} has no cameras of its own (missing: {', '.join(missing)}).",
+            "Choose orbit or a path file, or store world_to_camera, K and size in it.",
+        )
+    try:
+        size = matrix(arrays["size"], (2,), f"{sequence}: size")
+        count = len(np.atleast_1d(arrays["K"]))
+        E, K = (
+            matrix(arrays[name], (count, side, side), f"{sequence}: {name}")
+            for name, side in (("world_to_camera", 4), ("K", 3))
+        )
+        if not count:
+            raise ConfigError("There is no camera.", "")
+        _check_size(int(size[0]), int(size[1]))
+    except (ConfigError, InputError) as error:
+        raise FormatError(
+            f"{sequence}: {error.problem}",
+            "Store world_to_camera [t, 4, 4], K [t, 3, 3], size [2].",
+        ) from error
+    return Camera(_tensor(list(E)), _tensor(list(K)), int(size[0]), int(size[1]))
 
 
 def _tracked(path: Path) -> Camera:

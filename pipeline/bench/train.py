@@ -29,7 +29,6 @@ from pipeline.train.step import (
     attention,
     compute_losses,
     make_model,
-    make_optimizer,
 )
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -135,7 +134,7 @@ def _measure(
     device = torch.device(run.device)
     chosen = folder.find(shards, config, allow_test=True)
     model = make_model(config, run, device, chosen.layout, source)
-    optimizer = make_optimizer(model, config)
+    optimizer = Optimizer(model, config)
     training_module = TrainingModule(model)
     net: Perceptual | None = load_perceptual(perceptual, run.device) if perceptual else None
     samples = Samples(
@@ -148,7 +147,7 @@ def _measure(
         clock = Clock(device)
         sample = next(found)
         clock.lap("data")
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         with attention(run.fused_attention):
             (outcome,) = compute_losses(training_module, [sample], config, net, clock, device)
             torch.stack(list(outcome.terms.values())).sum().backward()

@@ -209,6 +209,16 @@ class Gaussians(_Tensors):
             self.colors[index],
         )
 
+    def __add__(self, more: Gaussians) -> Gaussians:
+        """Return both sets as one, in this order."""
+        return Gaussians(
+            torch.cat([self.means, more.means]),
+            torch.cat([self.quats, more.quats]),
+            torch.cat([self.scales, more.scales]),
+            torch.cat([self.opacities, more.opacities]),
+            torch.cat([self.colors, more.colors]),
+        )
+
 
 @dataclass(frozen=True)
 class ExpressionCode(_Tensors):

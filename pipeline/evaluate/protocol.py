@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.config import from_dict, to_dict
+from pipeline.core.config import check_range, from_dict, to_dict
 from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.geometry import farthest_points
-from pipeline.shards.reader import Shard, by_person, find_shards
+from pipeline.model.fastgha import MAX_VIEWS
+from pipeline.shards.reader import LARGEST, Shard, by_person, find_shards
+from pipeline.system.files import read_small
 
 FOLDER = Path(__file__).parent / "protocols"
 Pair = tuple[int, int]
@@ -69,6 +71,13 @@ class Protocol:
     """Measured beside the paper's five, as NAME, or NAME:NETWORK if it needs one."""
     paper: tuple[PaperRow, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_range("inputs", self.inputs, 1, MAX_VIEWS)
+        check_range("avatars", self.avatars, 1, 10_000)
+        check_range("targets", self.targets, 1, 10_000_000)
+        check_range("size", self.size, 16, LARGEST)
+        check_range("seed", self.seed, 0, 2**63)
+
     @property
     def hash(self) -> str:
         """Return twelve digits that differ if anything that decides the figures differs."""
@@ -114,12 +123,13 @@ def read(name: str) -> Protocol:
         ConfigError: If there is none of that name, or a setting is unknown or missing.
         FormatError: If the file is not TOML.
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.is_file():
+    own = name.endswith(".toml")
+    if not own and name not in names():
         raise ConfigError(f"There is no protocol {name}.", f"There are: {', '.join(names())}.")
+    path = Path(name) if own else FOLDER / f"{name}.toml"
     try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(read_small(path, "a protocol (.toml)").decode())
+    except (ValueError, RecursionError) as error:  # TOML's errors and UTF-8's are among them
         raise FormatError(f"{path} is not TOML: {error}.", "Mend the file.") from error
     return from_dict(Protocol, values)
 

@@ -179,10 +179,7 @@ class Rig:
     def attach(guide: Guide, means: Float[Tensor, "n 3"], vertex: Int64[Tensor, "n"]) -> Rig:
         """Hang canonical Gaussians on the vertices whose surface their pixels saw."""
         rig = Rig(guide.layout, guide.neutral, vertex, torch.ones(len(means)).to(means))
-        if means.device.type == "cpu":
-            rest = torch.from_numpy(rig._rest).to(means)
-        else:
-            rest = head_model(guide.layout).rest(guide.neutral.to(means))
+        rest = rig._rest_of(means)
         distance = (means.detach() - rest[vertex]).norm(dim=1)
         return replace(rig, weight=torch.exp(-((distance / FADE) ** 2)))
 
@@ -213,6 +210,24 @@ class Rig:
             weight=self.weight.to(device),
         )
 
+    @property
+    def places(self) -> Float[Tensor, "n 3"]:
+        """Where on the neutral surface the Gaussians' vertices are, head frame, metres."""
+        return self._rest_of(self.weight)[self.vertex]
+
+    def _rest_of(self, like: Tensor) -> Float[Tensor, "s 3"]:
+        """Return the surface of the neutral mesh where a tensor is, and in its type."""
+        if like.device.type == "cpu":
+            return torch.from_numpy(self._rest).to(like)
+        return head_model(self.layout).rest(self.neutral.to(like))
+
     def __getitem__(self, index: slice | Tensor) -> Rig:
         """Select Gaussians by a slice, a mask or indices."""
         return replace(self, vertex=self.vertex[index], weight=self.weight[index])
+
+    def __add__(self, more: Rig) -> Rig:
+        """Return the Gaussians of both on the mesh of this one, which is also the other's."""
+        vertex, weight = (
+            torch.cat([a, b]) for a, b in ((self.vertex, more.vertex), (self.weight, more.weight))
+        )
+        return replace(self, vertex=vertex, weight=weight)

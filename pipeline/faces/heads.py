@@ -17,10 +17,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int32, Int64
 from scipy.sparse import csr_matrix, vstack
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from pipeline.core.errors import LayoutError, MissingWeightsError
-from pipeline.core.types import ExpressionCode
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces import makehuman
 from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.layouts import (
@@ -36,12 +38,29 @@ from pipeline.faces.layouts import (
     matrix_from_rot6d,
     require_layout,
 )
+from pipeline.render.triangles import draw_triangles
 from pipeline.system import weights as places
 
 PROXIES = ("eyes/highpolyeyes", "teeth/teeth_base", "tongue/tongue01")
 """What belongs to the surface of the MakeHuman head beside its skin."""
+PROXY_PARTS = ("eyes", "teeth", "tongue")
+PARTS = ("skin", "eyes", "teeth", "tongue")
+"""What the inner vertices of a head model can belong to."""
+THINNED = {"skin": 2, "eyes": 1, "teeth": 3, "tongue": 1}
+"""Of so many vertices, one is enough to hang a Gaussian on."""
 FLAME_FILES = {FLAME2020: "flame2020.npz", FLAME2023: "flame2023.npz"}
 """Where a converted FLAME model is looked for, in the folder of `fastgha weights`."""
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Vertices of a surface that pictures seldom see: where an open mouth shows what was hidden."""
+
+    vertices: Int32[np.ndarray, "k"]
+    parts: Int32[np.ndarray, "k"]
+    """Numbers into `PARTS`."""
+    places: Float32[np.ndarray, "k 3"]
+    """Where they are on the mean head, metres: tells them apart for anybody."""
 
 
 class HeadModel(Protocol):
@@ -60,6 +79,16 @@ class HeadModel(Protocol):
     @property
     def topology(self) -> str:
         """A name of the control vertices' order: meshes of another cannot be taken for this."""
+        ...
+
+    @property
+    def controls(self) -> int:
+        """How many control vertices there are."""
+        ...
+
+    @property
+    def interior(self) -> Inner:
+        """Eyeballs and the inside of the mouth; none where the model has none."""
         ...
 
     def posed(
@@ -141,8 +170,25 @@ class MakeHumanHead:
         starts = np.cumsum([skin, *(len(proxy.refs) for proxy in proxies)])
         faces = [asset.skin.faces] + [p.faces + at for p, at in zip(proxies, starts)]
         self.faces = np.ascontiguousarray(np.concatenate(faces).astype(np.int32))
-        self.topology = _topology(self.faces, m)
+        self.topology, self.controls = topology_of(self.faces, m), m
+        self._mean, self._starts = asset.mean, starts
         self._tables: dict[torch.device, _Tables] = {}
+
+    @functools.cached_property
+    def interior(self) -> Inner:
+        """Eyes, teeth, tongue, and the skin that hides among the teeth."""
+        mean = self.surface(self._mean, self._mean)
+        skin, *ends = self._starts.tolist()
+        ranges = dict(zip(PROXY_PARTS, zip([skin, *ends], ends)))
+        teeth = mean[slice(*ranges["teeth"])]
+        inside = ((mean[:skin] > teeth.min(0)) & (mean[:skin] < teeth.max(0))).all(1)
+        inside[_seen(mean[:skin], self.faces[(self.faces < skin).all(1)])] = False
+        found = {"skin": np.flatnonzero(inside)}
+        found |= {name: np.arange(*ranges[name]) for name in PROXY_PARTS}
+        found = {name: found[name][:: THINNED[name]].astype(np.int32) for name in PARTS}
+        parts = [np.full(len(found[name]), i, np.int32) for i, name in enumerate(PARTS)]
+        vertices = np.concatenate(list(found.values()))
+        return Inner(vertices, np.concatenate(parts), mean[vertices])
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -207,7 +253,10 @@ class FlameHead:
     def __init__(self, model: Flame, layout: str) -> None:
         self.model, self.layout = model, layout
         self.faces = model.faces.numpy().astype(np.int32)
-        self.topology = _topology(self.faces, len(model.template))
+        self.controls = len(model.template)
+        self.topology = topology_of(self.faces, self.controls)
+        none = np.zeros(0, np.int32)
+        self.interior = Inner(none, none, np.zeros((0, 3), np.float32))
         self._models: dict[torch.device, Flame] = {}
 
     def posed(
@@ -259,6 +308,22 @@ def _pose_flame(
     )
 
 
+def _seen(
+    surface: Float32[np.ndarray, "s 3"], faces: Int32[np.ndarray, "k 3"]
+) -> Int32[np.ndarray, "n"]:
+    """Return the vertices of the triangles that are seen from around the front of a head."""
+    middle = torch.from_numpy(surface).double().mean(0)
+    found: list[np.ndarray] = []
+    for yaw in (-80, -50, -25, 0, 25, 50, 80):
+        for pitch in (-40, -15, 15):
+            turn = Rotation.from_euler("yx", [yaw, pitch], degrees=True).as_matrix()
+            E = look_at(middle + torch.from_numpy(turn[:, 2]), middle)
+            K = torch.tensor([[900.0, 0, 192], [0, 900, 192], [0, 0, 1]])
+            drawn = draw_triangles(surface, faces, Camera(E.float(), K, 384, 384)).triangle
+            found.append(np.unique(faces[np.unique(drawn[drawn >= 0])]))
+    return np.unique(np.concatenate(found))
+
+
 def _matrix(proxy: makehuman.Proxy, m: int) -> csr_matrix:
     """Return the weights of a proxy's vertices on the control mesh."""
     n = len(proxy.refs)
@@ -266,5 +331,6 @@ def _matrix(proxy: makehuman.Proxy, m: int) -> csr_matrix:
     return csr_matrix((proxy.weights.ravel(), (rows, proxy.refs.ravel())), shape=(n, m))
 
 
-def _topology(faces: Int32[np.ndarray, "k 3"], m: int) -> str:
+def topology_of(faces: Int32[np.ndarray, "k 3"], m: int) -> str:
+    """Return the name of the order of `m` control vertices under the triangles of a surface."""
     return hashlib.sha256(f"{m} ".encode() + faces.tobytes()).hexdigest()[:16]

@@ -128,8 +128,8 @@ def require_layout(code: ExpressionCode, wanted: str) -> None:
     if code.layout != wanted:
         raise LayoutError(
             f"The expression codes have layout {code.layout!r}, but {wanted!r} is needed.",
-            "Convert the sequence, or use one made for this face model; ARKit-52 weights can be "
-            f"converted to {MAKEHUMAN!r} only.",
+            "Convert the sequence (fastgha expressions convert), or use one made for this face "
+            f"model; ARKit-52 weights are {MAKEHUMAN!r}.",
         )
 
 

@@ -50,6 +50,12 @@ class CanonicalHead:
         rig = None if self.rig is None else self.rig[index]
         return CanonicalHead(self.gaussians[index], self.features[index], rig)
 
+    def __add__(self, more: CanonicalHead) -> CanonicalHead:
+        """Return the Gaussians of both, of the same person."""
+        rig = None if self.rig is None or more.rig is None else self.rig + more.rig
+        features = torch.cat([self.features, more.features])
+        return CanonicalHead(self.gaussians + more.gaussians, features, rig)
+
 
 def activate(
     raw: Float[Tensor, "v c h w"], views: View, config: ModelConfig, guide: Guide | None = None

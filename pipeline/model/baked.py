@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.core.config import check_range
 from pipeline.core.types import CODE_SIZE, Gaussians
 from pipeline.model.activate import CanonicalHead
 
@@ -26,6 +27,11 @@ class BakedConfig:
     moving: int
     hidden: int
     """Width of the map's hidden layer; 0 for a linear map."""
+
+    def __post_init__(self) -> None:
+        check_range("rank", self.rank, 1, 2**10)
+        check_range("moving", self.moving, 0, 2**24)
+        check_range("hidden", self.hidden, 0, 2**14)
 
 
 class Baked(nn.Module):

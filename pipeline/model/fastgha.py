@@ -21,6 +21,7 @@ from pipeline.model.decoder import Decoder
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.features import ConvFeatures, Features
 from pipeline.model.hub import WeightsSource
+from pipeline.model.interior import Interior
 from pipeline.model.transformer import MultiViewTransformer
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ class FastGHA(nn.Module):
         self.decoder = _decoder(config, self.features.skip_channels, source)
         guided = config.guide == "mesh"
         self.deformation = Deformation(config.gaussian_features, config.deform, guided)
+        self.interior = None
+        if config.interior:
+            self.interior = Interior(config.transformer.width, config.gaussian_features)
         # Raw zeros are a plausible head (see `activate`); start near them.
         with torch.no_grad():
             self.decoder.conv_out.weight *= 0.1
@@ -124,11 +128,13 @@ class FastGHA(nn.Module):
             found: Features = self.features(x)
             tokens = self.transformer(torch.cat([found.grid, coarse], dim=1), len(sets))
             raw: Tensor = self.decoder(tokens, found.skips, len(sets))
-        parts = raw.split(len(sets[0]))
-        return [
-            activate(part, views, self.config, guide)
-            for part, views, guide in zip(parts, sets, guides, strict=True)
-        ]
+        views = len(sets[0])
+        made: list[CanonicalHead] = []
+        for i, (part, seen) in enumerate(zip(raw.split(views), tokens.split(views), strict=True)):
+            head, guide = activate(part, sets[i], self.config, guides[i]), guides[i]
+            inner = None if guide is None else self.interior
+            made.append(head if inner is None else inner(head, guide, seen))
+        return made
 
     def _pixels(self, views: View, guide: Guide | None) -> tuple[Tensor, Tensor]:
         """Return what the network sees of each pixel, and beside the features of each token."""

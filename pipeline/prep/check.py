@@ -11,28 +11,31 @@ from __future__ import annotations
 
 import html
 import importlib.util
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int
 from PIL import Image, ImageDraw
 
-from pipeline.core.errors import FormatError, LayoutError, MissingWeightsError
+from pipeline.core.errors import FormatError, InputError, LayoutError, MissingWeightsError
 from pipeline.core.geometry import project
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import JAW, matrix_from_rot6d
 from pipeline.io.meshes import mesh_faults, write_mesh
+from pipeline.prep.items import read_reasons
+from pipeline.shards import sampling
 from pipeline.shards.reader import Shard, find_shards
+from pipeline.shards.sampling import SamplingConfig
 from pipeline.shards.schema import PICTURES, TIMED
 from pipeline.system.files import inside, write_whole
 from pipeline.system.progress import Progress, silent
 
 ON_HEAD = 0.8
 """Share of landmarks that must fall on the matte; in profile a few stand on its edge."""
+LEAST = SamplingConfig(inputs=1, targets=1)
+"""What any training needs: a picture of one timestep, and another of the same sentence."""
 SIDE, ROWS = 256, 8
 """Of a picture on the sheet, pixels; and how many views it shows."""
 
@@ -86,6 +89,10 @@ def _examine(shard: Shard, check: Check) -> None:
     pairs = [(int(t), int(v)) for t, v in np.argwhere(shard.valid)]
     if not pairs:
         check.problems.append("no view is there")
+    try:
+        sampling.check(shard, LEAST)
+    except InputError as error:
+        check.problems.append(f"it cannot be trained on: {error.problem.removesuffix('.')}")
     shares: list[float] = []
     for t in range(shard.timesteps):
         _ranges(shard, t, check)
@@ -176,10 +183,9 @@ def _dropped(out: Path, name: str) -> dict[str, str]:
 def _reported(file: Path, *keys: str) -> dict[str, str]:
     """Return parts of a report; nothing if there is none."""
     try:
-        report: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):
+        return read_reasons(file, *keys)
+    except (InputError, FormatError):
         return {}
-    return {str(k): str(v) for key in keys for k, v in dict(report.get(key, {})).items()}
 
 
 def sheet(shard: Shard) -> Image.Image:

@@ -33,7 +33,7 @@ from pipeline.shards.schema import (
     Split,
 )
 from pipeline.shards.writer import Header, ShardTimestep
-from pipeline.system.files import is_name
+from pipeline.system.files import is_name, require_file
 
 Person = tuple[Path, ...]
 """The shards of one person."""
@@ -58,7 +58,7 @@ class Shard:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = require_file(path, "a shard (.h5)")
         try:
             self._file: Any = h5py.File(path, "r")
         except OSError as error:

@@ -245,6 +245,12 @@ def check(
     Raises:
         InputError: If none is.
     """
+    if not shard.coded.any():
+        raise InputError(
+            f"{shard.path} has no expression codes, and a model learns from nothing else how a "
+            "face moves.",
+            "Make it again with codes: `fastgha prep` with --tracking DIR, or --face makehuman.",
+        )
     usable = (shard.valid.sum(1) >= config.targets) & shard.coded
     sentences, counts = np.unique(shard.sentences[usable], return_counts=True)
     long_enough = sentences[counts > config.inputs]

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from pipeline.core.errors import ConfigError, FormatError, InputError, MissingWeightsError
-from pipeline.system.files import digest, write_whole
+from pipeline.system.files import digest, explain, require_file, write_whole
 from pipeline.system.progress import Progress, silent
 
 
@@ -291,12 +291,10 @@ def find(name: str) -> Path:
             f"Run `fastgha weights fetch {name}`, or put the file into {home()}.",
         )
     try:
-        facts = path.stat()
+        facts = require_file(path, weight.file).stat()
         found = _digest(path, facts.st_size, facts.st_mtime_ns, weight.hash[0])
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}.", "Let this program read it."
-        ) from error
+        raise explain(error, f"Cannot read {path}") from error
     kind, expected = weight.hash
     if not found.startswith(expected):
         raise FormatError(

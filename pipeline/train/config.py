@@ -18,8 +18,10 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: Literal["adam", "muon"] = "adam"
+    """muon: for the matrices inside the network, with steps of Adam's size; Adam for the rest."""
     lr: float = 5e-5
-    """Adam's step size for all but the deformation."""
+    """Step size for all but the deformation."""
     deform_lr: float = 5e-4
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: within each picture size, falls from that size's peak to a hundredth of it."""

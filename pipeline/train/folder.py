@@ -8,16 +8,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.config import to_dict
+from pipeline.core.config import short, to_dict
 from pipeline.core.errors import ConfigError, FormatError, StaleOutputError
 from pipeline.model.checkpoint import newest
 from pipeline.shards.reader import Person, Shard, by_person, find_shards
 from pipeline.shards.sampling import check
-from pipeline.system.files import digest, write_whole
+from pipeline.system.files import digest, read_object, write_whole
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import TrainConfig
 
 RUN = "run.json"
+MAX_SAMPLES = 2**20
+"""Of a step."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,11 @@ def claim(
     stamp = out / RUN
     if stamp.exists():
         try:
-            found = json.loads(stamp.read_text())
-            samples = int(found["samples_a_step"])
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            found = read_object(stamp, "the stamp of a run")
+            samples = found.get("samples_a_step")
+            if type(samples) is not int or not 1 <= samples <= MAX_SAMPLES:
+                raise FormatError(f"samples_a_step is {short(samples)}.", "")
+        except FormatError as error:
             raise FormatError(
                 f"{stamp} is damaged: it does not say which run the folder holds.",
                 "Restore it, or choose another folder.",

@@ -26,6 +26,7 @@ from pipeline.train import folder
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.log import Log, picture
+from pipeline.train.optimizer import Optimizer
 from pipeline.train.processes import ProcessGroup
 from pipeline.train.report import TrainReport
 from pipeline.train.step import (
@@ -36,7 +37,6 @@ from pipeline.train.step import (
     compute_losses,
     finite,
     make_model,
-    make_optimizer,
 )
 
 DEAD_STEPS = 20
@@ -97,7 +97,7 @@ def train(
         if group.is_main:
             sweep(out)
         model = make_model(config, run, group.device, chosen.layout)
-        optimizer = make_optimizer(model, config)
+        optimizer = Optimizer(model, config)
         with group.main_process_first():
             start = _resume(out, model, optimizer, announce)
         if origin is not None and start == 0:
@@ -145,7 +145,7 @@ class _Loop:
         self,
         group: ProcessGroup,
         model: FastGHA,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         samples: Samples,
         config: TrainConfig,
         run: RunConfig,
@@ -206,7 +206,7 @@ class _Loop:
         clock = Clock(self.group.device if self._waits else None)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.config.lr_factor(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         zero = torch.zeros((), dtype=self._exact, device=self.group.device)
         sums, seen = dict.fromkeys(TERMS, zero), set[str]()
         last: tuple[Sample, Outcome] | None = None
@@ -329,7 +329,7 @@ def _picture(out: Path, step: int, outcome: Outcome, sample: Sample) -> None:
 def _resume(
     out: Path,
     model: FastGHA,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     announce: Callable[[str], None],
 ) -> int:
     """Return the step to go on from: of the newest checkpoint that is whole.

@@ -101,18 +101,6 @@ def make_model(
     return model
 
 
-def make_optimizer(model: FastGHA, config: TrainConfig) -> torch.optim.Adam:
-    """Return Adam with two step sizes (section 4.1: 5e-5, and 5e-4 for the deformation)."""
-    deform = list(model.deformation.parameters())
-    mine = {id(p) for p in deform}
-    rest = [p for p in model.parameters() if id(p) not in mine]
-    groups = [
-        {"params": rest, "lr": config.lr, "base_lr": config.lr},
-        {"params": deform, "lr": config.deform_lr, "base_lr": config.deform_lr},
-    ]
-    return torch.optim.Adam(groups, fused=True)
-
-
 def compute_losses(
     training_module: nn.Module,
     samples: Sequence[Sample],

@@ -64,7 +64,9 @@ def shoot(
         weights = np.zeros(52, np.float32)
         weights[ARKIT["jawOpen"]] = t / 4
         seen = Camera(E @ torch.from_numpy(poses[t]), K, width, height).to(torch.float32)
-        frames.append(tuple(subject.render_views(weights, seen, supersample=supersample)))
+        frames.append(
+            tuple(subject.render_views(weights, seen, supersample=supersample, whole=True))
+        )
     return Studio(rig, poses, tuple(frames))
 
 

@@ -16,11 +16,15 @@ def avatar(
         "me.avatar"
     ),
     model: options.Model = None,
-    matting: Annotated[str, typer.Option(help="Matting network: u2netp or modnet.")] = "modnet",
+    matting: Annotated[
+        str, typer.Option(help="Matting network, as of `fastgha prep photos`.")
+    ] = "modnet",
     refine: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="Fit the avatar more closely to them.", min=0),
     ] = 0.0,
+    size: options.ModelSize = None,
+    device: options.Device = "auto",
     sheet: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a picture of crops, mattes and landmarks."),
@@ -32,12 +36,15 @@ def avatar(
     """
     from fastgha_cli import console
     from pipeline.avatar.create import make_avatar
+    from pipeline.train.device import choose
 
     console.consent()
+    place = choose(device)
     with console.progress("Preparing photographs") as tick:
         made = make_avatar(
-            photos, model, matting=matting, sheet=sheet, refine_s=refine, progress=tick
-        )
+            photos, model, matting=matting, size=size, sheet=sheet, refine_s=refine, device=place,
+            progress=tick,
+        )  # fmt: skip
     made.save(out)
     console.say(f"{len(made.canonical)} Gaussians from {len(photos)} photographs.")
     console.result(str(out))

@@ -24,10 +24,11 @@ def render(
     camera: Annotated[
         str,
         typer.Option(
-            help="orbit, original (cameras in the sequence file), or a path file (.json)."
+            help="orbit, original (cameras in the sequence file, or in a tracker's folder), or a "
+            "path file (.json)."
         ),
     ] = "orbit",
-    size: options.Size = 256,
+    size: options.ModelSize = None,
     degrees: Annotated[
         float, typer.Option(help="How far the orbit swings to each side.", min=0, max=180)
     ] = 40.0,
@@ -39,6 +40,7 @@ def render(
     exaggerate: Annotated[
         float, typer.Option(help="Expressions so many times as strong.", min=0)
     ] = 1.0,
+    device: options.Device = "auto",
 ) -> None:
     """Draw avatars under a sequence of expressions, along a path of cameras, to a video.
 
@@ -55,10 +57,13 @@ def render(
     from pipeline.avatar.avatar import Avatar
     from pipeline.avatar.camera_path import cameras_for
     from pipeline.expressions.convert import read_converted
+    from pipeline.train.device import choose
 
     console.consent()
+    place = choose(device)
     style = animate.Style(background, alpha)
-    loaded = [Avatar.load(path) for path in avatars]
+    loaded = [Avatar.load(path).to(place) for path in avatars]
+    size = size or max(one.image_size for one in loaded)
     read = [read_converted(expr, one.layout) for one in loaded]
     for words in dict.fromkeys(words for _, words in read if words):
         console.say(words)

@@ -59,8 +59,8 @@ def vggt_cache(
         return
     with console.progress("Placing points") as tick:
         report = stage.run(
-            out, config, workers=workers, device=choose(device), ray=ray, overwrite=overwrite,
-            progress=tick,
+            out, config, workers=workers, device=choose(device, draws=False), ray=ray,
+            overwrite=overwrite, progress=tick,
         )  # fmt: skip
     for name, reason in report.dropped.items():
         console.say(f"left out: {name}: {reason}.")

@@ -71,8 +71,8 @@ def exaggerate(sequence: Sequence, factor: float) -> Sequence:
 @torch.no_grad()
 def picture(gaussians: Gaussians, camera: Camera, style: Style) -> UInt8[np.ndarray, "h w c"]:
     """Draw Gaussians to bytes, RGB or RGBA (the alpha is not multiplied in)."""
-    behind = torch.zeros(3) if style.alpha else style.color
-    drawn = render(gaussians, camera, background=behind.to(gaussians.means))
+    behind = gaussians.means.new_zeros(3) if style.alpha else style.color.to(gaussians.means)
+    drawn = render(gaussians, camera.to(gaussians.means.device), background=behind)
     color = drawn.color
     if style.alpha:
         color = torch.cat([color / drawn.alpha.clamp(min=1e-6), drawn.alpha], dim=-1)

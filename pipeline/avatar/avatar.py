@@ -7,6 +7,7 @@ as JSON the layout of the codes and what made it. It never needs the encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,8 @@ from pipeline.system.files import require_file, sweep_parts
 
 FORMAT = "fastgha-avatar"
 VERSION = 1
+IMAGE_SIZE = 256
+"""Of avatars from before their files said it."""
 FIELDS = ("means", "quats", "scales", "opacities", "colors")
 FARTHEST, LARGEST = 100.0, 10.0
 """Metres: of a Gaussian from the head's origin, and of its size."""
@@ -97,7 +100,30 @@ class Avatar:
                 "Take another checkpoint.",
             )
         kept = head[head.gaussians.opacities >= VISIBLE]
-        return Avatar(kept, model.deformation, layout, dict(made), model.precision)
+        facts = {"image_size": views.camera.width, **made}
+        return Avatar(kept, model.deformation, layout, facts, model.precision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is, and is drawn."""
+        return self.head.gaussians.means.device
+
+    @property
+    def image_size(self) -> int:
+        """Width of the pictures that it was made of, pixels."""
+        return int(self.made.get("image_size", IMAGE_SIZE))
+
+    def to(self, device: torch.device | str) -> Avatar:
+        """Return the same avatar on another device; the model it came of stays where it is."""
+        if self.device == torch.device(device):
+            return self
+        refined = self.refined_gaussians
+        return replace(
+            self,
+            head=self.head.to(device),
+            deformation=deepcopy(self.deformation).to(device),
+            refined_gaussians=None if refined is None else refined.to(device),
+        )
 
     @property
     def canonical(self) -> Gaussians:
@@ -151,7 +177,8 @@ class Avatar:
     @torch.no_grad()
     def draw(self, gaussians: Gaussians, camera: Camera, backend: Backend = "auto") -> Rendering:
         """Draw Gaussians of this head on white."""
-        white = torch.ones(3).to(gaussians.means)
+        white = gaussians.means.new_ones(3)
+        camera = camera.to(gaussians.means.device)
         return render(gaussians, camera, background=white, backend=backend)
 
     def save(self, path: Path) -> None:

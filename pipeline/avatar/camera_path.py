@@ -15,15 +15,21 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from scipy.spatial.transform import Rotation, Slerp
 
+from pipeline.captures.capture import factor_head_pose
+from pipeline.captures.folder import FolderCapture
 from pipeline.core.config import check_range, from_dict
 from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
+from pipeline.faces.flame_fit import LAYOUT_OF, FlameFit
+from pipeline.faces.heads import FlameHead, head_model
 from pipeline.io.images import MAX_RATIO
 from pipeline.io.raw_files import matrix, read_npz
 from pipeline.system.files import read_object, require_file, write_whole
+from pipeline.tracking.importers import read_tracking
 
 MAX_SIDE = 2**14
 """Of the pictures that a path is meant for, pixels."""
@@ -64,7 +70,7 @@ def cameras_for(choice: str, sequence: Path, frames: int, size: int, degrees: fl
     Args:
         choice: What the user named.
         sequence: File of the expressions; `original` takes its arrays `world_to_camera` [t, 4, 4],
-            `K` [t, 3, 3] and `size` (width, height).
+            `K` [t, 3, 3] and `size` (width, height), or of a tracker's folder the cameras there.
         frames: How many cameras.
         size: Width of the pictures, pixels; the height follows the path's proportions.
         degrees: Largest angle of the orbit.
@@ -160,6 +166,8 @@ def _between(values: torch.Tensor, at: np.ndarray) -> torch.Tensor:
 
 
 def _filmed(sequence: Path) -> Camera:
+    if sequence.is_dir() or sequence.suffix in (".frame", ".pkl"):
+        return _tracked(sequence)
     require_file(sequence, "a sequence (.npz) with cameras; or choose orbit or a path file")
     names = ("world_to_camera", "K", "size")
     arrays = read_npz(sequence, lambda name: name in names)
@@ -185,3 +193,48 @@ def _filmed(sequence: Path) -> Camera:
             "Store world_to_camera [t, 4, 4], K [t, 3, 3], size [2].",
         ) from error
     return Camera(_tensor(list(E)), _tensor(list(K)), int(size[0]), int(size[1]))
+
+
+def _tracked(path: Path) -> Camera:
+    """Return the cameras of a tracker's frames, in the head frame of each frame.
+
+    Raises:
+        InputError: If the tracker wrote none.
+        MissingWeightsError: If the head's pose needs the FLAME model, which is not here.
+    """
+    found: list[Camera] = []
+    if any(path.glob("transforms*.json")):
+        capture = FolderCapture(path)
+        for timestep in capture.timesteps:
+            fit, name = capture.flame(timestep), _middle(capture.cameras)
+            camera = capture.camera(timestep, name)
+            if fit is not None and camera is not None:
+                found.append(factor_head_pose(camera, _head_to_world(fit)))
+    else:
+        tracking = read_tracking(path)
+        if tracking.cameras is not None and len(tracking.cameras) == len(tracking.fits):
+            found = [
+                factor_head_pose(tracking.cameras[i], _head_to_world(fit))
+                for i, fit in enumerate(tracking.fits)
+            ]
+    if not found:
+        raise InputError(
+            f"{path} has no cameras of its own.", "Choose orbit or a path file for --camera."
+        )
+    E = torch.stack([camera.world_to_camera for camera in found]).float()
+    K = torch.stack([camera.K for camera in found]).float()
+    return Camera(E, K, found[0].width, found[0].height)
+
+
+def _middle(cameras: tuple[str, ...]) -> str:
+    """Return the camera in the middle of a row, which stands before the face."""
+    return cameras[len(cameras) // 2]
+
+
+def _head_to_world(fit: FlameFit) -> Float64[np.ndarray, "4 4"]:
+    motion = fit.head_to_world()
+    if motion is not None:
+        return motion
+    head = head_model(LAYOUT_OF[fit.version])
+    assert isinstance(head, FlameHead)
+    return head.model.head_to_world(fit)

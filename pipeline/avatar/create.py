@@ -19,6 +19,7 @@ from pipeline.io.images import read_rgb, write_rgb
 from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.model.fastgha import MAX_VIEWS
 from pipeline.perception.detectors import get_detector
+from pipeline.perception.device import networks_on
 from pipeline.perception.matting import get_matting
 from pipeline.prep import photos
 from pipeline.system.files import digest
@@ -35,9 +36,10 @@ def make_avatar(
     model: Path | None = None,
     *,
     matting: str = "modnet",
-    size: int = 256,
+    size: int | None = None,
     sheet: Path | None = None,
     refine_s: float = 0.0,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> Avatar:
     """Make an avatar of 1 to 6 photographs of one person.
@@ -46,9 +48,10 @@ def make_avatar(
         paths: The photographs.
         model: Checkpoint; the shipped one if not given.
         matting: Name of the matting network.
-        size: Width and height of the crops, pixels.
+        size: Width and height of the crops, pixels; the model's if not given.
         sheet: Where to write a picture of crops, mattes and landmarks.
         refine_s: Seconds of gradient steps on the photographs.
+        device: Where all networks compute, and where the avatar is.
         progress: Called after each photograph.
 
     Raises:
@@ -64,9 +67,12 @@ def make_avatar(
         read_rgb(path)  # a wrong path should not wait until the networks are loaded
     checkpoint = checkpoint_path(model)
     net, loaded = load_model(checkpoint)
+    net = net.to(device)
     detector = get_detector(DETECTOR)
+    with networks_on(device):
+        find, cut = detector.make(), make_matting()
     found = photos.estimate_views(
-        paths, size, matting=make_matting(), detector=detector.make(), progress=progress
+        paths, size or net.config.image_size, matting=cut, detector=find, progress=progress
     )
     if sheet is not None:
         write_rgb(sheet, np.asarray(photos.sheet(found).convert("RGB")))
@@ -78,7 +84,7 @@ def make_avatar(
     }
     layout, view = str(loaded.header["layout"]), found.view
     if net.config.guide == "none":
-        made = Avatar.create(net, view, layout, facts)
+        made = Avatar.create(net, view.to(device), layout, facts)
         if refine_s <= 0:
             return made
         return refine(made, view, _codes(found, layout), RefineConfig(refine_s))[0]
@@ -88,7 +94,7 @@ def make_avatar(
             "Give a model of MakeHuman codes, or one without a guide.",
         )
     view, mesh, codes = tracked(found)
-    made = Avatar.create(net, view, layout, facts, mesh)
+    made = Avatar.create(net, view.to(device), layout, facts, mesh)
     return refine(made, view, codes, RefineConfig(refine_s))[0] if refine_s > 0 else made
 
 

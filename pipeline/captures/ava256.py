@@ -40,7 +40,7 @@ from pipeline.core.arrays import Matte, Rgb
 from pipeline.core.errors import CameraError, FormatError, InputError, MissingItemError
 from pipeline.core.types import Camera
 from pipeline.io.archive import Archive
-from pipeline.io.ply import read_vertices
+from pipeline.io.meshes import read_vertices
 from pipeline.io.raw_files import (
     DRIFTED,
     decode_picture,

@@ -55,6 +55,8 @@ class Result:
     missing: dict[str, str]
     nets: dict[str, str]
     machine: dict[str, str]
+    marks: tuple[str, ...] = ()
+    """What makes the figures no fair ones, such as people seen in training."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -69,6 +71,7 @@ def summarise(
     values: Mapping[str, Mapping[str, Sequence[float]]],
     metrics: Metrics,
     device: str,
+    marks: tuple[str, ...] = (),
 ) -> Result:
     """Average values over all pictures, with intervals over people.
 
@@ -80,6 +83,7 @@ def summarise(
         values: By person, by metric, one number a picture; nan where there was no face.
         metrics: How they were measured.
         device: Where pictures were drawn.
+        marks: What makes the figures no fair ones.
     """
     figures = {
         name: interval([values[subject][name] for subject in values], protocol.seed)
@@ -87,7 +91,7 @@ def summarise(
     }
     return Result(
         method, protocol.name, protocol.hash, selection, checkpoint, len(values), figures,
-        metrics.heads, metrics.missing, metrics.nets, machine(device),
+        metrics.heads, metrics.missing, metrics.nets, machine(device), marks,
     )  # fmt: skip
 
 

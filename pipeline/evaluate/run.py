@@ -28,6 +28,7 @@ from pipeline.shards.reader import Shard
 from pipeline.system.files import inside, read_object, read_small, write_whole
 from pipeline.system.progress import Progress, silent
 
+MEAN_HEAD = "mean head"
 LARGEST = 1e6
 """No figure is as large."""
 CHUNK = 8
@@ -94,6 +95,7 @@ def measure(
     out: Path | None = None,
     metrics: Metrics | None = None,
     show: Callable[[Scene, Tensor, Tensor], None] | None = None,
+    marks: tuple[str, ...] = (),
     progress: Progress = silent,
 ) -> Result:
     """Compare a method's pictures with the truth.
@@ -108,6 +110,7 @@ def measure(
         out: Folder in which each avatar's figures are kept, so that a stopped run goes on.
         metrics: Loaded metrics; those of the protocol if not given.
         show: Called with each scene, what was drawn, and the truth.
+        marks: What makes the figures no fair ones.
         progress: Called after each avatar.
 
     Raises:
@@ -132,7 +135,7 @@ def measure(
         for key, numbers in values.items():
             mine[key].extend(numbers)
         progress(done, len(chosen))
-    return summarise(name, protocol, selection, checkpoint, by_subject, metrics, device)
+    return summarise(name, protocol, selection, checkpoint, by_subject, metrics, device, marks)
 
 
 def ours(model: FastGHA, noise: tuple[float, float] = (0.0, 0.0), seed: int = 0) -> Method:
@@ -164,21 +167,23 @@ def ours(model: FastGHA, noise: tuple[float, float] = (0.0, 0.0), seed: int = 0)
     return draw
 
 
-def baselines(folder_tasks: list[Task]) -> dict[str, Method]:
-    """Return what any method must beat, by name."""
-    paths = list(dict.fromkeys(task.shard for task in folder_tasks))
+def baselines(chosen: list[Task]) -> dict[str, Method]:
+    """Return what any method must beat, by name; a mean head only if there are other people."""
+    people = list(dict.fromkeys(task.subject for task in chosen))
+    shards = {task.subject: task.shard for task in reversed(chosen)}
 
     def mean(seen: Scene) -> Tensor:
-        at = paths.index(seen.task.shard)
+        at = people.index(seen.task.subject)
         # Neighbours in name are other people; sixteen make a smooth mean.
-        others = [Shard(path) for path in [*paths[at + 1 :], *paths[:at]][:16]]
-        return mean_head(seen.camera, others) if others else white_image(seen.camera)
+        others = [Shard(shards[name]) for name in [*people[at + 1 :], *people[:at]][:16]]
+        return mean_head(seen.camera, others)
 
-    return {
-        "nearest input view": lambda seen: nearest_input(seen.inputs, seen.camera),
-        "mean head": mean,
-        "white image": lambda seen: white_image(seen.camera),
+    methods: dict[str, Method] = {
+        "nearest input view": lambda seen: nearest_input(seen.inputs, seen.camera)
     }
+    if len(people) > 1:
+        methods[MEAN_HEAD] = mean
+    return methods | {"white image": lambda seen: white_image(seen.camera)}
 
 
 def _compare(metrics: Metrics, drawn: Tensor, truth: Tensor) -> Values:

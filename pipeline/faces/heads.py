@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32
+from jaxtyping import Float, Float32, Int32, Int64
 from scipy.sparse import csr_matrix, vstack
 from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from pipeline.core.errors import LayoutError, MissingWeightsError
 from pipeline.core.geometry import look_at
@@ -33,6 +34,7 @@ from pipeline.faces.layouts import (
     LEFT_EYE,
     MAKEHUMAN,
     RIGHT_EYE,
+    arkit_weights,
     matrix_from_rot6d,
     require_layout,
 )
@@ -101,6 +103,16 @@ class HeadModel(Protocol):
         """Return the surface that hangs on a person's posed control vertices."""
         ...
 
+    def rest(self, neutral: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
+        """Return the surface of a neutral mesh, on its device."""
+        ...
+
+    def displacement(
+        self, neutral: Float[Tensor, "m 3"], code: Float[Tensor, "120"]
+    ) -> Float[Tensor, "s 3"]:
+        """Return how far an expression moves the surface, on the device of both, metres."""
+        ...
+
 
 @functools.cache
 def head_model(layout: str) -> HeadModel:
@@ -126,6 +138,22 @@ def head_model(layout: str) -> HeadModel:
     return FlameHead(load_flame(path), layout)
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """What the surface of the MakeHuman head hangs on, on one device; r refs at most."""
+
+    refs: Int64[Tensor, "s r"]
+    shares: Float[Tensor, "s r"]
+    offsets: Float[Tensor, "s 3"]
+    units: Float[Tensor, "52 m 3"]
+    scale_pairs: Int64[Tensor, "3 2"]
+    eyes: tuple[Tensor, ...]
+
+    def hang(self, vertices: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
+        """Return the mean of each surface vertex's control vertices, by their shares."""
+        return torch.einsum("sr,src->sc", self.shares, vertices[self.refs])
+
+
 class MakeHumanHead:
     """The head that comes with the package: smooth skin, eyes, teeth and tongue."""
 
@@ -144,6 +172,7 @@ class MakeHumanHead:
         self.faces = np.ascontiguousarray(np.concatenate(faces).astype(np.int32))
         self.topology, self.controls = topology_of(self.faces, m), m
         self._mean, self._starts = asset.mean, starts
+        self._tables: dict[torch.device, _Tables] = {}
 
     @functools.cached_property
     def interior(self) -> Inner:
@@ -175,6 +204,48 @@ class MakeHumanHead:
         placed = self._hang @ vertices + self._offsets * makehuman.head_scale(neutral)
         return placed.astype(np.float32)
 
+    def rest(self, neutral: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
+        """Return the surface of a neutral mesh, on its device."""
+        on = self._on(neutral.device)
+        ends = neutral[on.scale_pairs]
+        size = (ends[:, 0] - ends[:, 1]).diagonal().abs()
+        return on.hang(neutral) + on.offsets * size
+
+    def displacement(
+        self, neutral: Float[Tensor, "m 3"], code: Float[Tensor, "120"]
+    ) -> Float[Tensor, "s 3"]:
+        """Return how far an expression moves the surface, on the device of both, metres."""
+        on = self._on(neutral.device)
+        weights = arkit_weights(code)
+        moved = torch.einsum("u,uvc->vc", weights, on.units)
+        for part, ids in zip((LEFT_EYE, RIGHT_EYE), on.eyes):
+            eye = neutral[ids]
+            arms = eye - eye.mean(0)
+            moved[ids] = arms @ matrix_from_rot6d(code[part]).to(arms).mT - arms
+        return on.hang(moved)
+
+    def _on(self, device: torch.device) -> _Tables:
+        """Return what the surface hangs on, on a device."""
+        if device not in self._tables:
+            asset = makehuman.load_asset()
+            counts = np.diff(self._hang.indptr)
+            refs = np.zeros((len(counts), counts.max()), np.int64)
+            shares = np.zeros(refs.shape, np.float32)
+            there = np.arange(refs.shape[1]) < counts[:, None]
+            refs[there], shares[there] = self._hang.indices, self._hang.data
+            self._tables[device] = _Tables(
+                *(
+                    torch.from_numpy(np.ascontiguousarray(x)).to(device)
+                    for x in (refs, shares, self._offsets, asset.units)
+                ),
+                torch.from_numpy(asset.scale_pairs.astype(np.int64)).to(device),
+                tuple(
+                    torch.from_numpy(np.asarray(ids, np.int64)).to(device)
+                    for ids in (asset.left_eye, asset.right_eye)
+                ),
+            )
+        return self._tables[device]
+
 
 class FlameHead:
     """A FLAME model of a version that has codes; its surface is its mesh."""
@@ -186,6 +257,7 @@ class FlameHead:
         self.topology = topology_of(self.faces, self.controls)
         none = np.zeros(0, np.int32)
         self.interior = Inner(none, none, np.zeros((0, 3), np.float32))
+        self._models: dict[torch.device, Flame] = {}
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -193,17 +265,7 @@ class FlameHead:
         """Return a person's mesh under one expression; joints are those of its neutral."""
         require_layout(code, self.layout)
         values = code.values.detach().cpu()
-        turns = torch.eye(3).repeat(5, 1, 1)
-        for joint, part in ((2, JAW), (3, LEFT_EYE), (4, RIGHT_EYE)):
-            turns[joint] = matrix_from_rot6d(values[part])
-        with torch.autocast("cpu", enabled=False):  # a mesh is exact whatever a network is
-            posed = self.model.vertices(
-                torch.zeros(0),
-                values[EXPRESSION],
-                turns,
-                None if self.model.eyelids is None else values[EYELIDS],
-                torch.from_numpy(neutral) - self.model.template,
-            )
+        posed = _pose_flame(self.model, torch.from_numpy(neutral), values)
         return posed.numpy().astype(np.float32)
 
     def surface(
@@ -211,6 +273,40 @@ class FlameHead:
     ) -> Float32[np.ndarray, "s 3"]:
         """Return the vertices themselves."""
         return vertices
+
+    def rest(self, neutral: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
+        """Return the neutral mesh itself."""
+        return neutral
+
+    def displacement(
+        self, neutral: Float[Tensor, "m 3"], code: Float[Tensor, "120"]
+    ) -> Float[Tensor, "s 3"]:
+        """Return how far an expression moves the surface, on the device of both, metres."""
+        device = neutral.device
+        if device not in self._models:
+            moved = {
+                field.name: value.to(device)
+                for field in fields(self.model)
+                if isinstance(value := getattr(self.model, field.name), Tensor)
+            }
+            self._models[device] = replace(self.model, **moved)
+        return _pose_flame(self._models[device], neutral, code.to(neutral)) - neutral
+
+
+def _pose_flame(
+    model: Flame, neutral: Float[Tensor, "m 3"], values: Float[Tensor, "120"]
+) -> Float[Tensor, "m 3"]:
+    turns = torch.eye(3).to(values).repeat(5, 1, 1)
+    for joint, part in ((2, JAW), (3, LEFT_EYE), (4, RIGHT_EYE)):
+        turns[joint] = matrix_from_rot6d(values[part])
+    with torch.autocast(values.device.type, enabled=False):  # a mesh is exact whatever a network is
+        return model.vertices(
+            values[:0],
+            values[EXPRESSION],
+            turns,
+            None if model.eyelids is None else values[EYELIDS],
+            neutral - model.template,
+        )
 
 
 def _seen(

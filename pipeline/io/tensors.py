@@ -32,7 +32,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
     """
 
     def write(part: Path) -> None:
-        whole = {name: value.contiguous() for name, value in tensors.items()}
+        whole = {name: value.cpu().contiguous() for name, value in tensors.items()}
         try:
             save_file(whole, part, {"json": json.dumps(facts, sort_keys=True)})
         except SafetensorError as error:  # what the library makes of a full disk

@@ -32,6 +32,22 @@ class Checkpoint:
     header: Mapping[str, Any]
     """step, layout, model (settings) and train (settings); more in shipped ones."""
 
+    @property
+    def people(self) -> frozenset[str]:
+        """Whom it was trained on; empty for checkpoints of before, which do not say."""
+        return names(self.header, "people")
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """Those of them whom their shards call held out."""
+        return names(self.header, "held_out")
+
+
+def names(header: Mapping[str, Any], key: str) -> frozenset[str]:
+    """Return a list of names in a header; none if it has no such list."""
+    found = header.get(key)
+    return frozenset(map(str, found)) if isinstance(found, list) else frozenset()
+
 
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint.

@@ -78,7 +78,7 @@ class Interior(nn.Module):
         rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))
         start = torch.tensor([COLORS[name] for name in PARTS]).to(like)[part]
         gaussians = Gaussians(
-            means=torch.from_numpy(rig.places).to(like) + REACH * torch.tanh(place),
+            means=rig.places.to(like) + REACH * torch.tanh(place),
             quats=functional.normalize(quat + torch.tensor([1.0, 0, 0, 0]).to(like), dim=1),
             scales=SIZE * torch.exp(SIZES * torch.tanh(size)),
             opacities=torch.sigmoid(opacity + torch.logit(torch.tensor(OPACITY)))[:, 0],

@@ -10,16 +10,20 @@ Letters: t timesteps, v views.
 from __future__ import annotations
 
 import html
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int
 from PIL import Image, ImageDraw
 
-from pipeline.core.errors import FormatError, InputError
+from pipeline.core.errors import FormatError, InputError, LayoutError, MissingWeightsError
 from pipeline.core.geometry import project
+from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import JAW, matrix_from_rot6d
+from pipeline.io.meshes import mesh_faults, write_mesh
 from pipeline.prep.items import read_reasons
 from pipeline.shards import sampling
 from pipeline.shards.reader import Shard, find_shards
@@ -49,7 +53,7 @@ class Check:
 
 
 def run(out: Path, progress: Progress = silent) -> list[Check]:
-    """Check all shards of a folder; write OUT/qa/<subject>.png and .html.
+    """Check all shards of a folder; write OUT/qa/<subject>.png, .html, and the head as .glb.
 
     Raises:
         InputError: If there is no shard.
@@ -64,6 +68,9 @@ def run(out: Path, progress: Progress = silent) -> list[Check]:
             with Shard(path) as shard:
                 _examine(shard, check)
                 _write_page(out / "qa", shard, check)
+                found_mesh = neutral_surface(shard)
+                if found_mesh is not None:
+                    write_mesh(inside(out / "qa", f"{path.stem}.glb"), *found_mesh)
         except FormatError as error:
             check.problems.append(error.problem)
         progress(i + 1, len(found))
@@ -108,6 +115,30 @@ def _examine(shard: Shard, check: Check) -> None:
     if shares:
         check.facts["landmarks on the head"] = round(float(np.mean(shares)), 4)
     _features(shard, check)
+    _mesh(shard, check)
+
+
+def _mesh(shard: Shard, check: Check) -> None:
+    """Look at the triangles of the person's neutral mesh, where they are known."""
+    found = neutral_surface(shard)
+    if found is not None:
+        check.problems += [f"the neutral mesh: {fault}" for fault in mesh_faults(*found)]
+
+
+def neutral_surface(
+    shard: Shard,
+) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarray, "m 3"]] | None:
+    """Return vertices and triangles of the person's neutral head; None if they are not known."""
+    neutral = shard.neutral
+    if neutral is None or importlib.util.find_spec("trimesh") is None:
+        return None
+    try:
+        head = head_model(shard.layout)
+    except (LayoutError, MissingWeightsError):
+        return None
+    if head.topology != shard.topology:
+        return None
+    return head.surface(neutral, neutral), head.faces
 
 
 def _ranges(shard: Shard, t: int, check: Check) -> None:

@@ -20,7 +20,7 @@ from pipeline.core.geometry import project
 from pipeline.core.types import Camera, View
 from pipeline.io.images import open_picture, read_rgb
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
-from pipeline.perception.matting import MattingModel, OnnxMatting
+from pipeline.perception.matting import MattingModel, ModNet
 from pipeline.prep.stages.crop import Box, cropped, resample, square_at_head
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking import cameras
@@ -98,7 +98,7 @@ def estimate_views(
     if detector is None:
         detector = MeshDetector()
     if matting is None:
-        matting = OnnxMatting()
+        matting = ModNet()
     if model is None:
         model = MESH_HEAD
 

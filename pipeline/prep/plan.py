@@ -22,6 +22,7 @@ from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.matting import MattingModel, get_matting
 from pipeline.prep.codes import Ways, settle
 from pipeline.prep.items import WORK, item_path
+from pipeline.shards.schema import Split
 from pipeline.system.files import inside, read_object, write_whole
 
 PLAN = "plan.json"
@@ -67,6 +68,8 @@ class PrepConfig:
     poses: `makehuman`, or a converted FLAME model; empty for no fit."""
     need_codes: bool = True
     """Drop timesteps without an expression code: training needs them."""
+    split: Literal["train", "test", "all"] = "all"
+    """Whose captures to take: those that are trained on, those held out, or both."""
 
     def __post_init__(self) -> None:
         check_range("size", self.size, 16, 2**13)
@@ -74,7 +77,13 @@ class PrepConfig:
         check_range("every", self.every, 1, 2**31)
         check_range("cameras", (self.cameras, self.max_timesteps), 0, 2**31)
         check_range("min_cover", self.min_cover, 0, 1)
-        get_reader(self.source)
+        if get_reader(self.source).held_out is None and self.split != "all":
+            raise ConfigError(
+                f"Nobody of {self.source} is held out by a list, so there is no {self.split} "
+                "split.",
+                "Leave --split out, and keep the shards of people to be measured in a folder of "
+                "their own.",
+            )
         get_matting(self.matting)
         if self.detector != NO_DETECTOR:
             get_detector(self.detector)
@@ -101,6 +110,8 @@ class Plan:
     facts: Mapping[str, str]
     unexpected: tuple[str, ...] = ()
     """Of what is missing, what may be a broken download."""
+    split: Split = ""
+    """Whether the person is trained on or held out."""
 
 
 @dataclass
@@ -117,15 +128,17 @@ class Job:
     matting: Callable[[], MattingModel]
     detector: DetectorEntry | None
     """None if no landmarks are asked for."""
+    device: str = "cpu"
+    """Where networks run that can."""
     _open: dict[str, Capture] = field(default_factory=lambda: dict[str, Capture]())
 
     @classmethod
-    def of(cls, out: Path, config: PrepConfig, plans: dict[str, Plan]) -> Self:
+    def of(cls, out: Path, config: PrepConfig, plans: dict[str, Plan], device: str = "cpu") -> Self:
         """Return the job of some settings, with the reader and networks that they name."""
         name = config.detector
         detector = None if name == NO_DETECTOR else get_detector(name)
         reader, matting = get_reader(config.source), get_matting(config.matting)
-        return cls(out, config, plans, reader, matting, detector)
+        return cls(out, config, plans, reader, matting, detector, device)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind."""
@@ -194,7 +207,16 @@ def make_plan(capture: Capture, raw: Path, config: PrepConfig, alone: bool = Tru
     return Plan(
         capture.name, str(raw.resolve()), capture.subject, capture.color, cameras, steps,
         missing, facts, tuple(f"{name}: {why}" for name, why in capture.unexpected().items()),
+        split_of(config.source, capture.subject),
     )  # fmt: skip
+
+
+def split_of(source: str, subject: str) -> Split:
+    """Return whether a person of a data set is trained on or held out; empty without a list."""
+    held_out = get_reader(source).held_out
+    if held_out is None:
+        return ""
+    return "test" if held_out(subject) else "train"
 
 
 def plan_all(
@@ -217,6 +239,9 @@ def plan_all(
     found = find_captures(config.source, root)
     for path in found.values():
         capture = open_capture(config.source, path)
+        if config.split not in ("all", split_of(config.source, capture.subject)):
+            capture.close()
+            continue
         try:
             plan = make_plan(capture, path, config, len(found) == 1)
         except InputError as error:
@@ -232,6 +257,11 @@ def plan_all(
         if len(plan.unexpected) > TOLD:
             more = len(plan.unexpected) - TOLD
             announce(f"{plan.capture}: {more} more are missing; the report names them.")
+    if not plans and not faults:
+        raise InputError(
+            f"None of the {config.source} captures in {root} is of the {config.split} split.",
+            "Choose another --split; pipeline/captures/splits.py lists who is held out.",
+        )
     if not plans:
         raise faults[0]
     for fault in faults:

@@ -68,6 +68,7 @@ def run(
     *,
     workers: int = 1,
     ray: str | None = None,
+    device: str = "cpu",
     until: str = "pack",
     overwrite: bool = False,
     tick: Tick = untold,
@@ -92,8 +93,8 @@ def run(
             if overwrite or known.get(name) != plan:
                 _forget(out, name)
                 save_plan(out, plan)
-        return _stages(Job.of(out, config, plans), STAGES[: STAGES.index(until) + 1],
-                       workers, ray, tick)  # fmt: skip
+        job = Job.of(out, config, plans, device)
+        return _stages(job, STAGES[: STAGES.index(until) + 1], workers, ray, tick)
 
 
 def run_stage(
@@ -102,6 +103,7 @@ def run_stage(
     *,
     workers: int = 1,
     ray: str | None = None,
+    device: str = "cpu",
     tick: Tick = untold,
 ) -> StageReport:
     """Run one stage on a folder that a recipe began.
@@ -111,7 +113,7 @@ def run_stage(
     """
     _known(stage)
     with locked(out):
-        job = Job.of(out, _settings(out), load_plans(out))
+        job = Job.of(out, _settings(out), load_plans(out), device)
         sweep(out)
         for before in STAGES[: STAGES.index(stage)]:
             left, _ = job.todo(before)

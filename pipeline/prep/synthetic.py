@@ -98,6 +98,7 @@ def capture(config: SyntheticConfig, identity: int) -> ShardData:
         vertices=np.stack([row[0].vertices for row in frames]),
         neutral=subject.head.neutral,
         topology=head_model(MAKEHUMAN).topology,
+        split=config.split,
     )
 
 

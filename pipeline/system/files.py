@@ -224,10 +224,10 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+def digest(path: Path, kind: str = "sha256") -> str:
+    """Return a hash of a file, in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 def works(process: int) -> bool:

@@ -11,8 +11,8 @@ import torch
 
 from pipeline.core.config import nearest, to_dict
 from pipeline.core.errors import ConfigError, FormatError, LayoutError
-from pipeline.io.tensors import damaged, restore, write_tensors
-from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load
+from pipeline.io.tensors import damaged, read_header, restore, write_tensors
+from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load, names
 from pipeline.model.fastgha import FastGHA
 from pipeline.train.optimizer import Optimizer
 
@@ -62,7 +62,7 @@ def restore_optimizer(
             # In the parameter's own memory order, which the fused optimizer takes for granted.
             key.removeprefix(prefix): torch.empty_like(parameter).copy_(value)
             if value.shape == parameter.shape
-            else value.to(parameter.dtype, copy=True)
+            else value.to(parameter.device, parameter.dtype, copy=True)
             for key, value in checkpoint.tensors.items()
             if key.startswith(prefix) and "." not in key.removeprefix(prefix)
         }
@@ -83,6 +83,10 @@ class Origin:
     checkpoint: Path
     anew: tuple[str, ...] = ()
     """Parts of the model that begin with random weights all the same."""
+
+    def names(self, key: str) -> frozenset[str]:
+        """Return the file's `people` or `held_out`: whom its weights were trained on."""
+        return names(read_header(self.checkpoint, FORMAT, VERSION), key)
 
     def take_over(self, model: FastGHA, layout: str) -> None:
         """Put the weights into a model that will be trained on codes of a layout.

@@ -277,9 +277,9 @@ def test_an_astronaut_is_cut_out_and_looks_at_the_camera(tmp_path: Path):
     data = pytest.importorskip("skimage.data")
     try:
         from pipeline.perception.landmarks import MeshDetector
-        from pipeline.perception.matting import OnnxMatting
+        from pipeline.perception.matting import ModNet
 
-        networks = {"detector": MeshDetector(), "matting": OnnxMatting()}
+        networks = {"detector": MeshDetector(), "matting": ModNet()}
     except (MissingPackageError, MissingWeightsError) as missing:
         pytest.skip(missing.problem)
     found = run([save(tmp_path, data.astronaut())], [], **networks)

@@ -21,13 +21,14 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from pipeline.core.config import to_dict
-from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutputError
+from pipeline.core.errors import ConfigError, InputError, StaleOutputError
 from pipeline.core.geometry import project
 from pipeline.core.types import View
 from pipeline.faces.flame import load_flame
 from pipeline.faces.flame_fit import VERTICES as FLAME_VERTICES
 from pipeline.faces.heads import FLAME_FILES, head_model
 from pipeline.faces.makehuman import load_asset
+from pipeline.io.meshes import read_obj_faces
 from pipeline.perception.vggt import HUB, PointMaps
 from pipeline.prep.depth.pointmaps import PointMapSource, make_point_map_source, shrunk
 from pipeline.prep.items import WORK, Item, load_item, save_item
@@ -35,7 +36,7 @@ from pipeline.render.triangles import draw_depth
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import ShardTimestep, encode_depth, write_timesteps
 from pipeline.system.executor import make_executor
-from pipeline.system.files import read_small, sweep, write_whole
+from pipeline.system.files import sweep, write_whole
 from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.system.stage import StageReport
@@ -324,30 +325,6 @@ def flame_faces(shard: Shard) -> Int[np.ndarray, "m 3"]:
     layouts = [shard.layout] if shard.layout in FLAME_FILES else list(FLAME_FILES)
     there = [layout for layout in FLAME_FILES if (home() / FLAME_FILES[layout]).is_file()]
     return head_model((there or layouts)[0]).faces
-
-
-def read_obj_faces(path: Path) -> Int[np.ndarray, "m 3"]:
-    """Read the faces of an OBJ file, larger ones cut into triangles.
-
-    Raises:
-        FormatError: If it is not there or has none.
-    """
-    faces: list[list[int]] = []
-    try:
-        text = read_small(path, "an OBJ file with the mesh's triangles").decode(errors="replace")
-        for line in text.splitlines():
-            if line.startswith("f "):
-                ids = [int(word.split("/")[0]) - 1 for word in line.split()[1:]]
-                faces += [[ids[0], ids[i], ids[i + 1]] for i in range(1, len(ids) - 1)]
-    except (InputError, ValueError, IndexError) as error:
-        raise FormatError(
-            f"{path} is not an OBJ file that can be read.", "Give another."
-        ) from error
-    if not faces or min(map(min, faces)) < 0:
-        raise FormatError(f"{path} has no faces with positive numbers.", "Give another OBJ file.")
-    if max(map(max, faces)) >= 2**31:
-        raise FormatError(f"{path} has vertices of absurd numbers.", "Give another OBJ file.")
-    return np.array(faces)
 
 
 def put_in(path: Path, config: PointsConfig) -> dict[str, str]:

@@ -87,7 +87,7 @@ class PackStage:
         topology = "" if neutral is None else self._topology(name, kept[0])
         header = Header(
             plan.subject, layout, size, size, len(kept), len(plan.cameras), vertices, provenance,
-            neutral, topology,
+            neutral, topology, plan.split,
         )  # fmt: skip
         write_timesteps(self.path(name), header, self._timesteps(name, kept, sentences))
 

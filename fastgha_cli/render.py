@@ -45,7 +45,8 @@ def render(
     A sequence is an npz with codes [t, 120], layout and fps, or with ARKit weights [t, 52], names
     and fps; a CSV of Live Link Face; or what a FLAME tracker left (VHAP, GAGAvatar and others).
     A path file is JSON: width, height, cameras [{world_to_camera, K}], spread evenly over the
-    video. Only show people who agreed to it.
+    video; with frame: world they stand in the world of `fastgha avatar --cameras`. Only show
+    people who agreed to it.
     """
     from fastgha_cli import console
     from pipeline.avatar import animate
@@ -61,7 +62,8 @@ def render(
     sequences = [Sequence(s.codes, fps or s.fps) for s in sequences]
     if exaggerate != 1.0:
         sequences = [animate.exaggerate(s, exaggerate) for s in sequences]
-    cameras = cameras_for(camera, expr, len(sequences[0]), size, degrees)
+    place = loaded[0].head_to_world
+    cameras = cameras_for(camera, expr, len(sequences[0]), size, degrees, place)
     with console.progress("Drawing frames") as tick:
         animate.write_video(out, loaded, sequences, cameras, style, tick)
     console.result(str(out))

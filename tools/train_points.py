@@ -11,17 +11,21 @@ pictures made worse in the ways that cameras and files do.
 import argparse
 import io
 import time
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFilter
-from scipy import ndimage
-from scipy.spatial import cKDTree
+from safetensors.torch import load_file
+from scipy.spatial import ConvexHull, cKDTree
 from torch import nn
 
+from pipeline.core.errors import FormatError
 from pipeline.core.geometry import project
+from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import JAW_OPEN, JAW_SIDE, code_to_arkit, gaze_angles
 from pipeline.faces.makehuman import load_asset, load_texture
 from pipeline.io.tensors import write_tensors
@@ -33,8 +37,10 @@ from pipeline.system import weights
 from pipeline.system.assets import HEAD
 from pipeline.tracking.models import MakeHumanFace
 
+See = Callable[[np.ndarray], np.ndarray]
+"""From points of the head frame to pixels of the square."""
 SKIN_POINTS, EXPRESSIONS, IDENTITY = 300, 39, 60
-FROZEN = 3
+FROZEN = 4
 """First blocks that keep ImageNet's weights."""
 
 
@@ -46,8 +52,10 @@ def choose_vertices() -> tuple[np.ndarray, np.ndarray]:
     """
     asset = load_asset()
     mean, chin = asset.mean, asset.mean[asset.landmarks[8]]
-    used = np.unique(asset.skin.refs) if asset.skin.refs.size else np.flatnonzero(
-        np.asarray((asset.smooth != 0).sum(0)).ravel()
+    used = (
+        np.unique(asset.skin.refs)
+        if asset.skin.refs.size
+        else np.flatnonzero(np.asarray((asset.smooth != 0).sum(0)).ravel())
     )
     eyes = np.concatenate([asset.left_eye, asset.right_eye])
     used = np.setdiff1d(used, eyes)
@@ -73,7 +81,9 @@ def choose_vertices() -> tuple[np.ndarray, np.ndarray]:
     return ids, face
 
 
-def numbers(code, neutral: np.ndarray, basis: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def numbers(
+    code: ExpressionCode, neutral: np.ndarray, basis: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
     """Return expression, jaw and gaze in radians, lids, and identity of codes [t]."""
     w = code_to_arkit(code).double().numpy()
     jaw = np.stack([JAW_OPEN * w[:, 17], JAW_SIDE * (w[:, 15] - w[:, 16])], 1)
@@ -113,7 +123,7 @@ class Pictures:
             if path not in self.open:
                 try:
                     shard = Shard(path)
-                except Exception:
+                except FormatError:
                     return self.person()
                 t = range(shard.timesteps)
                 mesh = shard._file["vertices"][:]
@@ -163,7 +173,7 @@ class Pictures:
         picture = picture * (1 - head[..., 3:] / 255) + head[..., :3]
         seen = local(marks)
         if hard:
-            picture = self.dress(picture, lambda p: local(pixels(p)), mesh[t], seen)
+            picture = self.dress(picture, lambda p: local(pixels(p)), mesh[t])
             picture = self.worsen(picture)
         square = picture.clip(0, 255).astype(np.uint8)
         if rng.random() < 0.1:
@@ -195,7 +205,9 @@ class Pictures:
             out = np.full_like(out, 255.0 if rng.random() < 0.6 else rng.uniform(0, 255))
         elif kind < 0.5:  # noise of all scales
             for cells in (3, 6, 12, 24, 48):
-                grey = rng.normal(0, 1, (cells, cells, 1)) + 0.5 * rng.normal(0, 1, (cells, cells, 3))
+                grey = rng.normal(0, 1, (cells, cells, 1)) + 0.5 * rng.normal(
+                    0, 1, (cells, cells, 3)
+                )
                 small = np.clip(128 + 40 * grey, 0, 255).astype(np.uint8)
                 big = Image.fromarray(small).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
                 out += (np.asarray(big, float) - 128) * rng.uniform(0, 1.3) * (3 / cells) ** 0.4
@@ -231,7 +243,7 @@ class Pictures:
             image = image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.5, 5))))
         return image
 
-    def shoulders(self, picture: Image.Image, see, mesh: np.ndarray) -> None:
+    def shoulders(self, picture: Image.Image, see: See, mesh: np.ndarray) -> None:
         """Draw what a person wears, behind the head."""
         rng = self.rng
         chin = mesh[self.asset.landmarks[8]]
@@ -262,7 +274,7 @@ class Pictures:
             cloth = Image.fromarray(part).resize((SIDE, SIDE))
             picture.paste(cloth, (0, 0), mask)
 
-    def dress(self, picture: np.ndarray, see, mesh: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    def dress(self, picture: np.ndarray, see: See, mesh: np.ndarray) -> np.ndarray:
         """Put a cap, glasses or something else before the head, now and then."""
         rng = self.rng
         image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
@@ -292,8 +304,6 @@ class Pictures:
                             0.1 * np.sin(around) - 0.01], 1)  # fmt: skip
             crown = rim * [0.8, 1, 0.8] + [0, rng.uniform(0.06, 0.12), 0]
             dots = see(np.concatenate([rim, crown]))
-            from scipy.spatial import ConvexHull
-
             hull = dots[ConvexHull(dots).vertices]
             draw.polygon(
                 [tuple(c) for c in hull.tolist()], fill=(*rng.integers(0, 256, 3).tolist(), 255)
@@ -313,7 +323,10 @@ class Pictures:
         if rng.random() < 0.3:  # light from one side
             y, z = np.mgrid[:SIDE, :SIDE].astype(np.float32) / SIDE - 0.5
             around = rng.uniform(0, 2 * np.pi)
-            x = x * np.exp(rng.normal(0, 0.7) * (np.cos(around) * y + np.sin(around) * z))[..., None]
+            x = (
+                x
+                * np.exp(rng.normal(0, 0.7) * (np.cos(around) * y + np.sin(around) * z))[..., None]
+            )
         x = x.clip(0, 1) ** np.exp(rng.normal(0, 0.25))
         x = x * np.exp(rng.normal(0, 0.15, 1) + rng.normal(0, 0.07, 3)).astype(np.float32)
         grey = x.mean(-1, keepdims=True)
@@ -339,7 +352,18 @@ class Pictures:
         return x
 
 
-def supply(folder: Path, seed: int, batch: int, queue) -> None:
+def regions(ids: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return points that move with an expression, and those that they are seen against."""
+    asset = load_asset()
+    out = []
+    for marks, ball in ((slice(36, 42), asset.right_eye), (slice(42, 48), asset.left_eye)):
+        lids = np.arange(68)[marks]
+        out += [(lids, lids), (np.flatnonzero(np.isin(ids, ball)), lids)]
+    mouth = np.arange(48, 68)
+    return [*out, (mouth, mouth), (np.arange(5, 12), mouth), (np.arange(17, 27), np.arange(17, 48))]
+
+
+def supply(folder: Path, seed: int, batch: int, queue: Any) -> None:
     """Put batches into a queue, for ever."""
     torch.set_num_threads(1)
     pictures = Pictures(folder, seed)
@@ -365,6 +389,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path, help="weights to go on from")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -393,7 +418,12 @@ def main() -> None:
         nn.init.zeros_(net.numbers.bias)
     centre = torch.from_numpy(facts.mean(0))
     unit = torch.from_numpy(facts.std(0) + 1e-6)
+    if args.start:
+        known = load_file(args.start)
+        net.load_state_dict({name: known[name].float() for name in net.state_dict()})
+        centre, unit = known["centre"], known["unit"]
     net.features[:FROZEN].requires_grad_(False)
+    parts = regions(first.ids)
     net = net.to(memory_format=torch.channels_last)
     old = [p for p in net.features.parameters() if p.requires_grad]
     new = [p for part in (net.squeeze, net.hidden, net.modes, net.spread, net.numbers)
@@ -429,8 +459,12 @@ def main() -> None:
         off = (guess.numbers - wanted) ** 2
         state_part = nll(off[:, :47], guess.numbers_log[:, :47], 1)
         who_part = nll(off[:, 47:], guess.numbers_log[:, 47:], 1)
-        # Points are worth a hundredth of the square, numbers their spread.
-        loss = 10 * nll(miss, guess.points_log, 2) + 0.3 * state_part + 0.1 * who_part
+        # Lids, irises, lips and brows within their own surroundings: where the head stands is much
+        # larger than what a face does.
+        near = guess.points - points
+        local = torch.cat([near[:, own] - near[:, about].mean(1, keepdim=True)
+                           for own, about in parts], 1).abs().mean()  # fmt: skip
+        loss = 10 * (nll(miss, guess.points_log, 2) + local) + state_part + 0.3 * who_part
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0)
@@ -439,12 +473,12 @@ def main() -> None:
         keep = min(0.99, 1 - 1 / (step + 1)) if step < 300 else 0.99
         for name, value in net.state_dict().items():
             average[name].lerp_(value, 1 - keep)
-        eyes = off[:, 41:45].mean(0) / 1
-        log.append([float(miss.sqrt().mean()) * SIDE / 2, float(loss.detach()), float(off[:, :39].mean()),
-                    float(eyes.mean()), float(off[:, 45:47].mean()), float(off[:, 47:67].mean())])  # fmt: skip
+        parts_off = [off[:, a:b].mean() for a, b in ((0, 39), (41, 45), (45, 47), (47, 67))]
+        pixels = [miss.sqrt().mean() * SIDE / 2, local * SIDE / 2]
+        log.append([float(x) for x in (*pixels, *parts_off)])
         if step % 50 == 0:
             row = np.mean(log[-50:], 0)
-            print(f"{step} {time.time() - begin:.0f} s  {row[0]:.2f} px  loss {row[1]:.3f}  "
+            print(f"{step} {time.time() - begin:.0f} s  {row[0]:.2f} px, {row[1]:.2f} px local  "
                   f"expr {row[2]:.2f} gaze {row[3]:.2f} lids {row[4]:.2f} who {row[5]:.2f}",
                   flush=True)  # fmt: skip
             save(step)

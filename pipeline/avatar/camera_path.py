@@ -1,23 +1,26 @@
 """Paths of cameras for videos: an orbit, a JSON file, or the ones a sequence was filmed with.
 
-A path file is JSON: `width`, `height`, and `cameras`, a list of `world_to_camera` (4 x 4, OpenCV,
-head frame, metres) and `K` (3 x 3, pixels of that width and height). The cameras are spread evenly
+A path file is one of `pipeline.io.camera_file`, in the head frame or in the world that an avatar's
+head was found in. The cameras are spread evenly
 over the video, and the ones between them turn and glide evenly; one camera stands still.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from scipy.spatial.transform import Rotation, Slerp
+from torch import Tensor
 
-from pipeline.core.errors import FormatError, InputError
+from pipeline.core.errors import InputError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
+from pipeline.io.camera_file import read_cameras
 from pipeline.system.files import require_file, write_whole
 
 DISTANCE = 1.0
@@ -51,7 +54,14 @@ def orbit(frames: int, size: int, degrees: float = 40.0, turns: float = 1.0) -> 
     return Camera(extrinsics, K.expand(frames, 3, 3), size, size)
 
 
-def cameras_for(choice: str, sequence: Path, frames: int, size: int, degrees: float) -> Camera:
+def cameras_for(
+    choice: str,
+    sequence: Path,
+    frames: int,
+    size: int,
+    degrees: float,
+    head_to_world: Float[Tensor, "4 4"] | None = None,
+) -> Camera:
     """Return the cameras that a user names: `orbit`, `original` or the path of a JSON file.
 
     Args:
@@ -61,6 +71,7 @@ def cameras_for(choice: str, sequence: Path, frames: int, size: int, degrees: fl
         frames: How many cameras.
         size: Width of the pictures, pixels; the height follows the path's proportions.
         degrees: Largest angle of the orbit.
+        head_to_world: Where the avatar's head is in the world of a file that has one.
 
     Raises:
         InputError: If there is no such file, or the sequence has no cameras.
@@ -69,34 +80,35 @@ def cameras_for(choice: str, sequence: Path, frames: int, size: int, degrees: fl
     """
     if choice == "orbit":
         return orbit(frames, size, degrees)
-    filmed = _filmed(sequence) if choice == "original" else read_path(Path(choice))
+    original = choice == "original"
+    filmed = _filmed(sequence) if original else read_path(Path(choice), head_to_world)
     height = max(round(size * filmed.height / filmed.width), 1)
     return spread(filmed, frames).resized(size, height)
 
 
-def read_path(path: Path) -> Camera:
-    """Read a path file.
+def read_path(path: Path, head_to_world: Float[Tensor, "4 4"] | None = None) -> Camera:
+    """Read a path file into cameras of the head frame.
+
+    Args:
+        path: The file.
+        head_to_world: Where the head is in the world of a file that has one.
 
     Raises:
-        InputError: If there is no file.
-        FormatError: If it is not a path of cameras.
+        InputError: If there is no file, or the head's place in its world is not known.
+        FormatError: If it is not a file of cameras.
         CameraError: If a matrix is not that of a camera.
     """
-    require_file(path, "a camera path (.json); or choose orbit or original")
-    try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        stops = data["cameras"]
-        return Camera(
-            torch.tensor([c["world_to_camera"] for c in stops]).float(),
-            torch.tensor([c["K"] for c in stops]).float(),
-            int(data["width"]),
-            int(data["height"]),
+    found = read_cameras(path)
+    if found.frame == "head":
+        return found.cameras
+    if head_to_world is None:
+        raise InputError(
+            f"The cameras of {path} stand in a world in which this head has no place.",
+            "Make the avatar with --cameras of that world, or give cameras of the head frame.",
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise FormatError(
-            f"{path} is not a camera path.",
-            "It is JSON: width, height, cameras: [{world_to_camera 4 x 4, K 3 x 3}].",
-        ) from error
+    return replace(
+        found.cameras, world_to_camera=found.cameras.world_to_camera @ head_to_world.float()
+    )
 
 
 def write_path(path: Path, cameras: Camera) -> None:

@@ -79,9 +79,7 @@ class PointsNet(nn.Module):
         points = self.places(self.modes(x)).float().unflatten(-1, (-1, 2))
         mean, log = self.numbers(x).float().chunk(2, dim=-1)
         spread = self.spread(x).float()
-        return Guess(
-            points, spread.clamp(-BOUND, BOUND), mean, log.clamp(-BOUND, BOUND)
-        )
+        return Guess(points, spread.clamp(-BOUND, BOUND), mean, log.clamp(-BOUND, BOUND))
 
 
 def without_norms(features: nn.Sequential) -> nn.Sequential:

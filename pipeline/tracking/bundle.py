@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,6 +26,10 @@ from pipeline.tracking.surface import EXPRESSION, EYES, JAW, LIDS, STATE, Surfac
 
 POSE = 6
 """Unknowns of a pose: a turn, then a shift."""
+FIXED = 1e15
+"""Weight of what does not move."""
+Poses = Literal["each", "static", "told"]
+"""One for each moment; one for all; or none, where cameras are given in the head frame."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def fit(
     seen: Sequence[Sighting],
     config: BundleConfig = BundleConfig(),
     *,
-    static: bool = False,
+    poses: Poses = "each",
 ) -> Bundle:
     """Fit one person's head to what is seen in pictures.
 
@@ -119,14 +124,15 @@ def fit(
         surface: The points of the head model.
         seen: Pictures; those of one moment show one state and, with known cameras, one pose.
         config: Priors.
-        static: One pose for all moments: the head did not move in the world of the cameras.
+        poses: What moves: the head from moment to moment, nothing in the world of the cameras, or
+            the cameras alone, which are then those of the head frame.
 
     Raises:
         ShapeError: If there is no picture, moments are not numbered from 0, or a moment has two
             pictures whose cameras are unknown.
         CameraError: If a moment has no picture with enough points.
     """
-    problem = _Problem(surface, seen, config, static)
+    problem = _Problem(surface, seen, config, poses)
     problem.start()
     for _ in range(5):
         problem.step(rigid=True)
@@ -150,7 +156,7 @@ class _Problem:
     """Unknowns, residuals and the bordered normal equations."""
 
     def __init__(
-        self, surface: Surface, seen: Sequence[Sighting], config: BundleConfig, static: bool
+        self, surface: Surface, seen: Sequence[Sighting], config: BundleConfig, poses: Poses
     ) -> None:
         moments = sorted({s.moment for s in seen})
         if not seen or moments != list(range(len(moments))):
@@ -163,9 +169,11 @@ class _Problem:
                 "Pictures with unknown cameras are moments of their own.",
                 "Give all cameras, or none and a moment for each picture.",
             )
+        static = poses != "each"
         if static and self.free:
             raise ShapeError("A static head needs known cameras.", "Give them, or leave it free.")
         self.surface, self.seen, self.config, self.static = surface, seen, config, static
+        self.told_pose = poses == "told"
         self.m, self.k = len(moments), surface.identity_size
         self.identity = np.zeros(self.k)
         self.states = np.zeros((self.m, STATE))
@@ -202,7 +210,8 @@ class _Problem:
         self.identity_mean /= self.identity_weight
         first = [next(s for s in self.seen if s.lens == lens) for lens in self.lenses]
         guess = [s.focal or config.focal * max(s.size) for s in first]
-        self.log_focal = self.log_guess = np.log(np.array(guess, float))
+        self.log_guess = np.log(np.array(guess, float))
+        self.log_focal = self.log_guess.copy()
         told = np.array([s.focal is not None for s in first], bool)
         n = len(first)
         self.lens_weight = np.diag(np.where(told, config.told_width, config.focal_width) ** -2.0)
@@ -228,18 +237,17 @@ class _Problem:
             z = K[0, 0] / scale
             if self.free and not self.told[self.lenses.index(s.lens)]:
                 z = self.config.distance
-                self.log_focal = self.log_focal.copy()
                 self.log_focal[self.lenses.index(s.lens)] = np.log(scale * z)
-            t = np.array([(shift[0] - K[0, 2]) * z / K[0, 0], (shift[1] - K[1, 2]) * z / K[1, 1], z])
-            if self.free and not self.told[self.lenses.index(s.lens)]:
-                t[:2] = (shift - K[:2, 2]) / scale
+            t = np.append((shift - K[:2, 2]) / scale, z)
             miss = (s.points[known] - scale * mean[known] @ R[:2].T - shift) / s.sigma[known, None]
             score, i = float(np.median(np.abs(miss))), 0 if self.static else s.moment
             if s.camera is not None:
                 E = s.camera.world_to_camera.double().numpy()
                 R, t = E[:3, :3].T @ R, E[:3, :3].T @ (t - E[:3, 3])
             if score < best[i]:
-                best[i], self.R[i], self.t[i] = score, R, t
+                best[i] = score
+                if not self.told_pose:
+                    self.R[i], self.t[i] = R, t
         if not np.isfinite(best).all():
             raise CameraError(
                 f"Nothing is seen of moment {int(np.argmax(~np.isfinite(best)))}.",
@@ -365,6 +373,8 @@ class _Problem:
         at = np.arange(k)
         H[at, at] += self.identity_weight
         b[:k] += self.identity_weight * (self.identity - self.identity_mean)
+        if self.told_pose:
+            H[np.arange(g, shared), np.arange(g, shared)] += FIXED
         if self.free:
             d = self.log_focal - self.log_guess
             H[k:g, k:g] += self.lens_weight

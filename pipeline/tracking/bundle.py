@@ -10,7 +10,7 @@ Letters: n pictures, m moments, p points, k numbers of identity, s of state, g s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -117,6 +117,7 @@ def fit(
     config: BundleConfig = BundleConfig(),
     *,
     poses: Poses = "each",
+    cuts: Collection[int] = (),
 ) -> Bundle:
     """Fit one person's head to what is seen in pictures.
 
@@ -126,13 +127,14 @@ def fit(
         config: Priors.
         poses: What moves: the head from moment to moment, nothing in the world of the cameras, or
             the cameras alone, which are then those of the head frame.
+        cuts: Moments that do not follow from the one before, where moments are smoothed.
 
     Raises:
         ShapeError: If there is no picture, moments are not numbered from 0, or a moment has two
             pictures whose cameras are unknown.
         CameraError: If a moment has no picture with enough points.
     """
-    problem = _Problem(surface, seen, config, poses)
+    problem = _Problem(surface, seen, config, poses, cuts)
     problem.start()
     for _ in range(5):
         problem.step(rigid=True)
@@ -156,7 +158,12 @@ class _Problem:
     """Unknowns, residuals and the bordered normal equations."""
 
     def __init__(
-        self, surface: Surface, seen: Sequence[Sighting], config: BundleConfig, poses: Poses
+        self,
+        surface: Surface,
+        seen: Sequence[Sighting],
+        config: BundleConfig,
+        poses: Poses,
+        cuts: Collection[int],
     ) -> None:
         moments = sorted({s.moment for s in seen})
         if not seen or moments != list(range(len(moments))):
@@ -173,7 +180,7 @@ class _Problem:
         if static and self.free:
             raise ShapeError("A static head needs known cameras.", "Give them, or leave it free.")
         self.surface, self.seen, self.config, self.static = surface, seen, config, static
-        self.told_pose = poses == "told"
+        self.told_pose, self.cuts = poses == "told", cuts
         self.m, self.k = len(moments), surface.identity_size
         self.identity = np.zeros(self.k)
         self.states = np.zeros((self.m, STATE))
@@ -341,7 +348,7 @@ class _Problem:
                                np.full(3, config.pace[2])])  # fmt: skip
         weights = config.smooth * pace**-2.0
         out: list[tuple[int, np.ndarray, np.ndarray]] = []
-        for i in range(1, self.m):
+        for i in sorted({*range(1, self.m)} - {*self.cuts}):
             change = np.zeros(STATE + POSE)
             change[:STATE] = self.states[i] - self.states[i - 1]
             w = weights.copy()

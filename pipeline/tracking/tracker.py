@@ -5,22 +5,42 @@ Letters: n pictures, v vertices.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float32
+from PIL import Image
 
 from pipeline.core.arrays import Rgb
+from pipeline.core.errors import CameraError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.makehuman import load_asset
-from pipeline.perception.landmarks import Face
+from pipeline.perception.landmarks import Detector, Face
 from pipeline.perception.points import PointsFinder, PointsSeen
+from pipeline.system.progress import Progress, silent
 from pipeline.tracking.bundle import Bundle, BundleConfig, Poses, Sighting, fit
 from pipeline.tracking.models import FaceState, MakeHumanFace
 from pipeline.tracking.surface import Surface, face_state
+
+VIDEO = BundleConfig(smooth=1.0)
+"""Of moments in their order."""
+CUT = 30.0
+"""Mean change of small grey pictures, of 255, that only another shot makes."""
+CHECK = 25
+"""Frames after which the detector looks again: what is followed may have been lost."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What was seen in the frames of a video."""
+
+    seen: list[PointsSeen | None]
+    """None where there is no face."""
+    cuts: list[int]
+    """Frames that begin another shot."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +75,63 @@ class HeadTracker:
         """Return where the points of a detected face are."""
         return self.finder(rgb, face)
 
+    def follow(
+        self, frames: Iterable[Rgb], detect: Detector, progress: Progress = silent
+    ) -> Followed:
+        """See one face through a video: each frame is looked at where the one before had it.
+
+        The detector looks at the first frame, after a cut, and now and then.
+
+        Args:
+            frames: In their order.
+            detect: Finds faces.
+            progress: Told after each frame.
+        """
+        seen: list[PointsSeen | None] = []
+        cuts: list[int] = []
+        last, before = None, None
+        for i, rgb in enumerate(frames):
+            picture = Image.fromarray(rgb)
+            small = np.asarray(picture.convert("L").resize((32, 18)), np.float32)
+            cut = before is not None and float(np.abs(small - before).mean()) > CUT
+            if cut:
+                cuts.append(i)
+            if last is None or cut or i % CHECK == 0:
+                faces = detect(rgb)
+                face = _same(faces, None if cut else last)
+                last = None if face is None else self.finder(rgb, face)
+            else:
+                last = self.finder.look(picture, self.finder.square(last))
+            seen.append(last)
+            before = small
+            progress(i + 1, 0)
+        return Followed(seen, cuts)
+
+    def fit_video(
+        self, seen: Followed, size: tuple[int, int], focal: float | None = None
+    ) -> tuple[TrackedHead, list[int]]:
+        """Fit the head to a video of one lens.
+
+        All frames are solved together, each tied to the one before.
+
+        Returns:
+            The head, whose moments are frames that show a face, and the numbers of these frames.
+
+        Raises:
+            CameraError: If no frame shows a face.
+        """
+        frames = [i for i, one in enumerate(seen.seen) if one is not None]
+        if not frames:
+            raise CameraError("No frame shows a face.", "Give a video of one head.")
+        shown = [one for one in seen.seen if one is not None]
+        # A frame after a gap follows from nothing.
+        cuts = [n for n, i in enumerate(frames) if i in seen.cuts or i - 1 not in frames]
+        n = len(frames)
+        found = self.fit(
+            shown, [size] * n, focals=[focal] * n, lenses=[0] * n, cuts=cuts, config=VIDEO
+        )
+        return found, frames
+
     def fit(
         self,
         seen: Sequence[PointsSeen],
@@ -65,6 +142,7 @@ class HeadTracker:
         moments: Sequence[int] | None = None,
         lenses: Sequence[int] | None = None,
         poses: Poses = "each",
+        cuts: Collection[int] = (),
         config: BundleConfig | None = None,
     ) -> TrackedHead:
         """Fit one person's head to what was seen.
@@ -77,6 +155,7 @@ class HeadTracker:
             moments: Which pictures show one moment; each its own if not given.
             lenses: Which pictures one lens took, without a zoom; each its own if not given.
             poses: See `pipeline.tracking.bundle.fit`.
+            cuts: Likewise.
             config: Priors; those of photographs if not given.
 
         Raises:
@@ -101,6 +180,7 @@ class HeadTracker:
             ],
             config or BundleConfig(),
             poses=poses,
+            cuts=cuts,
         )
         return self._tracked(found)
 
@@ -113,6 +193,16 @@ class HeadTracker:
         posed = self.model.vertices(identity, state).numpy()
         mesh = TrackedMesh(self.model.layout, neutral, posed)
         return TrackedHead(found, mesh, state.code(self.model.layout))
+
+
+def _same(faces: Sequence[Face], last: PointsSeen | None) -> Face | None:
+    """Return the face that was followed, else the largest."""
+    if not faces:
+        return None
+    if last is None:
+        return max(faces, key=lambda face: face.size)
+    middle = last.points.mean(0)
+    return min(faces, key=lambda face: float(np.linalg.norm(face.landmarks.mean(0) - middle)))
 
 
 def _landmarks(neutral: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "68 3"]:

@@ -381,6 +381,32 @@ def nll(miss: torch.Tensor, log: torch.Tensor, dims: int) -> torch.Tensor:
     return (loss * torch.exp(log.detach())).mean()
 
 
+def fresh(first: Pictures) -> tuple[PointsNet, torch.Tensor, torch.Tensor]:
+    """Return a network that has seen ImageNet alone, and mean and spread of the numbers."""
+    items = [first.item(hard=False)[1:] for _ in range(800)]
+    points, facts = (np.stack(part) for part in zip(*items, strict=True))
+    flat = points.reshape(len(points), -1)
+    mean = flat.mean(0)
+    net = PointsNet(len(first.ids), facts.shape[1])
+    source = MobileNetV2()
+    state = read_state(weights.find("mobilenet_v2"), "MobileNetV2")
+    source.load_state_dict({name: state[name] for name in source.state_dict()})
+    net.features = without_norms(source.eval().features)
+    _, size, rows = np.linalg.svd(flat - mean, full_matrices=False)
+    m = net.modes.out_features
+    modes = rows[:m] * (size[:m, None] / np.sqrt(len(flat)))
+    with torch.no_grad():
+        net.places.weight.copy_(torch.from_numpy(modes.T))
+        net.places.bias.copy_(torch.from_numpy(mean))
+        nn.init.normal_(net.modes.weight, 0, 0.02)
+        nn.init.zeros_(net.modes.bias)
+        nn.init.zeros_(net.spread.weight)
+        net.spread.bias.fill_(np.log(0.1))
+        nn.init.normal_(net.numbers.weight, 0, 0.01)
+        nn.init.zeros_(net.numbers.bias)
+    return net, torch.from_numpy(facts.mean(0)), torch.from_numpy(facts.std(0) + 1e-6)
+
+
 def main() -> None:
     """Train for some minutes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -395,33 +421,13 @@ def main() -> None:
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
     first = Pictures(args.shards, 1)
-    start_items = [first.item(hard=False)[1:] for _ in range(800)]
-    points, facts = (np.stack(part) for part in zip(*start_items, strict=True))
-    flat = points.reshape(len(points), -1)
-    mean = flat.mean(0)
-    net = PointsNet(len(first.ids), facts.shape[1])
-    source = MobileNetV2()
-    state = read_state(weights.find("mobilenet_v2"), "MobileNetV2")
-    source.load_state_dict({name: state[name] for name in source.state_dict()})
-    net.features = without_norms(source.eval().features)
-    with torch.no_grad():
-        _, size, rows = np.linalg.svd(flat - mean, full_matrices=False)
-        m = net.modes.out_features
-        modes = rows[:m] * (size[:m, None] / np.sqrt(len(flat)))
-        net.places.weight.copy_(torch.from_numpy(modes.T))
-        net.places.bias.copy_(torch.from_numpy(mean))
-        nn.init.normal_(net.modes.weight, 0, 0.02)
-        nn.init.zeros_(net.modes.bias)
-        nn.init.zeros_(net.spread.weight)
-        net.spread.bias.fill_(np.log(0.1))
-        nn.init.normal_(net.numbers.weight, 0, 0.01)
-        nn.init.zeros_(net.numbers.bias)
-    centre = torch.from_numpy(facts.mean(0))
-    unit = torch.from_numpy(facts.std(0) + 1e-6)
     if args.start:
         known = load_file(args.start)
-        net.load_state_dict({name: known[name].float() for name in net.state_dict()})
         centre, unit = known["centre"], known["unit"]
+        net = PointsNet(len(first.ids), len(centre))
+        net.load_state_dict({name: known[name].float() for name in net.state_dict()})
+    else:
+        net, centre, unit = fresh(first)
     net.features[:FROZEN].requires_grad_(False)
     parts = regions(first.ids)
     net = net.to(memory_format=torch.channels_last)

@@ -36,7 +36,7 @@ Poses = Literal["each", "static", "told"]
 class BundleConfig:
     """What is believed before seeing a picture; widths are standard deviations."""
 
-    alike: float = 5.0
+    alike: float = 3.0
     """Errors of a picture's points go together: so many times its sigma is each one's in the sum,
     against what is believed beforehand."""
     cauchy: float = 2.5

@@ -77,7 +77,7 @@ def make_avatar(
     said: list[str] = []
     found = photos.estimate_views(
         paths, size, matting=make_matting(), detector=get_detector(DETECTOR).make(),
-        tracker=HeadTracker(), known=known, face=face, progress=progress,
+        tracker=HeadTracker(), known=known, which=face, progress=progress,
         note=said.append if note is None else note,
     )  # fmt: skip
     if sheet is not None:

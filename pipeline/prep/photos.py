@@ -83,7 +83,7 @@ def estimate_views(
     model: Float64[np.ndarray, "68 3"] | None = None,
     tracker: HeadTracker | None = None,
     known: CameraFile | None = None,
-    face: int | None = None,
+    which: int | None = None,
     config: CropConfig = CropConfig(),
     progress: Progress = silent,
     note: Callable[[str], None] = _ignore,
@@ -99,8 +99,8 @@ def estimate_views(
             not given, those of the average head as the face mesh does.
         tracker: Fits the head to many points; if not given, cameras come of the 68 landmarks.
         known: Cameras of the photographs, in their order; needs a tracker.
-        face: Which face to take where there are several, from 1, the largest first; the largest
-            near the middle if not given.
+        which: Face to take where there are several, from 1; large ones near the middle come
+            first.
         config: What the crops show.
         progress: Told after each photograph is read and after each is cut out.
         note: Told what was decided about a photograph.
@@ -127,7 +127,10 @@ def estimate_views(
     faces: list[Face] = []
     for i, path in enumerate(paths):
         pictures.append(_read(path))
-        faces.append(_main_face(detector(pictures[-1]), pictures[-1].shape, path, face, note))
+        found = detector(pictures[-1])
+        if not found and _lies(pictures[-1], detector):
+            raise InputError(f"The head in {path} lies on its side.", "Turn the picture upright.")
+        faces.append(_main_face(found, pictures[-1].shape, path, which, note))
         progress(i + 1, 2 * len(paths))
 
     sizes = [(rgb.shape[1], rgb.shape[0]) for rgb in pictures]
@@ -135,18 +138,18 @@ def estimate_views(
     tracked = None
     if tracker is None:
         fit = cameras.estimate([face.landmarks for face in faces], sizes, model, focals)
-        found, head, errors = fit.cameras, fit.head, fit.errors
+        placed, head, errors = fit.cameras, fit.head, fit.errors
     else:
         seen = [tracker.see(rgb, face) for rgb, face in zip(pictures, faces, strict=True)]
         tracked = _track(tracker, seen, paths, sizes, focals, known)
-        found, head = list(tracked.bundle.cameras), tracked.landmarks.astype(float)
+        placed, head = list(tracked.bundle.cameras), tracked.landmarks.astype(float)
         errors = tracked.bundle.errors
         faces = [replace(face, landmarks=one.points[:68]) for face, one in zip(faces, seen)]
 
     chin = float(head[8, 1])
     crops: list[View] = []
     landmarks: list[np.ndarray] = []
-    for i, (rgb, face, camera) in enumerate(zip(pictures, faces, found, strict=True)):
+    for i, (rgb, face, camera) in enumerate(zip(pictures, faces, placed, strict=True)):
         box = square_at_head(camera, config.size, config.center)
         corner, side = np.array([box.left, box.top]), box.side
         alpha = _matte(rgb, face, corner, side, matting, config)
@@ -224,8 +227,9 @@ def sheet(photos: Photos) -> Image.Image:
     scale = side / photos.view.camera.width
     canvas = Image.new("RGB", (3 * side, len(photos.names) * side), "white")
     axes = np.concatenate([np.zeros((1, 3)), 0.05 * np.eye(3)])
-    points = torch.from_numpy(np.concatenate([photos.head, axes])).float()
     for i, name in enumerate(photos.names):
+        head = photos.head if photos.tracked is None else photos.tracked.seen_landmarks(i)
+        points = torch.from_numpy(np.concatenate([head, axes])).float()
         view = photos.view[i]
         rgb = Image.fromarray((view.image.permute(1, 2, 0) * 255).round().byte().numpy())
         alpha = Image.fromarray((view.alpha[0] * 255).round().byte().numpy())
@@ -253,6 +257,11 @@ def _read(path: Path) -> Rgb:
             f"{path} is a HEIC picture, which is not read here.", "Export it as JPEG first."
         )
     return read_rgb(path)
+
+
+def _lies(rgb: Rgb, detector: Detector) -> bool:
+    """Say whether a face is seen once the picture is turned."""
+    return any(detector(np.ascontiguousarray(np.rot90(rgb, turns))) for turns in (1, 3, 2))
 
 
 def _main_face(

@@ -58,6 +58,10 @@ class TrackedHead:
         """The neutral face's landmarks, head frame, metres."""
         return _landmarks(self.mesh.neutral)
 
+    def seen_landmarks(self, moment: int) -> Float32[np.ndarray, "68 3"]:
+        """Return the landmarks as they are posed at a moment."""
+        return _landmarks(self.mesh.posed[moment])
+
 
 class HeadTracker:
     """Sees the head model's points in pictures and fits the head to them.

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
 from scipy import ndimage
 
 from pipeline.core.arrays import Rgb
-from pipeline.core.errors import InputError, ShapeError
+from pipeline.core.errors import CameraError, InputError, ShapeError
 from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M, NECK, above_neck
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera, View

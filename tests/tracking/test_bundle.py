@@ -129,8 +129,8 @@ def test_smoothing_ties_moments_but_not_across_a_cut(surface: Surface):
     for t in range(8):
         camera = cameras[0][0 if t < 4 else 1]
         one = sighting(faces[0], camera, t, t, known=False)
-        shake = rng.normal(0, 4, 2)
-        seen.append(replace(one, points=one.points + shake, lens=0))
+        points = one.points + rng.normal(0, 6, one.points.shape)
+        seen.append(replace(one, points=points, sigma=np.full(len(points), 6.0), lens=0))
     loose = fit(surface, seen, CONFIG)
     tied = fit(surface, seen, replace(CONFIG, smooth=30.0), cuts=[4])
 

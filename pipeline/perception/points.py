@@ -10,6 +10,7 @@ Letters: f faces, p points, s numbers of state, k numbers of identity, h height,
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +88,9 @@ def without_norms(features: nn.Sequential) -> nn.Sequential:
     for parts in list(features.modules()):
         if not isinstance(parts, nn.Sequential):
             continue
-        names = list(parts._modules)
-        for before, after in zip(names, names[1:]):
-            conv, norm = parts._modules[before], parts._modules[after]
+        for i, (conv, norm) in enumerate(pairwise(parts)):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                parts._modules[before] = fuse_conv_bn_eval(conv, norm)
-                parts._modules[after] = nn.Identity()
+                parts[i], parts[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     return features
 
 
@@ -135,7 +133,7 @@ class PointsFinder:
         self._centre, self._unit = (state.pop(n).double().numpy() for n in ("centre", "unit"))
         self._net = PointsNet(len(self.vertices), len(self._centre))
         self._net.load_state_dict({name: value.float() for name, value in state.items()})
-        self._net = self._net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self._net = self._net.eval().requires_grad_(False)
 
     def __call__(self, rgb: Rgb, face: Face, looks: int = 2) -> PointsSeen:
         """Return the points of a detected face.

@@ -55,7 +55,7 @@ def run(
         found = get_detector(DETECTOR).make() if detector is None else detector
         tracker = tracker or HeadTracker()
         followed = tracker.follow(_frames(capture), found, lambda i, _: progress(i, count))
-        first = capture.view(capture.timesteps[0], CAMERA).rgb
+        first = capture.view(capture.timesteps[0], CAMERA).image
         try:
             head, frames = tracker.fit_video(followed, (first.shape[1], first.shape[0]))
         except CameraError as error:
@@ -70,4 +70,4 @@ def run(
 
 def _frames(capture: VideoCapture) -> Iterator[Rgb]:
     for step in capture.timesteps:
-        yield capture.view(step, CAMERA).rgb
+        yield capture.view(step, CAMERA).image

@@ -184,8 +184,8 @@ class _Problem:
         self.m, self.k = len(moments), surface.identity_size
         self.identity = np.zeros(self.k)
         self.states = np.zeros((self.m, STATE))
-        self.R = np.tile(np.eye(3), (1 if static else self.m, 1, 1))
-        self.t = np.zeros((len(self.R), 3))
+        self.turns = np.tile(np.eye(3), (1 if static else self.m, 1, 1))
+        self.t = np.zeros((len(self.turns), 3))
         self.lenses = sorted({s.lens for s in seen}) if self.free else []
         self._beliefs()
 
@@ -233,28 +233,30 @@ class _Problem:
     def start(self) -> None:
         """Place the mean head by weak perspective, from the picture that fits it best."""
         mean = self.surface(self.identity, np.zeros(STATE)).points
-        best = np.full(len(self.R), np.inf)
+        best = np.full(len(self.turns), np.inf)
         for s in self.seen:
             known = np.isfinite(s.points).all(1) & (s.sigma > 0)
             if known.sum() < 12:
                 continue
             weight = 1 / s.sigma[known]
             K = self._K(s)
-            R, scale, shift = _weak_perspective(s.points[known], mean[known], weight)
+            turn, scale, shift = _weak_perspective(s.points[known], mean[known], weight)
             z = K[0, 0] / scale
             if self.free and not self.told[self.lenses.index(s.lens)]:
                 z = self.config.distance
                 self.log_focal[self.lenses.index(s.lens)] = np.log(scale * z)
             t = np.append((shift - K[:2, 2]) / scale, z)
-            miss = (s.points[known] - scale * mean[known] @ R[:2].T - shift) / s.sigma[known, None]
+            miss = (s.points[known] - scale * mean[known] @ turn[:2].T - shift) / s.sigma[
+                known, None
+            ]
             score, i = float(np.median(np.abs(miss))), 0 if self.static else s.moment
             if s.camera is not None:
                 E = s.camera.world_to_camera.double().numpy()
-                R, t = E[:3, :3].T @ R, E[:3, :3].T @ (t - E[:3, 3])
+                turn, t = E[:3, :3].T @ turn, E[:3, :3].T @ (t - E[:3, 3])
             if score < best[i]:
                 best[i] = score
                 if not self.told_pose:
-                    self.R[i], self.t[i] = R, t
+                    self.turns[i], self.t[i] = turn, t
         if not np.isfinite(best).all():
             raise CameraError(
                 f"Nothing is seen of moment {int(np.argmax(~np.isfinite(best)))}.",
@@ -272,7 +274,7 @@ class _Problem:
     def _view(self, s: Sighting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return rotation and shift from the head to a camera, and from the world to it."""
         i = 0 if self.static else s.moment
-        R, t = self.R[i], self.t[i]
+        R, t = self.turns[i], self.t[i]
         if s.camera is None:
             return R, t, np.eye(3)
         E = s.camera.world_to_camera.double().numpy()
@@ -355,7 +357,7 @@ class _Problem:
             if self.static:
                 w[STATE:] = 0
             else:
-                turn = Rotation.from_matrix(self.R[i] @ self.R[i - 1].T).as_rotvec()
+                turn = Rotation.from_matrix(self.turns[i] @ self.turns[i - 1].T).as_rotvec()
                 change[STATE:] = [*turn, *(self.t[i] - self.t[i - 1])]
             out.append((i, change, w))
         return out
@@ -365,26 +367,26 @@ class _Problem:
         config, k, g = self.config, self.k, self.k + len(self.lenses)
         shared = g + (POSE if self.static else 0)
         own = STATE + (0 if self.static else POSE)
-        H, b = np.zeros((shared, shared)), np.zeros(shared)
+        normal, b = np.zeros((shared, shared)), np.zeros(shared)
         blocks, rights = np.zeros((self.m, own, own)), np.zeros((self.m, own))
         border = np.zeros((self.m, own, shared))
         for s in self.seen:
             J, r = self._picture(s, shared, own, g)
             whole = J.T @ J
             right = J.T @ r
-            H += whole[:shared, :shared]
+            normal += whole[:shared, :shared]
             b += right[:shared]
             blocks[s.moment] += whole[shared:, shared:]
             rights[s.moment] += right[shared:]
             border[s.moment] += whole[shared:, :shared]
         at = np.arange(k)
-        H[at, at] += self.identity_weight
+        normal[at, at] += self.identity_weight
         b[:k] += self.identity_weight * (self.identity - self.identity_mean)
         if self.told_pose:
-            H[np.arange(g, shared), np.arange(g, shared)] += FIXED
+            normal[np.arange(g, shared), np.arange(g, shared)] += FIXED
         if self.free:
             d = self.log_focal - self.log_guess
-            H[k:g, k:g] += self.lens_weight
+            normal[k:g, k:g] += self.lens_weight
             b[k:g] += self.lens_weight @ d
             z = self.t[:, 2].clip(0.02)
             w = self._unsure() * config.distance_width**-2.0
@@ -414,18 +416,18 @@ class _Problem:
         if rigid:
             keep = np.arange(k, shared)
             self_keep = np.arange(STATE, own)
-            H, b = H[np.ix_(keep, keep)], b[keep]
+            normal, b = normal[np.ix_(keep, keep)], b[keep]
             blocks = blocks[:, STATE:, STATE:]
             ties, rights = ties[:, STATE:, STATE:], rights[:, STATE:]
             border = border[:, STATE:][:, :, keep]
         else:
             keep, self_keep = np.arange(shared), np.arange(own)
         scale = 1 + damping
-        i = np.arange(len(H))
-        H[i, i] *= scale
+        i = np.arange(len(normal))
+        normal[i, i] *= scale
         i = np.arange(blocks.shape[1])
         blocks[:, i, i] *= scale
-        x, y = _solve_bordered(H, b, blocks, ties, rights, border)
+        x, y = _solve_bordered(normal, b, blocks, ties, rights, border)
         whole_x, whole_y = np.zeros(shared), np.zeros((self.m, own))
         whole_x[keep] = -x
         if len(self_keep):
@@ -459,9 +461,9 @@ class _Problem:
         P[:, 0, 0], P[:, 1, 1] = K[0, 0] / z, K[1, 1] / z
         P[:, 0, 2], P[:, 1, 2] = -P[:, 0, 0] * inside[:, 0] / z, -P[:, 1, 1] * inside[:, 1] / z
         by_head = P @ R
-        J = np.zeros((len(z), 2, shared + own))
-        J[:, :, :k] = by_head @ posed.by_identity
-        J[:, :, shared : shared + STATE] = by_head @ posed.by_state
+        slope = np.zeros((len(z), 2, shared + own))
+        slope[:, :, :k] = by_head @ posed.by_identity
+        slope[:, :, shared : shared + STATE] = by_head @ posed.by_state
         # A turn comes after the pose, in the world: w x (R X) there, before the camera turns it.
         arm = turned @ world
         spin = np.zeros((len(z), 3, 3))
@@ -470,16 +472,16 @@ class _Problem:
         spin[:, 2, 0], spin[:, 2, 1] = arm[:, 1], -arm[:, 0]
         by_world = P @ world
         at = g if self.static else shared + STATE
-        J[:, :, at : at + 3] = by_world @ spin
+        slope[:, :, at : at + 3] = by_world @ spin
         shift = self._shift_unit(s.moment) if self.free else np.eye(3)
-        J[:, :, at + 3 : at + 6] = by_world @ shift
+        slope[:, :, at + 3 : at + 6] = by_world @ shift
         if self.free:
-            J[:, :, k + self.lenses.index(s.lens)] = miss + s.points - K[:2, 2]
+            slope[:, :, k + self.lenses.index(s.lens)] = miss + s.points - K[:2, 2]
         sigma = np.where(known, s.sigma, 1) * config.alike
         far = (miss**2).sum(1) / np.where(known, s.sigma, 1) ** 2
         weight = known / np.sqrt(1 + far / config.cauchy**2) / sigma
-        J *= weight[:, None, None]
-        return np.nan_to_num(J).reshape(-1, shared + own), (miss * weight[:, None]).ravel()
+        slope *= weight[:, None, None]
+        return np.nan_to_num(slope).reshape(-1, shared + own), (miss * weight[:, None]).ravel()
 
     def _move(self, x: np.ndarray, y: np.ndarray, g: int) -> None:
         self.identity = self.identity + x[: self.k]
@@ -489,7 +491,7 @@ class _Problem:
         turn = poses[:, :3]
         size = np.linalg.norm(turn, axis=1, keepdims=True)
         turn = turn * np.minimum(1, 0.6 / np.maximum(size, 1e-9))
-        self.R = Rotation.from_rotvec(turn).as_matrix() @ self.R
+        self.turns = Rotation.from_rotvec(turn).as_matrix() @ self.turns
         shift = poses[:, 3:].clip(-0.5, 0.5)
         if self.free:
             self.t = self.t * np.exp(shift[:, 2:]) + shift * [1, 1, 0]
@@ -497,10 +499,10 @@ class _Problem:
             self.t = self.t + shift
 
     def unknowns(self) -> tuple[np.ndarray, ...]:
-        return self.identity, self.log_focal, self.states, self.R, self.t
+        return self.identity, self.log_focal, self.states, self.turns, self.t
 
     def put(self, kept: tuple[np.ndarray, ...]) -> None:
-        self.identity, self.log_focal, self.states, self.R, self.t = kept
+        self.identity, self.log_focal, self.states, self.turns, self.t = kept
 
     def result(self) -> Bundle:
         cameras: list[Camera] = []
@@ -518,7 +520,7 @@ class _Problem:
             errors[i] = np.sqrt(2 * (square * weight).sum() / weight.sum())
             misfit[i] = np.sqrt((square * weight).mean())
         poses = np.tile(np.eye(4), (self.m, 1, 1))
-        poses[:, :3, :3], poses[:, :3, 3] = self.R, self.t
+        poses[:, :3, :3], poses[:, :3, 3] = self.turns, self.t
         return Bundle(self.identity, self.states, poses, tuple(cameras), errors, misfit)
 
 

@@ -101,7 +101,12 @@ def read_track(path: Path) -> TrackFile:
         width, height = (int(n) for n in arrays["size"])
         found = TrackFile(
             ExpressionCode(torch.from_numpy(arrays["codes"]), layout),
-            Camera(*(torch.from_numpy(arrays[n]) for n in ("world_to_camera", "K")), width, height),
+            Camera(
+                torch.from_numpy(arrays["world_to_camera"]),
+                torch.from_numpy(arrays["K"]),
+                width,
+                height,
+            ),
             arrays["frames"],
             arrays["neutral"],
             arrays["error_px"],

@@ -9,7 +9,7 @@ Letters: f faces, p points, s numbers of state, k numbers of identity, h height,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -103,6 +103,8 @@ class PointsSeen:
     numbers: Float64[np.ndarray, "n"]
     """State and identity, in the units of `pipeline.tracking.surface`."""
     numbers_sigma: Float64[np.ndarray, "n"]
+    marks: Float64[np.ndarray, "68 2"] | None = None
+    """The detector's landmarks of the same face."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class PointsFinder:
         seen = self.look(picture, square)
         for _ in range(looks - 1):
             seen = self.look(picture, self.square(seen))
-        return seen
+        return replace(seen, marks=face.landmarks)
 
     def look(self, picture: Image.Image, square: Square) -> PointsSeen:
         """Return the points seen in one square."""

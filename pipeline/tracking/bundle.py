@@ -11,7 +11,7 @@ Letters: n pictures, m moments, p points, k numbers of identity, s of state, g s
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -22,8 +22,19 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.types import Camera
-from pipeline.tracking.surface import EXPRESSION, EYES, JAW, LIDS, STATE, Surface
+from pipeline.tracking.surface import EXPRESSION, EYES, JAW, LIDS, STATE, Posed, Surface
 
+MARKS = 68
+REGIONS = tuple(
+    np.array([i for part in parts for i in range(*part)])
+    for parts in (
+        ((17, 22), (36, 42)),
+        ((22, 27), (42, 48)),
+        ((6, 11), (31, 36), (48, 68)),
+    )
+)
+"""Landmarks that tell an expression: eye and brow on each side, and mouth, chin and nostrils. Each
+is seen against the middle of its region: to the detector, the whole head is turned another way."""
 POSE = 6
 """Unknowns of a pose: a turn, then a shift."""
 FIXED = 1e15
@@ -41,7 +52,11 @@ class BundleConfig:
     against what is believed beforehand."""
     cauchy: float = 2.5
     """Misses well beyond this many sigmas count for little."""
-    numbers: float = 1.5
+    marks: float = 0.01
+    """Sigma of a detector's landmark within its region, in longer sides of the landmarks' box."""
+    outline: float = 2.2
+    """So many times that of one on the outline, which slides over the head."""
+    numbers: float = 3.0
     """Times its sigma is what the network says of state and identity."""
     identity: float = 1.0
     expression: float = 1.0
@@ -90,6 +105,8 @@ class Sighting:
     """Pixels, if the picture tells it."""
     lens: int = 0
     """Pictures of one lens share one focal length; the principal point is in the middle."""
+    marks: Float64[np.ndarray, "68 2"] | None = None
+    """A detector's landmarks, pixels."""
     numbers: Float64[np.ndarray, "n"] | None = None
     """State and then identity as far as a network tells them."""
     numbers_sigma: Float64[np.ndarray, "n"] | None = None
@@ -118,6 +135,7 @@ def fit(
     *,
     poses: Poses = "each",
     cuts: Collection[int] = (),
+    bias: Float64[np.ndarray, "68 3"] | None = None,
 ) -> Bundle:
     """Fit one person's head to what is seen in pictures.
 
@@ -128,13 +146,15 @@ def fit(
         poses: What moves: the head from moment to moment, nothing in the world of the cameras, or
             the cameras alone, which are then those of the head frame.
         cuts: Moments that do not follow from the one before, where moments are smoothed.
+        bias: From the head model's landmarks, the first points of the surface, to where the
+            detector of the marks sees them, head frame, metres.
 
     Raises:
         ShapeError: If there is no picture, moments are not numbered from 0, or a moment has two
             pictures whose cameras are unknown.
         CameraError: If a moment has no picture with enough points.
     """
-    problem = _Problem(surface, seen, config, poses, cuts)
+    problem = _Problem(surface, seen, config, poses, cuts, bias)
     problem.start()
     for _ in range(5):
         problem.step(rigid=True)
@@ -164,6 +184,7 @@ class _Problem:
         config: BundleConfig,
         poses: Poses,
         cuts: Collection[int],
+        bias: Float64[np.ndarray, "68 3"] | None,
     ) -> None:
         moments = sorted({s.moment for s in seen})
         if not seen or moments != list(range(len(moments))):
@@ -179,7 +200,10 @@ class _Problem:
         static = poses != "each"
         if static and self.free:
             raise ShapeError("A static head needs known cameras.", "Give them, or leave it free.")
-        self.surface, self.seen, self.config, self.static = surface, seen, config, static
+        self.surface, self.config, self.static = surface, config, static
+        self.plain = len(seen[0].points)
+        self.bias = np.zeros((MARKS, 3)) if bias is None else bias
+        self.seen = [_with_marks(s, config) for s in seen]
         self.told_pose, self.cuts = poses == "told", cuts
         self.m, self.k = len(moments), surface.identity_size
         self.identity = np.zeros(self.k)
@@ -233,9 +257,11 @@ class _Problem:
     def start(self) -> None:
         """Place the mean head by weak perspective, from the picture that fits it best."""
         mean = self.surface(self.identity, np.zeros(STATE)).points
+        mean = np.concatenate([mean, mean[:MARKS]])
         best = np.full(len(self.turns), np.inf)
         for s in self.seen:
             known = np.isfinite(s.points).all(1) & (s.sigma > 0)
+            known[self.plain :] = False
             if known.sum() < 12:
                 continue
             weight = 1 / s.sigma[known]
@@ -280,6 +306,15 @@ class _Problem:
         E = s.camera.world_to_camera.double().numpy()
         return E[:3, :3] @ R, E[:3, :3] @ t + E[:3, 3], E[:3, :3]
 
+    def _posed(self, s: Sighting) -> Posed:
+        """Return the points, and once more the landmarks where the detector sees them."""
+        posed = self.surface(self.identity, self.states[s.moment])
+        return Posed(
+            np.concatenate([posed.points, posed.points[:MARKS] + self.bias]),
+            np.concatenate([posed.by_identity, posed.by_identity[:MARKS]]),
+            np.concatenate([posed.by_state, posed.by_state[:MARKS]]),
+        )
+
     def _misses(
         self, s: Sighting, points: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -291,17 +326,31 @@ class _Problem:
         K = self._K(s)
         miss = inside[:, :2] / depth * K[[0, 1], [0, 1]] + K[:2, 2] - s.points
         known = np.isfinite(miss).all(1) & (s.sigma > 0)
-        return np.where(known[:, None], miss, 0.0), turned, inside, known
+        miss = np.where(known[:, None], miss, 0.0)
+        return self._centred(miss, known), turned, inside, known
+
+    def _centred(self, values: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Return values [p + 68, ...], those of landmarks against the means of their regions."""
+        if known[self.plain :].any():
+            values = values.copy()
+            for region in REGIONS:
+                values[self.plain + region] -= values[self.plain + region].mean(0)
+        return values
+
+    def _alike(self) -> Float64[np.ndarray, "p"]:
+        """Return how many times its sigma is a point's in the sum."""
+        return np.repeat([self.config.alike, 1.0], [self.plain, MARKS])
 
     def cost(self) -> float:
         """Return half the robust sum of squares."""
         config, total = self.config, 0.0
         for s in self.seen:
-            posed = self.surface(self.identity, self.states[s.moment])
+            posed = self._posed(s)
             miss, _, _, known = self._misses(s, posed.points)
             far = (miss**2).sum(1) / np.where(known, s.sigma, 1) ** 2
             c = config.cauchy**2
-            total += float((0.5 * c * np.log1p(far / c))[known].sum()) / config.alike**2
+            rho = 0.5 * c * np.log1p(far / c) / self._alike() ** 2
+            total += float(rho[known].sum())
         off = self.identity - self.identity_mean
         total += 0.5 * float((self.identity_weight * off**2).sum())
         total += 0.5 * float((self.state_weight * (self.states - self.state_mean) ** 2).sum())
@@ -452,7 +501,7 @@ class _Problem:
     ) -> tuple[Float64[np.ndarray, "r u"], Float64[np.ndarray, "r"]]:
         """Return the weighted Jacobian of a picture's points and their weighted misses."""
         config, k = self.config, self.k
-        posed = self.surface(self.identity, self.states[s.moment])
+        posed = self._posed(s)
         miss, turned, inside, known = self._misses(s, posed.points)
         R, _, world = self._view(s)
         K = self._K(s)
@@ -476,12 +525,14 @@ class _Problem:
         shift = self._shift_unit(s.moment) if self.free else np.eye(3)
         slope[:, :, at + 3 : at + 6] = by_world @ shift
         if self.free:
-            slope[:, :, k + self.lenses.index(s.lens)] = miss + s.points - K[:2, 2]
-        sigma = np.where(known, s.sigma, 1) * config.alike
+            by_focal = inside[:, :2] / z[:, None] * K[0, 0]
+            slope[:, :, k + self.lenses.index(s.lens)] = by_focal
+        slope = self._centred(np.where(known[:, None, None], slope, 0.0), known)
+        sigma = np.where(known, s.sigma, 1) * self._alike()
         far = (miss**2).sum(1) / np.where(known, s.sigma, 1) ** 2
         weight = known / np.sqrt(1 + far / config.cauchy**2) / sigma
         slope *= weight[:, None, None]
-        return np.nan_to_num(slope).reshape(-1, shared + own), (miss * weight[:, None]).ravel()
+        return slope.reshape(-1, shared + own), (miss * weight[:, None]).ravel()
 
     def _move(self, x: np.ndarray, y: np.ndarray, g: int) -> None:
         self.identity = self.identity + x[: self.k]
@@ -513,8 +564,9 @@ class _Problem:
             E[:3, :3], E[:3, 3] = R, t
             K = torch.from_numpy(self._K(s)).float()
             cameras.append(Camera(torch.from_numpy(E).float(), K, *s.size))
-            posed = self.surface(self.identity, self.states[s.moment])
+            posed = self._posed(s)
             miss, _, _, known = self._misses(s, posed.points)
+            known[self.plain :] = False
             square = (miss**2).sum(1)[known] / 2
             weight = s.sigma[known] ** -2.0
             errors[i] = np.sqrt(2 * (square * weight).sum() / weight.sum())
@@ -522,6 +574,18 @@ class _Problem:
         poses = np.tile(np.eye(4), (self.m, 1, 1))
         poses[:, :3, :3], poses[:, :3, 3] = self.turns, self.t
         return Bundle(self.identity, self.states, poses, tuple(cameras), errors, misfit)
+
+
+def _with_marks(s: Sighting, config: BundleConfig) -> Sighting:
+    """Return what was seen with the landmarks after the points; unknown ones without a sigma."""
+    marks, sigma = np.full((MARKS, 2), np.nan), np.zeros(MARKS)
+    if s.marks is not None and np.isfinite(s.marks).all():
+        marks = s.marks
+        sigma[np.concatenate(REGIONS)] = config.marks * float(np.ptp(marks, axis=0).max())
+        sigma[:17] *= config.outline
+    return replace(
+        s, points=np.concatenate([s.points, marks]), sigma=np.concatenate([s.sigma, sigma])
+    )
 
 
 def _solve_bordered(

@@ -6,7 +6,7 @@ Letters: n pictures, v vertices.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from pipeline.core.errors import CameraError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.makehuman import load_asset
+from pipeline.perception.detectors import get_detector
 from pipeline.perception.landmarks import Detector, Face
 from pipeline.perception.points import PointsFinder, PointsSeen
 from pipeline.system.progress import Progress, silent
@@ -29,8 +30,6 @@ VIDEO = BundleConfig(smooth=1.0)
 """Of moments in their order."""
 CUT = 30.0
 """Mean change of small grey pictures, of 255, that only another shot makes."""
-CHECK = 25
-"""Frames after which the detector looks again: what is followed may have been lost."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,14 @@ class HeadTracker:
 
     Args:
         finder: The network; the shipped one if not given.
+        detector: Name of the detector that finds the faces.
     """
 
-    def __init__(self, finder: PointsFinder | None = None) -> None:
+    def __init__(self, finder: PointsFinder | None = None, detector: str = "mesh") -> None:
         self.finder = finder or PointsFinder()
         self.model = MakeHumanFace()
         self._surface = Surface(self.finder.vertices)
+        self._bias = get_detector(detector).bias()
 
     def see(self, rgb: Rgb, face: Face) -> PointsSeen:
         """Return where the points of a detected face are."""
@@ -84,7 +85,7 @@ class HeadTracker:
     ) -> Followed:
         """See one face through a video: each frame is looked at where the one before had it.
 
-        The detector looks at the first frame, after a cut, and now and then.
+        The detector's landmarks tell the expression of every frame.
 
         Args:
             frames: In their order.
@@ -100,12 +101,14 @@ class HeadTracker:
             cut = before is not None and float(np.abs(small - before).mean()) > CUT
             if cut:
                 cuts.append(i)
-            if last is None or cut or i % CHECK == 0:
-                faces = detect(rgb)
-                face = _same(faces, None if cut else last)
-                last = None if face is None else self.finder(rgb, face)
+            face = _same(detect(rgb), None if cut else last)
+            if face is None:
+                last = None
+            elif last is None or cut:
+                last = self.finder(rgb, face)
             else:
-                last = self.finder.look(picture, self.finder.square(last))
+                seen_here = self.finder.look(picture, self.finder.square(last))
+                last = replace(seen_here, marks=face.landmarks)
             seen.append(last)
             before = small
             progress(i + 1, 0)
@@ -177,6 +180,7 @@ class HeadTracker:
                     camera=None if cameras is None else cameras[i],
                     focal=None if focals is None else focals[i],
                     lens=i if lenses is None else lenses[i],
+                    marks=one.marks,
                     numbers=one.numbers,
                     numbers_sigma=one.numbers_sigma,
                 )
@@ -185,6 +189,7 @@ class HeadTracker:
             config or BundleConfig(),
             poses=poses,
             cuts=cuts,
+            bias=self._bias,
         )
         return self._tracked(found)
 

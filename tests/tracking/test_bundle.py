@@ -15,7 +15,8 @@ from pipeline.synthetic.expressions import sample_expression
 from pipeline.synthetic.people import sample_identity
 from pipeline.tracking.bundle import Bundle, BundleConfig, Sighting, fit
 from pipeline.tracking.models import MakeHumanFace
-from pipeline.tracking.surface import EYES, STATE, Surface, face_state
+from pipeline.tracking.surface import EYES, JAW, STATE, Surface, face_state
+from tests.prep.test_synthetic import weights
 
 IDS = np.concatenate(
     [load_asset().landmarks, np.arange(0, 5000, 25), load_asset().left_eye[::9],
@@ -162,3 +163,21 @@ def test_what_cannot_be_fitted_says_why(surface: Surface):
         fit(surface, [one], CONFIG, poses="static")
     with pytest.raises(CameraError, match="Nothing is seen of moment 0"):
         fit(surface, [replace(one, points=np.full_like(one.points, np.nan))], CONFIG)
+
+
+def test_landmarks_tell_the_expression_but_do_not_turn_the_head(surface: Surface):
+    rng = np.random.default_rng(8)
+    head = Head(sample_identity(rng))
+    face = head.vertices(weights(jawOpen=0.8))[IDS]
+    camera = sample_cameras(rng, 1, 4, 512)[0][0]
+    one = sighting(face, camera, 0, 8, known=True)
+    # The points are told so badly that they say where the head is, but not what it does.
+    blurred = replace(one, sigma=np.full(len(IDS), 12.0))
+    without = fit(surface, [blurred])
+    bias = np.full((68, 3), 0.004)
+    marks = project(camera, torch.from_numpy(face[:68] + bias).float())[0].double().numpy()
+    shifted = marks + [25.0, -10.0]
+    seen = fit(surface, [replace(blurred, marks=shifted)], bias=bias)
+    jaw = np.radians(22.9) * 0.8
+    assert abs(seen.states[0, JAW.start] - jaw) < 0.5 * abs(without.states[0, JAW.start] - jaw)
+    assert turned(seen, [camera])[0] < turned(without, [camera])[0] + 1.0

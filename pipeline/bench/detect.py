@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float
 from PIL import Image
 
 from pipeline.bench.rows import BenchRow, table
@@ -29,6 +29,7 @@ from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression, sequence
 from pipeline.synthetic.subject import Frame, Subject
 from pipeline.system.progress import Progress, silent
+from pipeline.tracking.align import umeyama
 from pipeline.tracking.fit import Observations, TrackConfig, track
 from pipeline.tracking.models import FaceState, MakeHumanFace
 from pipeline.tracking.tracker import HeadTracker
@@ -69,7 +70,8 @@ class Row(BenchRow):
     shift_mm: float
     """Of the head's place before the camera."""
     vertex_mm: float
-    """Mean over the face, in the head frame."""
+    """Mean over the face, in the head frame; of unknown cameras, which leave the size open, after the
+    best rigid motion and scale."""
     motion_mm: float
     """Error of how far the face moves from rest, mean."""
     motion_true_mm: float
@@ -305,7 +307,7 @@ def _row(setting: str, name: str, scenes: Sequence[Scene], found: Sequence[Answe
         weights = code_to_arkit(answer.codes).double().numpy()
         for row, moment in rows.items():
             truth = head.vertices(scene.weights[moment])
-            note("vertex", 1000 * _mean(answer.posed[row] - truth, front))
+            note("vertex", 1000 * _mean(_placed(answer.posed[row], truth, front, scene), front))
             moved = truth - head.neutral
             note("motion", 1000 * _mean(answer.posed[row] - answer.neutral - moved, front))
             note("moved", 1000 * _mean(moved, front))
@@ -336,7 +338,21 @@ def _row(setting: str, name: str, scenes: Sequence[Scene], found: Sequence[Answe
     )  # fmt: skip
 
 
-def _mean(way: Float64[np.ndarray, "v 3"], which: np.ndarray) -> float:
+def _placed(
+    got: Float[np.ndarray, "v 3"],
+    truth: Float[np.ndarray, "v 3"],
+    which: np.ndarray,
+    scene: Scene,
+) -> Float[np.ndarray, "v 3"]:
+    """Return how far vertices are off."""
+    if scene.rig is None:
+        moved = umeyama(got[which].astype(float), truth[which].astype(float))
+        assert moved is not None  # so many points of a face fix it
+        got = moved(got)
+    return got - truth
+
+
+def _mean(way: Float[np.ndarray, "v 3"], which: np.ndarray) -> float:
     return float(np.linalg.norm(way[which], axis=-1).mean())
 
 

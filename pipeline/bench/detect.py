@@ -70,8 +70,8 @@ class Row(BenchRow):
     shift_mm: float
     """Of the head's place before the camera."""
     vertex_mm: float
-    """Mean over the face, in the head frame; of unknown cameras, which leave the size open, after the
-    best rigid motion and scale."""
+    """Mean over the face, in the head frame; of unknown cameras, which leave the size open, after
+    the best rigid motion and scale."""
     motion_mm: float
     """Error of how far the face moves from rest, mean."""
     motion_true_mm: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import signal
 import sys
 from typing import Annotated
 
@@ -16,6 +16,7 @@ from fastgha_cli import (
     doctor,
     evaluate,
     export,
+    expressions,
     flame,
     prep,
     render,
@@ -25,8 +26,10 @@ from fastgha_cli import (
     weights,
 )
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says when a disk or a quota is full."""
+
+class Stopped(BaseException):
+    """SIGTERM came; what is half-made is removed on the way out."""
+
 
 app = typer.Typer(
     name="fastgha",
@@ -50,6 +53,7 @@ app.add_typer(evaluate.app, name="eval")
 app.command("doctor", epilog=doctor.EXAMPLE)(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(flame.app, name="flame")
+app.add_typer(expressions.app, name="expressions")
 app.add_typer(weights.app, name="weights")
 
 
@@ -75,20 +79,34 @@ def main() -> None:
     from pipeline.system.memory import keep_freed_memory
 
     keep_freed_memory()
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
+    except Stopped:
+        from fastgha_cli import console
+
+        console.say("Stopped by SIGTERM; the same command goes on, or begins again.")
+        sys.exit(128 + signal.SIGTERM)
     except Exception as error:
         # Importing what the errors are made of must not make --help slow.
         from fastgha_cli import console
         from pipeline.core.errors import FastGHAError
+        from pipeline.system.files import explain
 
-        if isinstance(error, FastGHAError):
+        if isinstance(error, OSError):
+            error = explain(error)
+        if isinstance(error, MemoryError):
+            console.fail("There is not enough memory.", "Close other programs, or ask for less.")
+        elif isinstance(error, FastGHAError):
             console.fail(error.problem, error.remedy)
-        elif isinstance(error, OSError) and error.errno in FULL:
-            place = error.filename or "a log or a cache of compiled code"
-            console.fail(f"Cannot write {place}: {error.strerror}.", "Free some space, run again.")
         else:
             raise
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _stop(number: int, frame: object) -> None:
+    raise Stopped

@@ -16,11 +16,15 @@ def avatar(
         "me.avatar"
     ),
     model: options.Model = None,
-    matting: Annotated[str, typer.Option(help="Matting network: u2netp or modnet.")] = "modnet",
+    matting: Annotated[
+        str, typer.Option(help="Matting network, as of `fastgha prep photos`.")
+    ] = "modnet",
     refine: Annotated[
         float,
         typer.Option(metavar="SECONDS", help="Fit the avatar more closely to them.", min=0),
     ] = 0.0,
+    size: options.ModelSize = None,
+    device: options.Device = "auto",
     sheet: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write a picture of crops, mattes and landmarks."),
@@ -43,13 +47,14 @@ def avatar(
     """
     from fastgha_cli import console
     from pipeline.avatar.create import make_avatar
+    from pipeline.train.device import choose
 
     console.consent()
-    notes: list[str] = []
+    place, notes = choose(device), list[str]()
     with console.progress("Preparing photographs") as tick:
         made = make_avatar(
-            photos, model, matting=matting, sheet=sheet, refine_s=refine, cameras=cameras,
-            face=face, progress=tick, note=notes.append,
+            photos, model, matting=matting, size=size, sheet=sheet, refine_s=refine,
+            cameras=cameras, face=face, device=place, progress=tick, note=notes.append,
         )  # fmt: skip
     for said in notes:
         console.say(said)

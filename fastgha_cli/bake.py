@@ -26,6 +26,7 @@ def prune(
     avatar: AvatarFile,
     out: Out,
     tolerance: Tolerance = "0.05dB",
+    device: options.Device = "auto",
     json: options.Json = None,
 ) -> None:
     """Leave out Gaussians that hardly any picture shows: hidden, transparent, doubled.
@@ -37,8 +38,10 @@ def prune(
     from fastgha_cli import console
     from pipeline.avatar.avatar import Avatar
     from pipeline.avatar.prune import prune as pruned
+    from pipeline.train.device import choose
 
-    loaded = Avatar.load(avatar)
+    place = choose(device)
+    loaded = Avatar.load(avatar).to(place)
     with console.progress("Pruning") as tick:
         made, curve = pruned(loaded, tolerance_db=_db(tolerance), progress=tick)
     console.table(
@@ -62,6 +65,7 @@ def bake(
     exact_gaussians: Annotated[
         bool, typer.Option("--no-prune", help="Keep every Gaussian.")
     ] = False,
+    device: options.Device = "auto",
     json: options.Json = None,
 ) -> None:
     """Turn the deformation network into a few linear shapes: the same head, many times faster.
@@ -76,8 +80,10 @@ def bake(
     from pipeline.avatar.avatar import Avatar
     from pipeline.avatar.prune import Kept
     from pipeline.avatar.prune import prune as pruned
+    from pipeline.train.device import choose
 
-    loaded, allowed = Avatar.load(avatar), _db(tolerance)
+    place = choose(device)
+    loaded, allowed = Avatar.load(avatar).to(place), _db(tolerance)
     kept: list[Kept] = []
     if not exact_gaussians:
         with console.progress("Pruning") as tick:

@@ -89,6 +89,7 @@ def model(
         bool | None,
         typer.Option(help="Also measure the time here; by default only of models without ViT."),
     ] = None,
+    device: options.Device = "auto",
     json: options.Json = None,
 ) -> None:
     """Count what a model costs in parameters, arithmetic and memory, and time it.
@@ -98,8 +99,10 @@ def model(
     from fastgha_cli import console
     from pipeline.bench import counts
     from pipeline.bench import model as bench
+    from pipeline.train.device import choose
     from pipeline.train.presets import recipe
 
+    place = choose(device)
     config = recipe(preset).model
     views = inputs or [1, 2, 3, 4, 5, 6]
     found = counts.count_views(config, views)
@@ -107,7 +110,7 @@ def model(
     rows: list[bench.Row] = []
     if run if run is not None else config.features.kind == "conv":
         with console.progress("Measuring") as tick:
-            rows = bench.bench(config, views, progress=tick)
+            rows = bench.bench(config, views, device=place, progress=tick)
         console.tables([bench.show(rows)])
     console.write_json(json, {"preset": preset, "counts": found, "rows": rows})
 
@@ -124,6 +127,7 @@ def avatar(
         list[int] | None, typer.Option(help="Picture size, repeatable; 256 and 512.", min=16)
     ] = None,
     frames: Annotated[int, typer.Option(help="Frames timed at each size.", min=2)] = 24,
+    device: options.Device = "auto",
     json: options.Json = None,
 ) -> None:
     """Time avatars of held-out people: plain, with the first layer kept, pruned, baked.
@@ -132,11 +136,14 @@ def avatar(
     """
     from fastgha_cli import console
     from pipeline.bench import avatar as bench
+    from pipeline.train.device import choose
 
+    place = choose(device)
     with console.progress("Measuring") as tick:
         rows = bench.bench(
-            model, shards, people=people, sizes=size or (256, 512), frames=frames, progress=tick
-        )
+            model, shards, people=people, sizes=size or (256, 512), frames=frames, device=place,
+            progress=tick,
+        )  # fmt: skip
     console.tables([bench.show(rows, people, frames)])
     console.write_json(json, {"rows": rows})
 
@@ -223,6 +230,23 @@ def track(
     with console.progress("Tracking") as tick:
         rows = bench.bench(people, frames, noise, seed, tick)
     console.tables([bench.show(rows, people, frames, noise)])
+    console.write_json(json, {"rows": rows})
+
+
+@app.command(epilog="Example:  fastgha bench motion --people 24 --json motion.json")
+def motion(
+    model: options.Model = None,
+    people: Annotated[int, typer.Option(help="Synthetic people.", min=1)] = 12,
+    size: options.Size = 256,
+    json: options.Json = None,
+) -> None:
+    """Measure how far mouths open, lids shut and eyes turn, beside the people's own."""
+    from fastgha_cli import console
+    from pipeline.bench import motion as bench
+
+    with console.progress("Moving faces") as tick:
+        rows = bench.bench(model, people=people, size=size, progress=tick)
+    console.tables([bench.show(rows, people)])
     console.write_json(json, {"rows": rows})
 
 

@@ -16,7 +16,8 @@ def demo(
     ),
     model: options.Model = None,
     identity: Annotated[int, typer.Option(help="Which held-out person.", min=0)] = 7,
-    size: options.Size = 256,
+    size: options.ModelSize = None,
+    device: options.Device = "auto",
 ) -> None:
     """Show the whole job: four pictures of a new head, an avatar, a video, measured.
 
@@ -24,8 +25,10 @@ def demo(
     """
     from fastgha_cli import console
     from pipeline.apps.demo import run
+    from pipeline.train.device import choose
 
-    report = run(out, console.progress, model=model, identity=identity, size=size)
+    place = choose(device)
+    report = run(out, console.progress, model=model, identity=identity, size=size, device=place)
     console.result(
         f"PSNR {report.psnr:.2f} dB, SSIM {report.ssim:.3f} against the truth; "
         f"{report.gaussians} Gaussians; reconstruction {report.seconds['reconstruction']:.1f} s"

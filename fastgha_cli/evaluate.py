@@ -20,8 +20,8 @@ ProtocolName = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE.toml",
-        help="ava256-same, ava256-mixed, nersemble-same, nersemble-one, synthetic-same, "
-        "synthetic-mixed, synthetic-one, or a file; chosen by --table if left out.",
+        help="ava256-, nersemble- or synthetic-, then same, mixed or one; or a file; chosen by "
+        "--table and the shards if left out.",
     ),
 ]
 Inputs = Annotated[
@@ -71,6 +71,12 @@ def evaluate(
     inputs: Inputs = None,
     size: PictureSize = None,
     targets: Targets = None,
+    allow_seen: Annotated[
+        bool,
+        typer.Option(
+            "--allow-seen", help="Also measure on people that the model was trained on; marked."
+        ),
+    ] = False,
     device: options.Device = "auto",
     out: Annotated[
         Path | None,
@@ -96,7 +102,7 @@ def evaluate(
 
     request = experiments.Request(
         shards, model, protocol, table, figure, runs, predictions, name, tuple(results or ()),
-        inputs, size, targets, device, out,
+        inputs, size, targets, device, out, allow_seen,
     )  # fmt: skip
     report = experiments.run(request, console.progress)
     console.tables(report.tables)
@@ -123,11 +129,12 @@ def export(
     --name METHOD` measures them under the same protocol.
     """
     from fastgha_cli import console
-    from pipeline.evaluate.experiments import choose_protocol
+    from pipeline.evaluate.experiments import choose_protocol, dataset_of
     from pipeline.evaluate.predictions import export_targets
     from pipeline.evaluate.protocol import tasks
 
-    chosen = choose_protocol(protocol, inputs=inputs, size=size, targets=targets)
+    dataset = "" if protocol else dataset_of(shards)
+    chosen = choose_protocol(protocol, None, dataset, inputs=inputs, size=size, targets=targets)
     with console.progress("Writing") as tick:
         listing = export_targets(chosen, tasks(chosen, shards, None), out, tick)
     console.result(str(listing))

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fastgha_cli import options
+
 app = typer.Typer(help="Write an avatar for other programs.", no_args_is_help=True)
 
 
@@ -20,6 +22,7 @@ def splats(
     frame: Annotated[
         int | None, typer.Option(help="Which frame; all of them, numbered, if left out.", min=0)
     ] = None,
+    device: options.Device = "auto",
 ) -> None:
     """Write Gaussians as PLY (3DGS layout) or SPZ, which common splat viewers open.
 
@@ -31,9 +34,11 @@ def splats(
     from pipeline.core.errors import InputError
     from pipeline.expressions.read import read_expressions
     from pipeline.io.splats import write_splats
+    from pipeline.train.device import choose
 
     console.consent()
-    loaded = Avatar.load(avatar)
+    place = choose(device, draws=False)
+    loaded = Avatar.load(avatar).to(place)
     if expr is None:
         write_splats(out, loaded.canonical)
         console.result(str(out))
@@ -58,6 +63,7 @@ def web(
         Path | None, typer.Option(help="Sequence to play; a talking head if left out.")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Loss of baking, dB.", min=0.001)] = 0.3,
+    device: options.Device = "auto",
 ) -> None:
     """Write a page with the avatar: sliders, a sequence, an FPS counter, ?bench.
 
@@ -72,9 +78,11 @@ def web(
     from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
     from pipeline.system.assets import SEQUENCE
+    from pipeline.train.device import choose
 
     console.consent()
-    loaded = Avatar.load(avatar)
+    place = choose(device)
+    loaded = Avatar.load(avatar).to(place)
     if not isinstance(loaded.deformation, Baked):
         console.say("Baking it first.")
         loaded, _ = prune(loaded, tolerance_db=tolerance / 2)

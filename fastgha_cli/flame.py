@@ -24,6 +24,13 @@ def convert(
         tuple[Path, Path] | None,
         typer.Option(metavar="LEFT.npy RIGHT.npy", help="Eyelid shapes, as trackers ship them."),
     ] = None,
+    landmarks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="landmark_embedding.npy",
+            help="The 68 landmarks, as trackers ship them: our own fit of FLAME needs them.",
+        ),
+    ] = None,
 ) -> None:
     """Write FLAME as plain arrays; nothing in the pickle is executed, no chumpy is needed."""
     from typing import cast
@@ -31,6 +38,6 @@ def convert(
     from fastgha_cli import console
     from pipeline.faces import flame
 
-    for note in flame.convert(source, out, cast("flame.Version", version), eyelids):
+    for note in flame.convert(source, out, cast("flame.Version", version), eyelids, landmarks):
         console.say(note)
     console.result(str(out))

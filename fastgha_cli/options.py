@@ -17,7 +17,23 @@ Model = Annotated[
     Path | None,
     typer.Option("--model", metavar="FILE", help="Checkpoint or run; the shipped one if left out."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: cuda where there is one.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, mps, or auto: cuda where there is one and gsplat runs.")
+]
+ModelSize = Annotated[
+    int | None,
+    typer.Option(
+        "--size",
+        help="Width and height of the pictures in pixels; the model's if left out.",
+        min=16,
+    ),
+]
+LoaderWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", help="Processes that read ahead; by device and cores if left out.", min=0
+    ),
+]
 Size = Annotated[int, typer.Option(help="Width and height of the pictures in pixels.", min=16)]
 Set = Annotated[
     list[str] | None,

@@ -29,6 +29,11 @@ class Choice:
     """Field of `PrepConfig` that it sets; empty if it is about the run."""
 
 
+def _whole(name: str | None) -> str | None:
+    """Return the whole path of a file; `makehuman` is a name."""
+    return name if name in (None, "makehuman") else str(Path(name).resolve())
+
+
 CHOICES: dict[str, Choice] = {
     "size": Choice(options.Size, 512, "size"),
     "cameras": Choice(
@@ -47,12 +52,20 @@ CHOICES: dict[str, Choice] = {
         0, "max_timesteps",
     ),
     "matting": Choice(
-        Annotated[str, typer.Option(help="modnet or u2netp, where no matte is shipped.")],
+        Annotated[str, typer.Option(
+                help="Where no matte is shipped: modnet, u2netp, isnet-general-use or "
+                "birefnet-portrait (see `fastgha weights`)."
+            )],
         "modnet", "matting",
     ),
     "detector": Choice(
-        Annotated[str, typer.Option(help="Landmarks: mesh, fan (face-alignment) or none.")],
-        "mesh", "detector",
+        Annotated[
+            str,
+            typer.Option(
+                help="Landmarks: fan (face-alignment), mesh, none, or auto: fan where it is."
+            ),
+        ],
+        "auto", "detector",
     ),
     "codes": Choice(
         Annotated[bool, typer.Option(help="Drop timesteps that have no expression code.")],
@@ -68,6 +81,38 @@ CHOICES: dict[str, Choice] = {
         ],
         None, "flame",
     ),
+    "split": Choice(
+        Annotated[
+            str,
+            typer.Option(help="train, test (people held out by the lists of the package) or all."),
+        ],
+        "all", "split",
+    ),
+    "device": Choice(
+        Annotated[str, typer.Option(help="Where networks run that can: cpu, cuda, mps or auto.")],
+        "auto",
+    ),
+    "tracking": Choice(
+        Annotated[
+            Path | None,
+            typer.Option(
+                metavar="DIR",
+                help="Codes of a tracker (VHAP, metrical-tracker, Pixel3DMM, NeRSemble's, ours): "
+                "DIR/<capture>/<sentence>.",
+            ),
+        ],
+        None, "tracking",
+    ),
+    "face": Choice(
+        Annotated[
+            str | None,
+            typer.Option(
+                metavar="makehuman|FILE", callback=_whole,
+                help="Codes of our own fit in several views, of this head or of converted FLAME.",
+            ),
+        ],
+        None, "face",
+    ),
     "workers": Choice(options.Workers, 2),
     "ray": Choice(
         Annotated[
@@ -76,6 +121,16 @@ CHOICES: dict[str, Choice] = {
                 metavar="ADDRESS", help="Work on a Ray cluster: its address, auto or local."
             ),
         ]
+    ),
+    "probe": Choice(
+        Annotated[
+            bool,
+            typer.Option(
+                "--probe",
+                help="Only try 20 timesteps of one person: what is met, and what all would take.",
+            ),
+        ],
+        False,
     ),
     "dry_run": Choice(
         Annotated[
@@ -87,8 +142,8 @@ CHOICES: dict[str, Choice] = {
 }  # fmt: skip
 """In the order in which --help lists them."""
 
-EVERY_RECIPE = ("size", "matting", "workers", "dry_run", "overwrite")
-TRACKED = ("every", "most", "detector", "codes", "ray")
+EVERY_RECIPE = ("size", "matting", "device", "workers", "dry_run", "overwrite")
+TRACKED = ("every", "most", "detector", "codes", "tracking", "face", "flame", "ray", "probe")
 """Choices for data sets with many timesteps, which ship cameras and codes."""
 
 
@@ -112,21 +167,22 @@ RECIPES = (
     Recipe(
         "ava256",
         "Take Ava-256 captures to shards. The same command goes on where a stopped run was.",
-        "/data/ava-256 -o shards/ava --workers 16",
-        (*TRACKED, "cameras", "segments"),
+        "/data/ava-256 -o shards/ava --face makehuman --workers 16",
+        (*TRACKED, "cameras", "segments", "split"),
         defaults={"cameras": 40},
     ),
     Recipe(
         "nersemble",
         "Take NeRSemble participants (version 1, 2, paper's zips or benchmark) to shards.",
-        "/data/nersemble -o shards/nersemble",
-        (*TRACKED, "cameras", "segments", "flame"),
+        "/data/nersemble -o shards/nersemble --face makehuman",
+        (*TRACKED, "cameras", "segments", "split"),
     ),
     Recipe(
         "folder",
         "Take exports of VHAP (the layout of GaussianAvatars) to shards.",
-        "exports/074_EMO-1 -o shards/vhap",
-        (*TRACKED, "flame"),
+        "exports/074_EMO-1 -o shards/vhap --flame flame2023.npz",
+        TRACKED,
+        defaults={"detector": "mesh"},
         fixed={"cameras": 0},
     ),
     Recipe(
@@ -200,9 +256,14 @@ def add(app: typer.Typer) -> None:
         command = _with_signature(_recipe_command(recipe), kinds, defaults)
         _register(app, recipe.source, recipe.help, recipe.example, command)
     for stage in STAGES:
-        kinds = {"out": PREPARED, **{name: CHOICES[name].kind for name in ("workers", "ray")}}
+        kinds = {
+            "out": PREPARED,
+            **{name: CHOICES[name].kind for name in ("device", "workers", "ray")},
+        }
         command = _with_signature(
-            _stage_command(stage.name), kinds, {"workers": stage.workers, "ray": None}
+            _stage_command(stage.name),
+            kinds,
+            {"device": "auto", "workers": stage.workers, "ray": None},
         )
         _register(app, stage.name, stage.help, stage.example, command)
 
@@ -233,16 +294,30 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
     def command(raw: Path, out: Path, workers: int, **chosen: Value) -> None:
         from fastgha_cli import console
         from pipeline.core.config import from_dict
+        from pipeline.perception.detectors import best_detector
         from pipeline.prep import run as recipes
+        from pipeline.train.device import choose
 
+        device = choose(str(chosen["device"]), draws=False)
         settings = {
             CHOICES[name].setting: _plain(value)
             for name, value in chosen.items()
             if CHOICES[name].setting
         }
+        if settings.get("detector") == "auto":
+            settings["detector"] = best_detector()
         config = from_dict(
             recipes.PrepConfig, {"source": recipe.source, **settings, **recipe.fixed}
         )
+        if chosen.get("probe"):
+            from pipeline.prep.probe import probe
+
+            with console.progress("Probing") as tick:
+                met = probe(raw, config, workers=workers,
+                            tick=lambda _, done, total: tick(done, total))  # fmt: skip
+            for line in met.lines():
+                console.result(line)
+            return
         if chosen["dry_run"]:
             plan = recipes.estimate(raw, out, config)
             console.result(
@@ -256,8 +331,9 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
         with console.progress("Preparing") as tick:
             report = recipes.run(
                 raw, out, config, workers=workers, ray=None if ray is None else str(ray),
+                device=device,
                 overwrite=bool(chosen["overwrite"]),
-                tick=lambda stage, done, total: tick(done, total),
+                tick=lambda stage, done, total: tick(done, total), announce=console.say,
             )  # fmt: skip
         for name, reason in report.dropped.items():
             console.say(f"{name} left out: {reason}.")
@@ -268,13 +344,14 @@ def _recipe_command(recipe: Recipe) -> Callable[..., None]:
 
 
 def _stage_command(stage: str) -> Callable[..., None]:
-    def command(out: Path, workers: int, ray: str | None) -> None:
+    def command(out: Path, device: str, workers: int, ray: str | None) -> None:
         from fastgha_cli import console
         from pipeline.prep import run as recipes
+        from pipeline.train.device import choose
 
         with console.progress(stage.capitalize()) as tick:
             report = recipes.run_stage(
-                out, stage, workers=workers, ray=ray,
+                out, stage, workers=workers, ray=ray, device=choose(device, draws=False),
                 tick=lambda _, done, total: tick(done, total),
             )  # fmt: skip
         console.say(f"{report.done} items made, {report.skipped} were there already.")

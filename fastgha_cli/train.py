@@ -23,12 +23,12 @@ def train(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="paper, small, tiny; an ablation of paper, such as no-geo; or of another, such "
-            "as small/no-geo."
+            help="paper, small (if left out), tiny; an ablation of paper, such as no-geo; or of "
+            "another, such as small/no-geo."
         ),
-    ] = "small",
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -62,9 +62,15 @@ def train(
             "decoder or deformation). Repeatable."
         ),
     ] = None,
+    allow_test: Annotated[
+        bool,
+        typer.Option(
+            "--allow-test", help="Also train on people who are held out; every table says so."
+        ),
+    ] = False,
     device: options.Device = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32 or bfloat16.")] = "auto",
-    workers: options.Workers = 1,
+    workers: options.LoaderWorkers = None,
     processes: Annotated[
         int | None,
         typer.Option(help="Print the line that trains in so many processes, and end.", min=2),
@@ -93,15 +99,17 @@ def train(
     from pipeline.system.progress import silent
     from pipeline.train.processes import launch_line, speaks
     from pipeline.train.request import Request, prepare
-    from pipeline.train.variants import train_table
+    from pipeline.train.variants import refuse_choices, train_table
 
     if processes is not None:
         console.result(launch_line(processes, sys.argv[1:]))
         return
     say: Callable[[str], None] = console.say if speaks() else lambda _: None
+    if table is not None:
+        refuse_choices(table, preset=preset, inputs=inputs, origin=origin, anew=anew)
     request = Request(
-        preset, inputs, tuple(mixture or ()), tuple(changes or ()), perceptual, origin,
-        tuple(anew or ()), device, precision, workers, every,
+        preset or "small", inputs, tuple(mixture or ()), tuple(changes or ()), perceptual, origin,
+        tuple(anew or ()), device, precision, workers, every, allow_test,
     )  # fmt: skip
     training = prepare(request, say, sys.argv[1:])
     with console.progress("Training") if speaks() else nullcontext(silent) as tick:
@@ -110,7 +118,8 @@ def train(
         else:
             reports = train_table(
                 table, shards, out, scale, seeds, training.run,
-                perceptual=training.perceptual, announce=say, progress=tick,
+                changes=request.of_training, until=steps, perceptual=training.perceptual,
+                allow_test=allow_test, announce=say, progress=tick,
             )  # fmt: skip
     last = reports[-1]
     if table is not None:

@@ -23,7 +23,8 @@ def vggt_cache(
     ] = "facebook/VGGT-1B",
     head: Annotated[str, typer.Option(help="VGGT's depth, or its points.")] = "depth",
     topology: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="OBJ file with the mesh's triangles.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Triangles of the mesh: OBJ, or converted FLAME (.npz)."),
     ] = None,
     group: Annotated[int, typer.Option(help="Views that VGGT sees together.", min=1)] = 16,
     threshold: Annotated[
@@ -58,8 +59,8 @@ def vggt_cache(
         return
     with console.progress("Placing points") as tick:
         report = stage.run(
-            out, config, workers=workers, device=choose(device), ray=ray, overwrite=overwrite,
-            progress=tick,
+            out, config, workers=workers, device=choose(device, draws=False), ray=ray,
+            overwrite=overwrite, progress=tick,
         )  # fmt: skip
     for name, reason in report.dropped.items():
         console.say(f"left out: {name}: {reason}.")

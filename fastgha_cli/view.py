@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fastgha_cli import options
+
 EXAMPLE = "Example:  fastgha view me.avatar"
 
 
@@ -19,6 +21,7 @@ def view(
         str, typer.Option(help="Address to listen on; this machine only if left out.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
+    device: options.Device = "auto",
     light: Annotated[
         bool, typer.Option("--light", help="Also offer it pruned and baked (some seconds).")
     ] = False,
@@ -34,9 +37,11 @@ def view(
     from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
     from pipeline.system.assets import SEQUENCE
+    from pipeline.train.device import choose
 
     console.consent()
-    loaded = Avatar.load(avatar)
+    place = choose(device)
+    loaded = Avatar.load(avatar).to(place)
     forms = {"as it is": loaded}
     if light and not isinstance(loaded.deformation, Baked):
         console.say("Pruning and baking.")

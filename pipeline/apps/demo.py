@@ -58,7 +58,13 @@ class DemoReport:
 
 
 def run(
-    out: Path, bar: Bar, *, model: Path | None = None, identity: int = 7, size: int = 256
+    out: Path,
+    bar: Bar,
+    *,
+    model: Path | None = None,
+    identity: int = 7,
+    size: int | None = None,
+    device: str = "cpu",
 ) -> DemoReport:
     """Make an avatar of a person the model never saw and animate it.
 
@@ -67,11 +73,13 @@ def run(
         bar: Makes progress bars.
         model: Checkpoint; the shipped one if not given.
         identity: Number of the held-out person.
-        size: Width and height of all pictures, pixels.
+        size: Width and height of all pictures, pixels; the model's if not given.
+        device: Where the avatar is made and drawn.
     """
     seconds: dict[str, float] = {}
     path = checkpoint_path(model)
     net, checkpoint = load_model(path)
+    net, size = net.to(device), size or net.config.image_size
     layout = str(checkpoint.header["layout"])
     sequence = read_sequence(SEQUENCE, layout)
     subject, rng = person(SyntheticConfig(split="test"), identity)
@@ -85,7 +93,7 @@ def run(
         # A tracker's part: the person is synthetic, so that its mesh is known.
         meshes = np.stack([subject.head.vertices(weights) for weights in expressions])
         mesh = TrackedMesh(layout, subject.head.neutral, meshes)
-        avatar = Avatar.create(net, inputs, layout, facts, mesh)
+        avatar = Avatar.create(net, inputs.to(device), layout, facts, mesh)
         avatar.save(out / "head.avatar")
         tick(1, 1)
     along = orbit(len(sequence), size)
@@ -95,10 +103,14 @@ def run(
         frames = np.linspace(0, len(sequence) - 1, COMPARED + 2).round().astype(int)[1:-1].tolist()
         weights = code_to_arkit(sequence.codes[frames]).numpy()
         truth = _photograph(subject, weights, along[frames], tick).image
-        drawn = torch.stack(
-            [avatar.render(sequence.codes[i], along[i]).color.permute(2, 0, 1) for i in frames]
-        ).clamp(0, 1)
-        canonical = avatar.draw(avatar.canonical, orbit(1, size)[0]).color.permute(2, 0, 1)
+        drawn = (
+            torch.stack(
+                [avatar.render(sequence.codes[i], along[i]).color.permute(2, 0, 1) for i in frames]
+            )
+            .clamp(0, 1)
+            .cpu()
+        )
+        canonical = avatar.draw(avatar.canonical, orbit(1, size)[0]).color.permute(2, 0, 1).cpu()
         write_rgb(out / "contact_sheet.png", contact_sheet(inputs.image, canonical, drawn, truth))
     report = DemoReport(
         out,

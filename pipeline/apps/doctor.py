@@ -17,7 +17,10 @@ from pipeline.system.assets import CHECKPOINT
 from pipeline.system.progress import Progress, silent
 
 PACKAGES = ("fastgha", "torch", "numpy", "numba", "h5py", "safetensors", "av", "pillow")
-OPTIONAL = ("onnxruntime", "ai-edge-litert", "gsplat", "diffusers", "transformers", "ray", "viser")
+OPTIONAL = (
+    "onnxruntime", "ai-edge-litert", "rembg", "face-alignment", "trimesh",
+    "gsplat", "diffusers", "transformers", "ray", "viser",
+)  # fmt: skip
 TOLERANCE = 2e-3
 """Largest difference of a channel from the golden picture; its float16 alone takes 5e-4."""
 

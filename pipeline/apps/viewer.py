@@ -144,6 +144,7 @@ class Viewer:
         self.show()
 
     def _send(self, gaussians: Gaussians) -> None:
+        gaussians = gaussians.to("cpu")
         fields = {
             "centers": gaussians.means.numpy().astype(np.float32),
             "covariances": covariances(gaussians).astype(np.float32),

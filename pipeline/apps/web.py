@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+from functools import partial
 from math import atan, degrees
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pipeline.expressions.sequences import Sequence
 from pipeline.faces.layouts import ARKIT_NAMES, EXPRESSION, MAKEHUMAN, arkit_to_code, neutral_code
 from pipeline.model.baked import Baked
 from pipeline.system.assets import ASSETS
-from pipeline.system.files import write_whole
+from pipeline.system.files import sweep_parts, write_folder
 from pipeline.system.provenance import program, statement
 
 WEB = ASSETS / "web"
@@ -75,6 +76,7 @@ def export_web(avatar: Avatar, out: Path, sequence: Sequence) -> Path:
 
     Raises:
         ConfigError: If the avatar is not baked.
+        InputError: If the folder cannot be written to; nothing is left in it then.
     """
     net = avatar.deformation
     if not isinstance(net, Baked):
@@ -123,8 +125,17 @@ def export_web(avatar: Avatar, out: Path, sequence: Sequence) -> Path:
     words = {"program": program(), "statement": statement(), "title": "Head avatar"}
     for word, text in words.items():
         page = page.replace(f"{{{{{word}}}}}", html.escape(text))
-    write_whole(out / "avatar.js", lambda part: part.write_text(script))
-    for name in ("viewer.js", "LICENSES.txt"):
-        write_whole(out / name, lambda part, name=name: part.write_bytes((WEB / name).read_bytes()))
-    write_whole(out / "index.html", lambda part: part.write_text(page))
+    files = {
+        "avatar.js": script.encode(),
+        "viewer.js": (WEB / "viewer.js").read_bytes(),
+        "LICENSES.txt": (WEB / "LICENSES.txt").read_bytes(),
+        "index.html": page.encode(),
+    }
+    for name in files:
+        sweep_parts(out / name)
+    write_folder(out, {name: partial(_put, data) for name, data in files.items()})
     return out / "index.html"
+
+
+def _put(data: bytes, part: Path) -> None:
+    part.write_bytes(data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Row
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +65,14 @@ def exaggerate(sequence: Sequence, factor: float) -> Sequence:
         turns = Rotation.from_matrix(matrix_from_rot6d(codes.values[..., part]).double().numpy())
         wider = Rotation.from_rotvec(factor * turns.as_rotvec()).as_matrix()
         values[..., part] = rot6d_from_matrix(torch.from_numpy(wider).float())
-    return Sequence(ExpressionCode(values, codes.layout), sequence.fps)
+    return replace(sequence, codes=ExpressionCode(values, codes.layout))
 
 
 @torch.no_grad()
 def picture(gaussians: Gaussians, camera: Camera, style: Style) -> UInt8[np.ndarray, "h w c"]:
     """Draw Gaussians to bytes, RGB or RGBA (the alpha is not multiplied in)."""
-    behind = torch.zeros(3) if style.alpha else style.color
-    drawn = render(gaussians, camera, background=behind.to(gaussians.means))
+    behind = gaussians.means.new_zeros(3) if style.alpha else style.color.to(gaussians.means)
+    drawn = render(gaussians, camera.to(gaussians.means.device), background=behind)
     color = drawn.color
     if style.alpha:
         color = torch.cat([color / drawn.alpha.clamp(min=1e-6), drawn.alpha], dim=-1)
@@ -146,7 +146,7 @@ def write_video(
         opaque = (rgb if style.alpha else _opaque(rgb) for rgb in drawn)
         write_webm(path, opaque, fps)
     else:
-        write_pngs(path, drawn)
+        write_pngs(path, drawn, sequences[0].origin)
 
 
 def _opaque(rgb: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 4"]:

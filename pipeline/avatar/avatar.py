@@ -7,31 +7,45 @@ as JSON the layout of the codes and what made it. It never needs the encoder.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.core.config import from_dict, to_dict
-from pipeline.core.errors import ShapeError
+from pipeline.core.config import short, to_dict
+from pipeline.core.errors import MissingWeightsError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode, Gaussians, View
 from pipeline.faces.guide import Rig, TrackedMesh
-from pipeline.faces.layouts import require_layout
-from pipeline.io.tensors import read_header, restore, write_tensors
+from pipeline.faces.heads import head_model
+from pipeline.faces.layouts import LAYOUTS, require_layout
+from pipeline.io.tensors import (
+    built,
+    damaged,
+    fact,
+    read_header,
+    read_tensors,
+    settings,
+    write_tensors,
+)
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked, BakedConfig
 from pipeline.model.config import DeformConfig
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.fastgha import FastGHA, Precision, autocast
 from pipeline.render import Backend, Rendering, render
-from pipeline.system.files import require_file
+from pipeline.system.files import require_file, sweep_parts
 
 FORMAT = "fastgha-avatar"
 VERSION = 1
+IMAGE_SIZE = 256
+"""Of avatars from before their files said it."""
+FIELDS = ("means", "quats", "scales", "opacities", "colors")
+FARTHEST, LARGEST = 100.0, 10.0
+"""Metres: of a Gaussian from the head's origin, and of its size."""
 VISIBLE = 1 / 255
 """Below this opacity a Gaussian is never drawn, whatever the expression."""
 
@@ -74,13 +88,42 @@ class Avatar:
 
         Raises:
             InputError: If the model is guided and there is no mesh.
+            ShapeError: If what it makes is not finite.
         """
         guide = model.guide(mesh, views.camera.to("cpu"))
         if guide is not None:
             guide = guide.to(views.image.device)
         head = model.reconstruct(views, guide)
+        if not all(bool(torch.isfinite(x).all()) for x in vars(head.gaussians).values()):
+            raise ShapeError(
+                "The model makes no head of these pictures: its numbers overflow.",
+                "Take another checkpoint.",
+            )
         kept = head[head.gaussians.opacities >= VISIBLE]
-        return Avatar(kept, model.deformation, layout, dict(made), model.precision)
+        facts = {"image_size": views.camera.width, **made}
+        return Avatar(kept, model.deformation, layout, facts, model.precision)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is, and is drawn."""
+        return self.head.gaussians.means.device
+
+    @property
+    def image_size(self) -> int:
+        """Width of the pictures that it was made of, pixels."""
+        return int(self.made.get("image_size", IMAGE_SIZE))
+
+    def to(self, device: torch.device | str) -> Avatar:
+        """Return the same avatar on another device; the model it came of stays where it is."""
+        if self.device == torch.device(device):
+            return self
+        refined = self.refined_gaussians
+        return replace(
+            self,
+            head=self.head.to(device),
+            deformation=deepcopy(self.deformation).to(device),
+            refined_gaussians=None if refined is None else refined.to(device),
+        )
 
     @property
     def canonical(self) -> Gaussians:
@@ -110,7 +153,16 @@ class Avatar:
                 f"One expression has 120 numbers; got {list(code.values.shape)}.",
                 "Animate one frame at a time.",
             )
-        values = code.values.to(self.canonical.means)
+        moved = self._moved(code.values.to(self.canonical.means))
+        # Of weights that each are numbers, or a code that no face makes; nan fails too.
+        if not float(moved.means.abs().max()) <= FARTHEST:
+            raise ShapeError(
+                f"The avatar flies apart under this expression: over {FARTHEST:g} m.",
+                "Give another expression; if all do this, make the avatar again.",
+            )
+        return moved
+
+    def _moved(self, values: Tensor) -> Gaussians:
         if isinstance(self.deformation, Baked):
             return self.deformation(self.head, values)
         with autocast(values.device, self.precision):
@@ -131,7 +183,8 @@ class Avatar:
     @torch.no_grad()
     def draw(self, gaussians: Gaussians, camera: Camera, backend: Backend = "auto") -> Rendering:
         """Draw Gaussians of this head on white."""
-        white = torch.ones(3).to(gaussians.means)
+        white = gaussians.means.new_ones(3)
+        camera = camera.to(gaussians.means.device)
         return render(gaussians, camera, background=white, backend=backend)
 
     def save(self, path: Path) -> None:
@@ -163,6 +216,7 @@ class Avatar:
             "deformation": to_dict(self.deformation.config),
             "made": dict(self.made),
         }
+        sweep_parts(path)
         write_tensors(path, tensors, facts)
 
     @staticmethod
@@ -174,23 +228,34 @@ class Avatar:
             FormatError: If it is truncated, not an avatar, or of another version.
         """
         path = require_file(Path(path), "an avatar")
-        facts = read_header(path, FORMAT, VERSION)
-        tensors = load_file(path)
-        gaussians = _gaussians(tensors, "gaussians.")
-        features = tensors["features"]
-        sizes, guided = facts["deformation"], bool(facts.get("guided"))
-        if facts.get("baked"):
-            deformation = Baked(from_dict(BakedConfig, sizes))
+        facts = {"guided": False, "baked": False} | read_header(path, FORMAT, VERSION)
+        tensors = read_tensors(path)
+        layout, made = fact(facts, "layout", str, path), fact(facts, "made", dict, path)
+        sizes, guided = fact(facts, "deformation", dict, path), fact(facts, "guided", bool, path)
+        if layout not in LAYOUTS:
+            raise damaged(path, f"its layout {short(layout)} is none of {', '.join(LAYOUTS)}")
+        gaussians = _gaussians(tensors, "gaussians.", path)
+        n, features = len(gaussians), tensors.get("features", torch.zeros(0))
+        if features.ndim != 2 or len(features) != n or not features.is_floating_point():
+            raise damaged(path, f"features are {_said(features)}")
+        if fact(facts, "baked", bool, path):
+            config = settings(BakedConfig, sizes, path)
+            if config.moving > n:
+                raise damaged(path, f"{config.moving} of its {n} Gaussians move")
+            deformation = built(lambda: Baked(config), tensors, "deformation.", path)
         else:
             # Files from before there was a choice of colour spaces do not name theirs.
-            config = from_dict(DeformConfig, {"color_space": "linear", **sizes})
-            deformation = Deformation(features.shape[1], config, guided)
-        restore(deformation, tensors, "deformation.", path)
+            net = settings(DeformConfig, {"color_space": "linear", **sizes}, path)
+            deformation = built(
+                lambda: Deformation(features.shape[1], net, guided), tensors, "deformation.", path
+            )
         deformation.eval().requires_grad_(False)
-        rig = _rig(tensors, facts["layout"]) if guided else None
-        head = CanonicalHead(gaussians, features, rig)
-        refined = _gaussians(tensors, "shown.") if "shown.means" in tensors else None
-        return Avatar(head, deformation, facts["layout"], facts["made"], precision, refined)
+        rig = _rig(tensors, layout, n, path) if guided else None
+        head = CanonicalHead(gaussians, features.float(), rig)
+        refined = _gaussians(tensors, "shown.", path) if "shown.means" in tensors else None
+        if refined is not None and len(refined) != n:
+            raise damaged(path, f"{len(refined)} of its {n} Gaussians are refined")
+        return Avatar(head, deformation, layout, made, precision, refined)
 
     @cached_property
     def _prepared(self) -> PreparedHead:
@@ -198,12 +263,50 @@ class Avatar:
         return self.deformation.prepare(self.head)
 
 
-def _rig(tensors: Mapping[str, Tensor], layout: str) -> Rig:
-    neutral, vertex, weight = (tensors[f"rig.{name}"] for name in ("neutral", "vertex", "weight"))
-    return Rig(layout, neutral, vertex.long(), weight)
+def _rig(tensors: Mapping[str, Tensor], layout: str, n: int, path: Path) -> Rig:
+    parts = {name: tensors.get(f"rig.{name}", torch.zeros(0)) for name in ("neutral", "weight")}
+    vertex = tensors.get("rig.vertex", torch.zeros(0))
+    neutral, weight = parts["neutral"], parts["weight"]
+    if neutral.ndim != 2 or neutral.shape[1] != 3 or not _within(neutral, -FARTHEST, FARTHEST):
+        raise damaged(path, f"its mesh is {_said(neutral)}")
+    if vertex.shape != (n,) or vertex.is_floating_point():
+        raise damaged(path, f"rig.vertex is {_said(vertex)}")
+    if weight.shape != (n,) or not _within(weight, 0, 1):
+        raise damaged(path, f"rig.weight is {_said(weight)}")
+    try:
+        head = head_model(layout)
+    except MissingWeightsError:  # which is said when the avatar is animated
+        return Rig(layout, neutral.float(), vertex.long(), weight.float())
+    count = int(head.faces.max()) + 1
+    if len(neutral) != head.controls:
+        raise damaged(path, f"its mesh has {len(neutral)} vertices, a head {head.controls}")
+    if n and not (int(vertex.min()) >= 0 and int(vertex.max()) < count):
+        raise damaged(path, f"its Gaussians hang on vertices that are not there ({count} are)")
+    return Rig(layout, neutral.float(), vertex.long(), weight.float())
 
 
-def _gaussians(tensors: Mapping[str, Tensor], prefix: str) -> Gaussians:
-    return Gaussians(
-        **{k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def _gaussians(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> Gaussians:
+    parts = {name: tensors.get(prefix + name, torch.zeros(0)) for name in FIELDS}
+    n = len(parts["means"]) if parts["means"].ndim else 0
+    shapes = dict(zip(FIELDS, ((n, 3), (n, 4), (n, 3), (n,), (n, 3)), strict=True))
+    for name, value in parts.items():
+        if value.shape != shapes[name] or not value.is_floating_point() or not n:
+            raise damaged(path, f"{name} of its Gaussians are {_said(value)}")
+    bounds = {
+        "means": (-FARTHEST, FARTHEST), "quats": (-1e6, 1e6), "scales": (0, LARGEST),
+        "opacities": (0, 1), "colors": (-10, 10),
+    }  # fmt: skip
+    for name, (low, high) in bounds.items():
+        if not _within(parts[name], low, high):
+            raise damaged(path, f"{name} of its Gaussians are not within {low:g} to {high:g}")
+    return Gaussians(**{name: value.float() for name, value in parts.items()})
+
+
+def _within(values: Tensor, low: float, high: float) -> bool:
+    return not values.numel() or (
+        values.is_floating_point() and float(values.min()) >= low and float(values.max()) <= high
     )
+
+
+def _said(values: Tensor) -> str:
+    return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}, or missing"

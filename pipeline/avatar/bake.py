@@ -70,9 +70,10 @@ def bake(
     """
     if isinstance(avatar.deformation, Baked):
         raise ConfigError("This avatar is baked already.", "Bake the exact one.")
-    codes = sample_codes(avatar.layout, config.codes + config.held_out, config.seed)
     still = avatar.canonical
-    offsets = torch.empty(len(codes), len(still), 6)
+    wanted = sample_codes(avatar.layout, config.codes + config.held_out, config.seed)
+    codes = wanted.to(avatar.device)
+    offsets = still.means.new_empty(len(codes), len(still), 6)
     for i, code in enumerate(codes):
         moved = avatar.animate(ExpressionCode(code, avatar.layout))
         offsets[i, :, :3] = moved.means - still.means

@@ -13,15 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from scipy.spatial.transform import Rotation, Slerp
 from torch import Tensor
 
-from pipeline.core.errors import InputError
+from pipeline.captures.capture import factor_head_pose
+from pipeline.captures.folder import FolderCapture
+from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
-from pipeline.io.camera_file import read_cameras
+from pipeline.faces.flame_fit import LAYOUT_OF, FlameFit
+from pipeline.faces.heads import FlameHead, head_model
+from pipeline.io.camera_file import check_size, read_cameras
+from pipeline.io.raw_files import matrix, read_npz
 from pipeline.system.files import require_file, write_whole
+from pipeline.tracking.importers import read_tracking
 
 DISTANCE = 1.0
 """Of the cameras from the head's origin, metres."""
@@ -67,7 +73,7 @@ def cameras_for(
     Args:
         choice: What the user named.
         sequence: File of the expressions; `original` takes its arrays `world_to_camera` [t, 4, 4],
-            `K` [t, 3, 3] and `size` (width, height).
+            `K` [t, 3, 3] and `size` (width, height), or of a tracker's folder the cameras there.
         frames: How many cameras.
         size: Width of the pictures, pixels; the height follows the path's proportions.
         degrees: Largest angle of the orbit.
@@ -111,6 +117,10 @@ def read_path(path: Path, head_to_world: Float[Tensor, "4 4"] | None = None) -> 
     )
 
 
+def _tensor(matrices: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(matrices)).float()
+
+
 def write_path(path: Path, cameras: Camera) -> None:
     """Write cameras [v] as a path file."""
     stops = [
@@ -148,13 +158,75 @@ def _between(values: torch.Tensor, at: np.ndarray) -> torch.Tensor:
 
 
 def _filmed(sequence: Path) -> Camera:
-    with np.load(require_file(sequence, "a sequence"), allow_pickle=False) as file:
-        missing = [n for n in ("world_to_camera", "K", "size") if n not in file.files]
-        if missing:
-            raise InputError(
-                f"{sequence} has no cameras of its own (missing: {', '.join(missing)}).",
-                "Choose orbit or a path file, or store world_to_camera, K and size in it.",
-            )
-        width, height = (int(n) for n in file["size"])
-        E, K = torch.from_numpy(file["world_to_camera"]), torch.from_numpy(file["K"])
-        return Camera(E.float(), K.float(), width, height)
+    if sequence.is_dir() or sequence.suffix in (".frame", ".pkl"):
+        return _tracked(sequence)
+    require_file(sequence, "a sequence (.npz) with cameras; or choose orbit or a path file")
+    names = ("world_to_camera", "K", "size")
+    arrays = read_npz(sequence, lambda name: name in names)
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise InputError(
+            f"{sequence} has no cameras of its own (missing: {', '.join(missing)}).",
+            "Choose orbit or a path file, or store world_to_camera, K and size in it.",
+        )
+    try:
+        size = matrix(arrays["size"], (2,), f"{sequence}: size")
+        count = len(np.atleast_1d(arrays["K"]))
+        E, K = (
+            matrix(arrays[name], (count, side, side), f"{sequence}: {name}")
+            for name, side in (("world_to_camera", 4), ("K", 3))
+        )
+        if not count:
+            raise ConfigError("There is no camera.", "")
+        check_size(int(size[0]), int(size[1]))
+    except (ConfigError, InputError) as error:
+        raise FormatError(
+            f"{sequence}: {error.problem}",
+            "Store world_to_camera [t, 4, 4], K [t, 3, 3], size [2].",
+        ) from error
+    return Camera(_tensor(list(E)), _tensor(list(K)), int(size[0]), int(size[1]))
+
+
+def _tracked(path: Path) -> Camera:
+    """Return the cameras of a tracker's frames, in the head frame of each frame.
+
+    Raises:
+        InputError: If the tracker wrote none.
+        MissingWeightsError: If the head's pose needs the FLAME model, which is not here.
+    """
+    found: list[Camera] = []
+    if any(path.glob("transforms*.json")):
+        capture = FolderCapture(path)
+        for timestep in capture.timesteps:
+            fit, name = capture.flame(timestep), _middle(capture.cameras)
+            camera = capture.camera(timestep, name)
+            if fit is not None and camera is not None:
+                found.append(factor_head_pose(camera, _head_to_world(fit)))
+    else:
+        tracking = read_tracking(path)
+        if tracking.cameras is not None and len(tracking.cameras) == len(tracking.fits):
+            found = [
+                factor_head_pose(tracking.cameras[i], _head_to_world(fit))
+                for i, fit in enumerate(tracking.fits)
+            ]
+    if not found:
+        raise InputError(
+            f"{path} has no cameras of its own.", "Choose orbit or a path file for --camera."
+        )
+    E = torch.stack([camera.world_to_camera for camera in found]).float()
+    K = torch.stack([camera.K for camera in found]).float()
+    return Camera(E, K, found[0].width, found[0].height)
+
+
+def _middle(cameras: tuple[str, ...]) -> str:
+    """Return the camera in the middle of a row, which stands before the face."""
+    return cameras[len(cameras) // 2]
+
+
+def _head_to_world(fit: FlameFit) -> Float64[np.ndarray, "4 4"]:
+    motion = fit.head_to_world()
+    if motion is not None:
+        return motion
+    head = head_model(LAYOUT_OF[fit.version])
+    assert isinstance(head, FlameHead)
+    return head.model.head_to_world(fit)

@@ -21,6 +21,7 @@ from pipeline.io.images import read_rgb, write_rgb
 from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.model.fastgha import MAX_VIEWS
 from pipeline.perception.detectors import get_detector
+from pipeline.perception.device import networks_on
 from pipeline.perception.matting import get_matting
 from pipeline.prep import photos
 from pipeline.system.files import digest
@@ -38,11 +39,12 @@ def make_avatar(
     model: Path | None = None,
     *,
     matting: str = "modnet",
-    size: int = 256,
+    size: int | None = None,
     sheet: Path | None = None,
     refine_s: float = 0.0,
     cameras: Path | None = None,
     face: int | None = None,
+    device: str = "cpu",
     progress: Progress = silent,
     note: Callable[[str], None] | None = None,
 ) -> Avatar:
@@ -52,11 +54,12 @@ def make_avatar(
         paths: The photographs.
         model: Checkpoint; the shipped one if not given.
         matting: Name of the matting network.
-        size: Width and height of the crops, pixels.
+        size: Width and height of the crops, pixels; the model's if not given.
         sheet: Where to write a picture of crops, mattes and landmarks.
         refine_s: Seconds of gradient steps on the photographs.
         cameras: File of the photographs' cameras, if they are known.
         face: Which face, where there are several; see `photos.estimate_views`.
+        device: Where all networks compute, and where the avatar is.
         progress: Called after each photograph.
         note: Told what was decided about a photograph.
 
@@ -75,10 +78,12 @@ def make_avatar(
     checkpoint = checkpoint_path(model)
     net, loaded = load_model(checkpoint)
     said: list[str] = []
+    net = net.to(device)
+    with networks_on(device):
+        find, cut = get_detector(DETECTOR).make(), make_matting()
     found = photos.estimate_views(
-        paths, size, matting=make_matting(), detector=get_detector(DETECTOR).make(),
-        tracker=HeadTracker(), known=known, which=face, progress=progress,
-        note=said.append if note is None else note,
+        paths, size or net.config.image_size, matting=cut, detector=find, tracker=HeadTracker(),
+        known=known, which=face, progress=progress, note=said.append if note is None else note,
     )  # fmt: skip
     if sheet is not None:
         write_rgb(sheet, np.asarray(photos.sheet(found).convert("RGB")))
@@ -92,7 +97,7 @@ def make_avatar(
         facts["head_to_world"] = found.tracked.bundle.poses[0].tolist()
     layout, view = str(loaded.header["layout"]), found.view
     if net.config.guide == "none":
-        made = Avatar.create(net, view, layout, facts)
+        made = Avatar.create(net, view.to(device), layout, facts)
         if refine_s <= 0:
             return made
         return refine(made, view, _codes(found, layout), RefineConfig(refine_s))[0]
@@ -102,7 +107,7 @@ def make_avatar(
             "Give a model of MakeHuman codes, or one without a guide.",
         )
     view, mesh, codes = tracked(found)
-    made = Avatar.create(net, view, layout, facts, mesh)
+    made = Avatar.create(net, view.to(device), layout, facts, mesh)
     return refine(made, view, codes, RefineConfig(refine_s))[0] if refine_s > 0 else made
 
 

@@ -42,8 +42,8 @@ def contributions(avatar: Avatar, size: int = 256, codes: int = 6) -> Float[Tens
 
     Looked at from a full turn to both sides of 90 degrees, under several expressions.
     """
-    total = torch.zeros(len(avatar.canonical))
-    cameras = orbit(9, size, degrees=90.0)
+    total = avatar.canonical.means.new_zeros(len(avatar.canonical))
+    cameras = orbit(9, size, degrees=90.0).to(avatar.device)
     sampled = [neutral_code(avatar.layout).values, *sample_codes(avatar.layout, codes - 1, 1)]
     for code in sampled:
         gaussians = avatar.animate(ExpressionCode(code, avatar.layout))
@@ -55,8 +55,9 @@ def contributions(avatar: Avatar, size: int = 256, codes: int = 6) -> Float[Tens
 def _weights(gaussians: Gaussians, camera: Camera) -> Float[Tensor, "n"]:
     # A picture's sum is linear in the colours, so its gradient is the blending weights.
     with torch.enable_grad():
-        colors = torch.ones(len(gaussians), 1, requires_grad=True)
-        drawn = render(replace(gaussians, colors=colors), camera, background=torch.zeros(1))
+        colors = gaussians.means.new_ones(len(gaussians), 1).requires_grad_()
+        black = gaussians.means.new_zeros(1)
+        drawn = render(replace(gaussians, colors=colors), camera, background=black)
         (found,) = torch.autograd.grad(drawn.color.sum(), colors)
     return found[:, 0]
 

@@ -110,6 +110,7 @@ def refine(
     if len(codes) != len(views):
         raise ShapeError(f"{len(views)} pictures, {len(codes)} codes.", "Give a code for each.")
     still = avatar.canonical
+    views = views.to(avatar.device)
     moved = [avatar.animate(codes[i]) for i in range(len(codes))]
     offsets = [(g.means - still.means, g.colors - still.colors) for g in moved]
     back = _held_back(views, config)
@@ -148,7 +149,7 @@ def _posed(canonical: Gaussians, means: Tensor, colors: Tensor) -> Gaussians:
 def _loss(
     gaussians: Gaussians, view: View, known: Bool[Tensor, "h w"], config: RefineConfig
 ) -> Tensor:
-    drawn = render(gaussians, view.camera[0], background=torch.ones(3))
+    drawn = render(gaussians, view.camera[0], background=gaussians.means.new_ones(3))
     picture = drawn.color.permute(2, 0, 1)
     # Held-back blocks show the truth, so that no window of SSIM learns from them.
     picture = torch.where(known, picture, view.image[0])
@@ -166,7 +167,8 @@ def _error(
 ) -> float:
     total, count = 0.0, 0
     for i, offset in enumerate(offsets):
-        drawn = render(_posed(canonical, *offset), views.camera[i], background=torch.ones(3))
+        posed = _posed(canonical, *offset)
+        drawn = render(posed, views.camera[i], background=posed.means.new_ones(3))
         gap = (drawn.color.permute(2, 0, 1) - views.image[i]).abs().mean(0)[back[i]]
         total += float(gap.sum())
         count += gap.numel()
@@ -180,7 +182,7 @@ def _held_back(views: View, config: RefineConfig) -> Bool[Tensor, "v h w"]:
     generator = torch.Generator().manual_seed(0)
     chosen = torch.rand(len(views), -(-h // b), -(-w // b), generator=generator)
     blocks = (chosen < config.held_back).repeat_interleave(b, 1).repeat_interleave(b, 2)
-    return blocks[:, :h, :w] & (views.alpha[:, 0] > 0.5)
+    return blocks[:, :h, :w].to(views.alpha.device) & (views.alpha[:, 0] > 0.5)
 
 
 def _frozen(gaussians: Gaussians) -> Gaussians:

@@ -28,6 +28,7 @@ from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.model.deform import Deformation
 from pipeline.prep.synthetic import SyntheticConfig
 from pipeline.prep.synthetic import run as make_people
+from pipeline.system.machine import wait
 from pipeline.system.progress import Progress, silent
 
 
@@ -74,6 +75,7 @@ def bench(
     people: int = 2,
     sizes: Sequence[int] = (256, 512),
     frames: int = 24,
+    device: str = "cpu",
     progress: Progress = silent,
 ) -> list[Row]:
     """Measure avatars of held-out people: plain, with the first layer kept, pruned, baked, refined.
@@ -87,9 +89,11 @@ def bench(
         people: How many.
         sizes: Picture sizes whose speed is measured.
         frames: Animated frames at each size.
+        device: Where avatars are made and drawn.
         progress: Called after each person.
     """
     model, loaded = load_model(checkpoint_path(checkpoint))
+    model = model.to(device)
     found: dict[tuple[str, int], list[Row]] = {}
     with TemporaryDirectory(prefix="fastgha-") as place:
         if shards is None:
@@ -100,7 +104,7 @@ def bench(
         for done, task in enumerate(chosen, start=1):
             seen, truth = scene(_few(task), protocol)
             mesh = seen.mesh() if model.config.guide == "mesh" else None
-            exact = Avatar.create(model, seen.inputs, loaded.header["layout"], {}, mesh)
+            exact = Avatar.create(model, seen.inputs.to(device), loaded.header["layout"], {}, mesh)
             for name, form in forms(exact, seen).items():
                 close, right = _quality(form, exact, seen, truth)
                 form.avatar.save(file := Path(place) / "x.avatar")
@@ -138,7 +142,8 @@ def forms(exact: Avatar, seen: Scene) -> dict[str, Form]:
 
     def plain(code: ExpressionCode) -> Gaussians:
         assert isinstance(exact.deformation, Deformation)
-        return exact.deformation(exact.deformation.prepare(exact.head), code.values)
+        values = code.values.to(exact.device)
+        return exact.deformation(exact.deformation.prepare(exact.head), values)
 
     return {
         "plain": Form(exact, plain),
@@ -160,22 +165,25 @@ def _quality(form: Form, exact: Avatar, seen: Scene, truth: Tensor) -> tuple[flo
     wanted: list[Tensor] = []
     for i in range(len(truth)):
         code = seen.codes[i]
-        drawn.append(form.avatar.draw(form.animate(code), seen.camera[i]).color)
-        wanted.append(exact.render(code, seen.camera[i]).color)
+        drawn.append(form.avatar.draw(form.animate(code), seen.camera[i]).color.cpu())
+        wanted.append(exact.render(code, seen.camera[i]).color.cpu())
     pictures = torch.stack(drawn).permute(0, 3, 1, 2)
     close = psnr(pictures, torch.stack(wanted).permute(0, 3, 1, 2).clamp(0, 1))
     return float(close.mean()), float(psnr(pictures, truth).mean())
 
 
 def _speed(form: Form, size: int, frames: int) -> tuple[float, float]:
-    cameras, layout = orbit(frames, size), form.avatar.layout
+    layout, device = form.avatar.layout, form.avatar.device
+    cameras = orbit(frames, size).to(device)
     deform: list[float] = []
     draw: list[float] = []
     for i, code in enumerate(sample_codes(layout, frames, 0)):
         start = time.perf_counter()
         gaussians = form.animate(ExpressionCode(code, layout))
+        wait(device)
         middle = time.perf_counter()
         form.avatar.draw(gaussians, cameras[i])
+        wait(device)
         deform.append(1e3 * (middle - start))
         draw.append(1e3 * (time.perf_counter() - middle))
     warm = min(3, frames - 1)

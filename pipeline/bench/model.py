@@ -17,7 +17,7 @@ from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.faces.makehuman import Head, Identity
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA
-from pipeline.system.machine import peak_mb
+from pipeline.system.machine import peak_mb, wait
 from pipeline.system.progress import Progress, silent
 
 REPEATS = 5
@@ -32,12 +32,16 @@ class Row(Timed):
 
 
 def bench(
-    config: ModelConfig, inputs: Sequence[int], repeats: int = REPEATS, progress: Progress = silent
+    config: ModelConfig,
+    inputs: Sequence[int],
+    repeats: int = REPEATS,
+    device: str = "cpu",
+    progress: Progress = silent,
 ) -> list[Row]:
     """Measure reconstruction with random weights, each number of views in a process of its own."""
     rows: list[Row] = []
     for done, views in enumerate(inputs, start=1):
-        rows.append(alone(_measure, config, views, repeats, torch.get_num_threads()))
+        rows.append(alone(_measure, config, views, repeats, torch.get_num_threads(), device))
         progress(done, len(inputs))
     return rows
 
@@ -47,10 +51,10 @@ def show(rows: Sequence[Row]) -> Table:
     return table(f"Reconstruction, ms, median of {REPEATS} (spread)", COLUMNS, rows)
 
 
-def _measure(config: ModelConfig, views: int, repeats: int, threads: int) -> Row:
+def _measure(config: ModelConfig, views: int, repeats: int, threads: int, device: str) -> Row:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = FastGHA(config, source="random").eval().requires_grad_(False)
+    model = FastGHA(config, source="random").eval().requires_grad_(False).to(device)
     size = config.image_size
     angles = torch.linspace(-0.6, 0.6, views)
     centers = torch.stack([angles.sin(), torch.zeros(views), angles.cos()], -1)
@@ -59,10 +63,13 @@ def _measure(config: ModelConfig, views: int, repeats: int, threads: int) -> Row
     pictures = View(torch.rand(views, 3, size, size), torch.ones(views, 1, size, size), cameras)
     neutral = Head(Identity()).neutral
     mesh = TrackedMesh(MAKEHUMAN, neutral, np.stack([neutral] * views))
-    before = peak_mb()
+    there = pictures.to(device)
+    before = peak_mb(device)
     times: list[float] = []
     for _ in range(repeats + 1):
         start = time.perf_counter()
-        model.reconstruct(pictures, model.guide(mesh, cameras))
+        guide = model.guide(mesh, cameras)
+        model.reconstruct(there, None if guide is None else guide.to(device))
+        wait(device)
         times.append(1e3 * (time.perf_counter() - start))
-    return Row(part="reconstruct", inputs=views, **timed(times[1:], peak_mb() - before))
+    return Row(part="reconstruct", inputs=views, **timed(times[1:], peak_mb(device) - before))

@@ -29,7 +29,6 @@ from pipeline.train.step import (
     attention,
     compute_losses,
     make_model,
-    make_optimizer,
 )
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -109,11 +108,13 @@ def show(preset: str, rows: Sequence[Row], repeats: int) -> Table:
     columns = {"variant": "{variant}", "size": "{size}"}
     columns |= {part: f"{{{part}:.0f}}" for part in parts}
     columns[parts[-1]] += " ({spread_ms:.0f})"
-    columns["peak MB"] = "{peak_mb:.0f}"
+    columns |= {"peak MB": "{peak_mb:.0f}", "waits for data": "{waits:.0%}"}
     lines: dict[tuple[int, str], dict[str, object]] = {}
     for row in rows:
         line = lines.setdefault((row["size"], row["variant"]), {})
         line |= {**row, row["part"]: row["ms"]}
+    for line in lines.values():
+        line["waits"] = float(str(line["data"])) / float(str(line["step"]))
     about = machine()
     return table(
         f"{preset}: a training step, ms, median of {repeats} (spread)", columns, lines.values(),
@@ -131,24 +132,24 @@ def _measure(
 ) -> tuple[dict[str, list[float]], float]:
     torch.set_num_threads(threads)
     device = torch.device(run.device)
-    groups, layout = folder.find(shards, config)
-    model = make_model(config, run, device, layout, source)
-    optimizer = make_optimizer(model, config)
+    chosen = folder.find(shards, config, allow_test=True)
+    model = make_model(config, run, device, chosen.layout, source)
+    optimizer = Optimizer(model, config)
     training_module = TrainingModule(model)
     net: Perceptual | None = load_perceptual(perceptual, run.device) if perceptual else None
     samples = Samples(
-        groups, config.sampling, config.resolutions, config.seed,
+        chosen.groups, config.sampling, config.resolutions, config.seed,
         guide_stride=config.model.guide_stride,
     )  # fmt: skip
     steps: list[Mapping[str, float]] = []
-    found = load_samples(samples, 0, 0)
+    found = load_samples(samples, 0, run.workers, pin=device.type == "cuda")
     for _ in range(len(samples)):
-        clock = Clock()
+        clock = Clock(device)
         sample = next(found)
         clock.lap("data")
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         with attention(run.fused_attention):
-            outcome = compute_losses(training_module, sample, config, net, clock, device)
+            (outcome,) = compute_losses(training_module, [sample], config, net, clock, device)
             torch.stack(list(outcome.terms.values())).sum().backward()
         clock.lap("backward")
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)

@@ -95,6 +95,10 @@ class Capture(ABC):
     def missing(self) -> Mapping[str, str]:
         """What should be there and is not, with the reason. May look into every archive."""
 
+    def unexpected(self) -> Mapping[str, str]:
+        """Return what of `missing` the data set is not known to lack: a download may be broken."""
+        return self.missing()
+
     @abstractmethod
     def has(self, timestep: Timestep, camera: str) -> bool:
         """Say whether there is a picture, without reading it."""

@@ -98,7 +98,11 @@ class NersembleCapture(Capture):
             "intrinsics": "one K for all cameras" if one else "a K for each camera",
             "distortion": "taken out" if any(self._lenses.values()) else "none stored",
             "color": self.color,
+            "cameras": f"{len(self.cameras)} of {len(self._world_to_camera)} calibrated",
         }
+        tracked = {f.name for s in self.sentences() if (f := self._tracking_file(s)) is not None}
+        if tracked:
+            self.facts["tracking"] = ", ".join(natural(tracked))
 
     @property
     def layout(self) -> str | None:
@@ -106,7 +110,7 @@ class NersembleCapture(Capture):
         return FLAME2023 if any(self._tracking_file(s) for s in self.sentences()) else None
 
     def missing(self) -> Mapping[str, str]:
-        """Compare the cameras of each sequence with each other."""
+        """Compare the cameras of each sequence with each other, by the headers of their videos."""
         gone = {f"camera {c}": "has pictures, but no calibration" for c in self._strange}
         for name, pictures in self._found.items():
             total = len(pictures.numbers())
@@ -116,8 +120,15 @@ class NersembleCapture(Capture):
                 except MissingItemError as error:
                     gone[f"{name}, camera {camera}"] = error.problem
                     continue
-                if lacking:
-                    gone[f"{name}, camera {camera}"] = f"{lacking} of {total} frames"
+                if lacking == total:
+                    gone[f"{name}, camera {camera}"] = "not there"
+                elif lacking:
+                    gone[f"{name}, camera {camera}"] = (
+                        f"{total - lacking} frames, another camera has {total}: from where it lost "
+                        "some, its frames may be of other moments"
+                    )
+        for camera in natural(set(self._world_to_camera) - set(self.cameras)):
+            gone[f"camera {camera}"] = "calibrated, but without any picture"
         return gone
 
     def has(self, timestep: Timestep, camera: str) -> bool:

@@ -14,6 +14,7 @@ from pipeline.captures.capture import Capture
 from pipeline.captures.folder import FolderCapture
 from pipeline.captures.nersemble import NersembleCapture, calibration_file
 from pipeline.captures.photos import PhotosCapture, is_photo
+from pipeline.captures.splits import held_out_ava256, held_out_nersemble
 from pipeline.captures.video import ENDINGS, VideoCapture
 from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, InputError
@@ -34,6 +35,8 @@ class DatasetReader:
     timestep, and they are estimated from its landmarks."""
     moving: bool = False
     """Whether a timestep shows the face a moment after the one before it, as in a video."""
+    held_out: Callable[[str], bool] | None = None
+    """Say whether a person is kept from training; None if the data set has no such list."""
 
 
 def _folders(root: Path) -> dict[str, Path]:
@@ -125,13 +128,19 @@ def _with(root: Path, fits: Callable[[Path], bool]) -> dict[str, Path]:
 register_reader(
     "ava256",
     DatasetReader(
-        _ava256, Ava256Capture, "folders such as 20230308--1352--BDF920 with decoder/ in them"
+        _ava256,
+        Ava256Capture,
+        "folders such as 20230308--1352--BDF920 with decoder/ in them",
+        held_out=held_out_ava256,
     ),
 )
 register_reader(
     "nersemble",
     DatasetReader(
-        _nersemble, NersembleCapture, "participants such as 074 with a camera_params.json"
+        _nersemble,
+        NersembleCapture,
+        "participants such as 074 with a camera_params.json",
+        held_out=held_out_nersemble,
     ),
 )
 register_reader(

@@ -6,7 +6,7 @@ c colour channels, f feature channels. Frames and units are those of CONVENTIONS
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import torch
@@ -16,8 +16,9 @@ from torch import Tensor
 from pipeline.core.errors import CameraError, LayoutError, ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+V = TypeVar("V")
 T = TypeVar("T", bound="_Tensors")
 
 CODE_SIZE = 120
@@ -37,6 +38,16 @@ class _Tensors:
             for value in [getattr(self, f.name)]
         }
         return type(self)(**moved)
+
+
+def map_tensors(value: V, move: Callable[[Tensor], Tensor]) -> V:
+    """Return a frozen value of tensors, and of values of tensors, with each of them moved."""
+    if isinstance(value, Tensor):
+        return move(value)  # pyright: ignore[reportReturnType]
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    return replace(value, **{f.name: map_tensors(getattr(value, f.name), move)
+                             for f in fields(value)})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,8 @@ class Camera(_Tensors):
                 f"An image of {self.width}x{self.height} pixels has no pixel.",
                 "Give a positive width and height.",
             )
+        if E.device.type != "cpu":
+            return  # looking at numbers elsewhere waits for them; they were checked where made
         if not (torch.isfinite(E).all() and torch.isfinite(K).all()):
             raise CameraError(
                 "A camera has numbers that are not finite (nan or inf).",
@@ -196,6 +209,16 @@ class Gaussians(_Tensors):
             self.colors[index],
         )
 
+    def __add__(self, more: Gaussians) -> Gaussians:
+        """Return both sets as one, in this order."""
+        return Gaussians(
+            torch.cat([self.means, more.means]),
+            torch.cat([self.quats, more.quats]),
+            torch.cat([self.scales, more.scales]),
+            torch.cat([self.opacities, more.opacities]),
+            torch.cat([self.colors, more.colors]),
+        )
+
 
 @dataclass(frozen=True)
 class ExpressionCode(_Tensors):
@@ -217,7 +240,7 @@ class ExpressionCode(_Tensors):
                 f"An expression code has {CODE_SIZE} numbers; got {list(self.values.shape)}.",
                 "Convert the sequence to the 120-number layout first.",
             )
-        if not torch.isfinite(self.values).all():
+        if self.values.device.type == "cpu" and not torch.isfinite(self.values).all():
             raise ShapeError(
                 "An expression code has numbers that are not finite (nan or inf).",
                 "Leave out or repair these frames.",

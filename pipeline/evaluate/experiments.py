@@ -12,25 +12,29 @@ from pathlib import Path
 from pipeline.core.errors import ConfigError, InputError
 from pipeline.evaluate import figures, results, tables
 from pipeline.evaluate import speed as speeds
+from pipeline.evaluate.candidate import Candidate, lacking, load_candidate
 from pipeline.evaluate.inputs import some_views
 from pipeline.evaluate.metrics import Metrics, prepare
 from pipeline.evaluate.predictions import read_predictions
-from pipeline.evaluate.protocol import Protocol, read, tasks
+from pipeline.evaluate.protocol import Protocol, Task, read, tasks
 from pipeline.evaluate.report import Picture, Report, Sheet
 from pipeline.evaluate.results import Result
-from pipeline.evaluate.run import baselines, measure, ours
+from pipeline.evaluate.run import MEAN_HEAD, baselines, measure, ours
 from pipeline.model.checkpoint import checkpoint_path, load_model, resolve
-from pipeline.system.files import digest
+from pipeline.shards.reader import Shard, find_shards
 from pipeline.system.progress import Bars, no_bars
 from pipeline.train.device import choose
 from pipeline.train.variants import FULL, ONE_SHOT, TABLES, run_of
 
 MODEL = "FastGHA (ours)"
 SPEED_TABLE, VARIANT_TABLES, VARIANT_FIGURE = 2, (3, 5, 6), 11
-PROTOCOLS = {1: "synthetic-same", 3: "synthetic-mixed", 5: "synthetic-mixed", 6: "synthetic-one"}
-"""The protocol of a table if none is named."""
-OTHERWISE = "synthetic-mixed"
-DRAWERS = {12: figures.against_inputs, 14: figures.against_noise}
+DATASETS = {"ava256": "Ava-256", "nersemble": "NeRSemble"}
+"""Data sets whose protocols name their people, as shards call them and as we do; people of others
+are measured under the protocols of synthetic ones, which take whoever is there."""
+KINDS = {1: "same", 3: "mixed", 5: "mixed", 6: "one"}
+"""The kind of protocol of a table."""
+OTHERWISE = "mixed"
+NOBODY_ELSE = f"{MEAN_HEAD}: not measured, as there is nobody else in the shards."
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Request:
     device: str = "auto"
     out: Path | None = None
     """Where pictures go, and what a stopped evaluation had finished."""
+    allow_seen: bool = False
+    """Measure a model also on people that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,16 @@ class Ground:
     protocol: Protocol
     device: str = "cpu"
     out: Path | None = None
+    allow_seen: bool = False
+    notes: tuple[str, ...] = ()
+    """What every table says."""
+
+    def candidate(self, checkpoint: Path, protocol: Protocol | None = None) -> Candidate:
+        """Load a model to be measured, under another protocol if one is given."""
+        return load_candidate(
+            checkpoint, protocol or self.protocol, self.shards, self.device,
+            allow_seen=self.allow_seen,
+        )  # fmt: skip
 
     def finished(self, name: str) -> Path | None:
         """Return where a method's finished avatars are kept."""
@@ -89,11 +105,15 @@ def run(request: Request, bars: Bars = no_bars) -> Report:
         return measure_speed(request.model, request.shards, choose(request.device), bars)
     if request.shards is None:
         raise ConfigError("Which pictures? No shards were given.", "Add --shards FOLDER.")
+    dataset = "" if request.protocol else dataset_of(request.shards)
     protocol = choose_protocol(
-        request.protocol, request.table,
+        request.protocol, request.table, dataset,
         inputs=request.inputs, size=request.size, targets=request.targets,
     )  # fmt: skip
-    ground = Ground(request.shards, protocol, choose(request.device), request.out)
+    notes = () if request.protocol else (_why(protocol, dataset),)
+    ground = Ground(
+        request.shards, protocol, choose(request.device), request.out, request.allow_seen, notes
+    )
     if request.figure == VARIANT_FIGURE:
         return compare_variants(ground, VARIANT_FIGURE, request.runs, bars)
     if request.figure is not None:
@@ -111,19 +131,39 @@ def run(request: Request, bars: Bars = no_bars) -> Report:
 def choose_protocol(
     name: str | None,
     table: int | None = None,
+    dataset: str = "",
     *,
     inputs: int | None = None,
     size: int | None = None,
     targets: int | None = None,
 ) -> Protocol:
-    """Return a protocol by its name or else by a table, with other numbers where given."""
-    protocol = read(name or PROTOCOLS.get(table or 0, OTHERWISE))
+    """Return a protocol by its name or else by table and data set, with other numbers if given."""
+    family = dataset if dataset in DATASETS else "synthetic"
+    protocol = read(name or f"{family}-{KINDS.get(table or 0, OTHERWISE)}")
     changed = {
         key: value
         for key, value in (("inputs", inputs), ("size", size), ("targets", targets))
         if value is not None
     }
     return replace(protocol, name=f"{protocol.name}, changed", **changed) if changed else protocol
+
+
+def dataset_of(shards: Path) -> str:
+    """Return the data set of a folder of shards; empty if they are of several, or unknown.
+
+    Raises:
+        InputError: If there is no shard.
+    """
+    found: set[str] = set()
+    for path in find_shards(shards):
+        with Shard(path) as shard:
+            found.add(shard.dataset)
+    return found.pop() if len(found) == 1 else ""
+
+
+def _why(protocol: Protocol, dataset: str) -> str:
+    people = DATASETS.get(dataset, "whoever is in the shards")
+    return f"Protocol {protocol.name} is for {people}; --protocol takes another."
 
 
 def compare_methods(
@@ -150,7 +190,7 @@ def compare_methods(
     Raises:
         ConfigError: If another method has no name, or results do not belong into one table.
     """
-    sheet = Sheet()
+    sheet, marks = Sheet(), ()
     found = [results.read(path) for path in earlier]
     if predictions is not None:
         if not name:
@@ -158,16 +198,14 @@ def compare_methods(
         chosen = tasks(ground.protocol, ground.shards, None)
         method, net, sha256 = read_predictions(predictions, ground.protocol, chosen), None, ""
     else:
-        path = checkpoint_path(model)
-        net, loaded = load_model(path)
-        net = net.to(ground.device)
-        chosen = tasks(ground.protocol, ground.shards, loaded.header["layout"])
-        method, name, sha256 = ours(net), name or MODEL, digest(path)
-    metrics = prepare(ground.protocol)
+        mine = ground.candidate(checkpoint_path(model))
+        net, chosen, sha256, marks = mine.model, mine.chosen, mine.sha256, mine.marks
+        method, name = ours(net), name or MODEL
+    metrics = prepare(ground.protocol, ground.device)
     with bars(f"Measuring {name}") as tick:
-        mine = measure(
+        result = measure(
             method, name, ground.protocol, chosen, checkpoint=sha256, device=ground.device,
-            out=ground.finished(name), metrics=metrics, progress=tick,
+            out=ground.finished(name), metrics=metrics, marks=marks, progress=tick,
             show=partial(sheet.show, name, net) if ground.out else None,
         )  # fmt: skip
     others: list[Result] = []
@@ -177,8 +215,10 @@ def compare_methods(
                 measure(draw, other, ground.protocol, chosen, out=ground.finished(other),
                         metrics=metrics, progress=tick)
             )  # fmt: skip
-    comparison = tables.comparison([mine, *found, *others], ground.protocol, table)
-    values = mine.to_json() | {"baselines": [result.to_json() for result in others]}
+    comparison = tables.comparison([result, *found, *others], ground.protocol, table)
+    lone = () if MEAN_HEAD in [other.method for other in others] else (NOBODY_ELSE,)
+    comparison = _noted(comparison, ground, chosen, lone)
+    values = result.to_json() | {"baselines": [result.to_json() for result in others]}
     return Report(_title(ground), (comparison,), _sheet(ground, sheet), values)
 
 
@@ -200,8 +240,9 @@ def compare_variants(ground: Ground, table: int, runs: Path | None, bars: Bars =
             f"Table {table} compares several models.",
             f"Train them with `fastgha train --table {table}`, and give their folder as --runs.",
         )
-    metrics, sheet = prepare(ground.protocol), Sheet()
+    metrics, sheet = prepare(ground.protocol, ground.device), Sheet()
     found: list[Result] = []
+    chosen: list[Task] = []
     absent: list[str] = []
     for variant in TABLES[table]:
         seeds = sorted(runs.glob(f"{variant}/seed-*"))
@@ -211,9 +252,11 @@ def compare_variants(ground: Ground, table: int, runs: Path | None, bars: Bars =
             seed = int(folder.name.removeprefix("seed-"))
             name = {FULL: "one", ONE_SHOT: "one, fine-tuned"}.get(variant, variant)
             path = resolve(run_of(runs, variant, seed))
+            mine = ground.candidate(path)
+            chosen = mine.chosen
             found.append(
                 _measure_seed(
-                    ground, path, name if table == 6 else variant, seed, metrics, sheet, bars
+                    ground, mine, name if table == 6 else variant, seed, metrics, sheet, bars
                 )
             )
     if not found:
@@ -223,26 +266,28 @@ def compare_variants(ground: Ground, table: int, runs: Path | None, bars: Bars =
         )
     in_paper = table in tables.REFERENCE
     comparison = tables.comparison(found, ground.protocol, table if in_paper else None)
-    if absent:
-        note = f"Not there, so not measured: {', '.join(absent)}."
-        comparison = replace(comparison, notes=(*comparison.notes, note))
+    gone = (f"Not there, so not measured: {', '.join(absent)}.",) if absent else ()
+    comparison = _noted(comparison, ground, chosen, gone)
     orderings = (tables.orderings(found, table),) if in_paper else ()
     values = {"table": table, "results": [result.to_json() for result in found]}
     return Report(_title(ground), (comparison, *orderings), _sheet(ground, sheet), values)
 
 
 def _measure_seed(
-    ground: Ground, path: Path, name: str, seed: int, metrics: Metrics, sheet: Sheet, bars: Bars
+    ground: Ground,
+    mine: Candidate,
+    name: str,
+    seed: int,
+    metrics: Metrics,
+    sheet: Sheet,
+    bars: Bars,
 ) -> Result:
-    model, loaded = load_model(path)
-    model = model.to(ground.device)
-    chosen = tasks(ground.protocol, ground.shards, loaded.header["layout"])
     with bars(f"Measuring {name}, seed {seed}") as tick:
         return measure(
-            ours(model), name, ground.protocol, chosen, checkpoint=digest(path),
+            ours(mine.model), name, ground.protocol, mine.chosen, checkpoint=mine.sha256,
             device=ground.device, out=ground.finished(f"{name}-{seed}"), metrics=metrics,
-            progress=tick,
-            show=partial(sheet.show, name, model) if ground.out and seed == 0 else None,
+            marks=mine.marks, progress=tick,
+            show=partial(sheet.show, name, mine.model) if ground.out and seed == 0 else None,
         )  # fmt: skip
 
 
@@ -254,17 +299,14 @@ def draw_figure(
     Raises:
         ConfigError: If there is no such figure.
     """
-    draw = DRAWERS.get(number)
-    if draw is None:
+    figure = figures.FIGURES.get(number)
+    if figure is None:
         raise ConfigError(f"There is no figure {number} to draw.", "Choose 11, 12 or 14.")
-    path = checkpoint_path(model)
-    net, loaded = load_model(path)
+    protocol = figure.protocol(ground.protocol)
+    mine = ground.candidate(checkpoint_path(model), protocol)
     with bars(f"Figure {number}") as tick:
-        curves = draw(
-            net.to(ground.device), ground.protocol, ground.shards, loaded.header["layout"],
-            digest(path), tick,
-        )  # fmt: skip
-    numbers = figures.table(number, curves)
+        curves = figure.draw(mine, protocol, tick)
+    numbers = _noted(figures.table(number, curves), ground, mine.chosen)
     pictures: tuple[Picture, ...] = ()
     if ground.out:
         drawn = ground.out / f"figure-{number}.png"
@@ -293,6 +335,16 @@ def measure_speed(
     name = results.machine(device)["device"]
     values = {"device": name, "rows": [asdict(row) for row in rows]}
     return Report("Table 2", (tables.speeds(rows, name),), (), values)
+
+
+def _noted(
+    table: tables.Table, ground: Ground, chosen: list[Task], more: tuple[str, ...] = ()
+) -> tables.Table:
+    """Return a table that also says which protocol and whose pictures it is about."""
+    gone = lacking(ground.protocol, chosen)
+    title = f"{table.title}, partial" if gone else table.title
+    notes = (*table.notes, *([gone] if gone else []), *more, *ground.notes)
+    return replace(table, title=title, notes=notes)
 
 
 def _title(ground: Ground) -> str:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.evaluate.candidate import Candidate
 from pipeline.evaluate.metrics import Metrics, prepare
-from pipeline.evaluate.protocol import Protocol, Task, tasks
+from pipeline.evaluate.protocol import Protocol
 from pipeline.evaluate.results import Result
 from pipeline.evaluate.run import measure, ours
-from pipeline.evaluate.tables import Table
-from pipeline.model.fastgha import FastGHA
+from pipeline.evaluate.tables import MARK, Table
 from pipeline.system.files import write_whole
-from pipeline.system.progress import Progress, silent
+from pipeline.system.progress import Progress
 
 INPUTS = (2, 3, 4, 5, 6)
 DEGREES = (0.0, 0.5, 1.0, 2.0, 4.0)
 MILLIMETRES = (0.0, 2.0, 5.0, 10.0, 20.0)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of the paper."""
+
+    draw: Callable[[Candidate, Protocol, Progress], list[Curve]]
+    protocol: Callable[[Protocol], Protocol] = lambda protocol: protocol
+    """Gives the protocol that it is measured under."""
 
 
 @dataclass(frozen=True)
@@ -29,29 +38,21 @@ class Curve:
     results: tuple[Result, ...]
 
 
-def against_inputs(
-    model: FastGHA, protocol: Protocol, shards: Path, layout: str, checkpoint: str,
-    progress: Progress = silent,
-) -> list[Curve]:  # fmt: skip
+def against_inputs(candidate: Candidate, protocol: Protocol, progress: Progress) -> list[Curve]:
     """Measure with 2 to 6 inputs, always on the same pictures: those that no six inputs show."""
-    widest = replace(protocol, inputs=max(INPUTS), same_expression=True)
-    chosen = tasks(widest, shards, layout)
-    metrics = prepare(protocol)
+    metrics = prepare(protocol, candidate.device)
     results: list[Result] = []
     for done, count in enumerate(INPUTS, start=1):
-        fewer = [replace(task, inputs=task.inputs[:count]) for task in chosen]
-        results.append(_measure(model, widest, fewer, f"{count} inputs", checkpoint, metrics))
+        fewer = [replace(task, inputs=task.inputs[:count]) for task in candidate.chosen]
+        some = replace(candidate, chosen=fewer)
+        results.append(_measure(some, protocol, f"{count} inputs", metrics))
         progress(done, len(INPUTS))
     return [Curve("inputs", tuple(map(float, INPUTS)), tuple(results))]
 
 
-def against_noise(
-    model: FastGHA, protocol: Protocol, shards: Path, layout: str, checkpoint: str,
-    progress: Progress = silent,
-) -> list[Curve]:  # fmt: skip
+def against_noise(candidate: Candidate, protocol: Protocol, progress: Progress) -> list[Curve]:
     """Measure with errors on the inputs' cameras: of direction, then of place."""
-    chosen = tasks(protocol, shards, layout)
-    metrics = prepare(protocol)
+    metrics = prepare(protocol, candidate.device)
     curves: list[Curve] = []
     total, done = len(DEGREES) + len(MILLIMETRES), 0
     axes = (("degrees about each axis", DEGREES), ("mm along each axis", MILLIMETRES))
@@ -60,13 +61,19 @@ def against_noise(
         for level in levels:
             noise = (level, 0.0) if levels is DEGREES else (0.0, level)
             name = f"{level:g} {axis}"
-            results.append(
-                _measure(model, protocol, chosen, name, checkpoint, metrics, noise)
-            )  # fmt: skip
+            results.append(_measure(candidate, protocol, name, metrics, noise))
             done += 1
             progress(done, total)
         curves.append(Curve(axis, levels, tuple(results)))
     return curves
+
+
+def widest(protocol: Protocol) -> Protocol:
+    """Return a protocol with as many inputs as a figure of their number needs."""
+    return replace(protocol, inputs=max(INPUTS), same_expression=True)
+
+
+FIGURES = {12: Figure(against_inputs, widest), 14: Figure(against_noise)}
 
 
 def table(number: int, curves: Sequence[Curve]) -> Table:
@@ -83,7 +90,11 @@ def table(number: int, curves: Sequence[Curve]) -> Table:
     heads = [f"{name}{end}" for name in names for end in ("", " low", " high")]
     first = curves[0].results[0]
     title = f"Figure {number}, protocol {first.protocol} ({first.protocol_hash})"
-    return Table(title, ("x", "axis", *heads), tuple(rows))
+    marks = dict.fromkeys(mark for curve in curves for r in curve.results for mark in r.marks)
+    notes = tuple(f"{MARK} The model was {mark}." for mark in marks)
+    if notes:
+        title += f" {MARK}"
+    return Table(title, ("x", "axis", *heads), tuple(rows), notes)
 
 
 def plot(number: int, curves: Sequence[Curve], path: Path) -> None:
@@ -107,10 +118,14 @@ def plot(number: int, curves: Sequence[Curve], path: Path) -> None:
 
 
 def _measure(
-    model: FastGHA, protocol: Protocol, chosen: list[Task], name: str, checkpoint: str,
-    metrics: Metrics, noise: tuple[float, float] = (0.0, 0.0),
-) -> Result:  # fmt: skip
+    candidate: Candidate,
+    protocol: Protocol,
+    name: str,
+    metrics: Metrics,
+    noise: tuple[float, float] = (0.0, 0.0),
+) -> Result:
     return measure(
-        ours(model, noise, protocol.seed), name, protocol, chosen,
-        checkpoint=checkpoint, metrics=metrics,
+        ours(candidate.model, noise, protocol.seed), name, protocol, candidate.chosen,
+        checkpoint=candidate.sha256, device=candidate.device, metrics=metrics,
+        marks=candidate.marks,
     )  # fmt: skip

@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics.functional.image import (
     peak_signal_noise_ratio,
     structural_similarity_index_measure,
 )
 
+from pipeline.core.arrays import Rgb
 from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
 from pipeline.evaluate.protocol import Protocol
 from pipeline.io.sheets import to_bytes
-from pipeline.perception.identity import Identity, faces, keypoints
+from pipeline.perception.identity import Faces, Identity, faces, keypoints
+from pipeline.perception.landmarks import Face
 from pipeline.perception.lpips import load_lpips
 from pipeline.system import weights
 from pipeline.system.files import digest
@@ -99,17 +101,24 @@ class Metrics:
     nets: dict[str, str]
     """Weight file to its SHA-256."""
     run: dict[str, Metric] = field(repr=False)
+    device: str = "cpu"
+    """Where pictures are compared."""
 
     def __call__(self, drawn: Tensor, truth: Tensor) -> dict[str, list[float]]:
         """Return every metric's number for each picture."""
         found: dict[str, list[float]] = {}
+        drawn, truth = drawn.to(self.device), truth.to(self.device)
         for name, metric in self.run.items():
             found[name] = [float(x) for x in metric(drawn, truth)]
         return found
 
 
-def prepare(protocol: Protocol) -> Metrics:
+def prepare(protocol: Protocol, device: str = "cpu") -> Metrics:
     """Load the networks of a protocol.
+
+    Args:
+        protocol: What is measured.
+        device: Where pictures are compared; networks of faces run on the CPU all the same.
 
     Raises:
         ConfigError: If it names a network or a metric that does not exist.
@@ -134,12 +143,13 @@ def prepare(protocol: Protocol) -> Metrics:
         try:
             # Looked for also where a network is in memory already: figures name the files.
             hashes = {file: digest(weights.find(file)) for file in files}
-            run[name] = spec.make(net)
+            metric = spec.make(net)
+            run[name] = metric.to(device) if isinstance(metric, nn.Module) else metric
         except (MissingWeightsError, MissingPackageError) as error:
             missing[name] = f"{error.problem} {error.remedy}"
             continue
         nets |= hashes
-    return Metrics(heads, missing, nets, run)
+    return Metrics(heads, missing, nets, run, device)
 
 
 def _lpips(net: str) -> Metric:
@@ -153,13 +163,19 @@ def _csim(net: str) -> Metric:
     def metric(drawn: Tensor, truth: Tensor) -> Tensor:
         values: list[float] = []
         for a, b in zip(drawn, truth):
-            pictures = [to_bytes(a), to_bytes(b)]
-            seen = [find(picture) for picture in pictures]
-            found = [identity(p, f) for p, f in zip(pictures, seen) if f is not None]
-            values.append(float(found[0] @ found[1]) if len(found) == 2 else float("nan"))
+            seen = _both(find, to_bytes(a), to_bytes(b))
+            found = [identity(picture, face) for picture, face in seen]
+            values.append(float(found[0] @ found[1]) if found else float("nan"))
         return torch.tensor(values)
 
     return metric
+
+
+def _both(find: Faces, drawn: Rgb, truth: Rgb) -> list[tuple[Rgb, Face]]:
+    """Return both pictures with their faces, or nothing; without a true one, none is looked for."""
+    there = find(truth)
+    here = None if there is None else find(drawn)
+    return [] if there is None or here is None else [(drawn, here), (truth, there)]
 
 
 def _akd(net: str) -> Metric:
@@ -169,12 +185,9 @@ def _akd(net: str) -> Metric:
     def metric(drawn: Tensor, truth: Tensor) -> Tensor:
         values: list[float] = []
         for a, b in zip(drawn, truth):
-            pictures = [to_bytes(a), to_bytes(b)]
-            seen = [find(picture) for picture in pictures]
-            points = [where(p, f) for p, f in zip(pictures, seen) if f is not None]
-            both = len(points) == 2
+            points = [where(*one) for one in _both(find, to_bytes(a), to_bytes(b))]
             values.append(
-                float(np.linalg.norm(points[0] - points[1], axis=-1).mean()) if both else np.nan
+                float(np.linalg.norm(points[0] - points[1], axis=-1).mean()) if points else np.nan
             )
         return torch.tensor(values)
 

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 
 from pipeline.core.errors import InputError
 from pipeline.io.images import open_picture
-from pipeline.io.video import write_mp4
+from pipeline.io.video import SOURCE, write_mp4
 from pipeline.system.files import write_whole
 from pipeline.system.progress import Progress, silent
 
@@ -27,6 +27,8 @@ PEOPLE = (393, 404, 461, 477, 486)
 SEQUENCES = ("FREE", "EMO-1-shout+laugh", "SEN-09-frown_events_bad", "SEN-10-port_strong_smokey")
 SERIALS = ("222200037", "222200046", "220700191", "222200039")
 SIZE, FPS = 512, 24.3
+FIRST_TRACKING = "flame2023_tracking.npz"
+"""Drawn of it, nothing may be submitted any more: since April 2026 the second version counts."""
 QUALITY = 14
 """Constant rate factor that the benchmark asks for."""
 
@@ -45,7 +47,8 @@ def write_submission(drawn: Path, out: Path, progress: Progress = silent) -> Pat
         progress: Called after each video.
 
     Raises:
-        InputError: If videos are missing (all are named), or a frame has another size.
+        InputError: If videos are missing (all are named), or a frame has another size, or was
+            driven by the first version of the benchmark's tracking, as its metadata says.
     """
     missing = [name for name in members() if not any((drawn / name).glob("*.png"))]
     if missing:
@@ -72,9 +75,16 @@ def _frames(folder: Path) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
     for path in sorted(folder.glob("*.png")):
         try:
             with open_picture(path, path) as opened:
+                source = str(opened.info.get(SOURCE, ""))
                 picture = np.asarray(opened.convert("RGB"))
         except OSError as error:
             raise InputError(f"{path} is not a picture.", "Draw it again.") from error
+        if source.endswith(FIRST_TRACKING):
+            raise InputError(
+                f"{path} was driven by {FIRST_TRACKING}, the first version of the tracking, which "
+                "the benchmark no longer takes.",
+                "Draw it of flame2023_tracking_v2.npz.",
+            )
         if picture.shape[:2] != (SIZE, SIZE):
             h, w = picture.shape[:2]
             raise InputError(

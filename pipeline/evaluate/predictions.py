@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from pipeline.core.errors import InputError
 from pipeline.core.types import Camera
 from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.run import Method, Scene, scene
-from pipeline.io.images import write_rgb
+from pipeline.io.images import BROKEN, open_picture, read_rgb, write_rgb
 from pipeline.io.sheets import to_bytes
 from pipeline.system.files import inside, write_whole
 from pipeline.system.progress import Progress, silent
@@ -113,10 +112,10 @@ def read_predictions(folder: Path, protocol: Protocol, chosen: list[Task]) -> Me
     wrong: list[str] = []
     for path in files:
         try:
-            with Image.open(path) as picture:
+            with open_picture(path, path) as picture:
                 if picture.size != (protocol.size, protocol.size):
                     wrong.append(f"{path.relative_to(folder)} ({picture.width}x{picture.height})")
-        except (OSError, Image.DecompressionBombError):
+        except (*BROKEN, InputError):
             wrong.append(f"{path.relative_to(folder)} (not a picture)")
     if wrong:
         raise InputError(
@@ -127,7 +126,7 @@ def read_predictions(folder: Path, protocol: Protocol, chosen: list[Task]) -> Me
 
     def draw(seen: Scene) -> Tensor:
         pictures = [
-            np.asarray(Image.open(inside(folder, place(seen.task), f"{i:05d}.png")).convert("RGB"))
+            read_rgb(inside(folder, place(seen.task), f"{i:05d}.png"))
             for i in range(len(seen.task.targets))
         ]
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255

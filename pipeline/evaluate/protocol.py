@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.core.config import from_dict, to_dict
+from pipeline.core.config import check_range, from_dict, to_dict
 from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.geometry import farthest_points
-from pipeline.shards.reader import Shard, find_shards
+from pipeline.model.fastgha import MAX_VIEWS
+from pipeline.shards.reader import LARGEST, Shard, by_person, find_shards
+from pipeline.system.files import read_small
 
 FOLDER = Path(__file__).parent / "protocols"
 Pair = tuple[int, int]
@@ -69,6 +71,13 @@ class Protocol:
     """Measured beside the paper's five, as NAME, or NAME:NETWORK if it needs one."""
     paper: tuple[PaperRow, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_range("inputs", self.inputs, 1, MAX_VIEWS)
+        check_range("avatars", self.avatars, 1, 10_000)
+        check_range("targets", self.targets, 1, 10_000_000)
+        check_range("size", self.size, 16, LARGEST)
+        check_range("seed", self.seed, 0, 2**63)
+
     @property
     def hash(self) -> str:
         """Return twelve digits that differ if anything that decides the figures differs."""
@@ -90,7 +99,10 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Task:
-    """One avatar of a protocol: what it is made of and what it is compared with."""
+    """One avatar of a protocol: what it is made of and what it is compared with.
+
+    Pictures of a person's several shards are of several avatars, which share the person's targets.
+    """
 
     shard: Path
     subject: str
@@ -111,12 +123,13 @@ def read(name: str) -> Protocol:
         ConfigError: If there is none of that name, or a setting is unknown or missing.
         FormatError: If the file is not TOML.
     """
-    path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
-    if not path.is_file():
+    own = name.endswith(".toml")
+    if not own and name not in names():
         raise ConfigError(f"There is no protocol {name}.", f"There are: {', '.join(names())}.")
+    path = Path(name) if own else FOLDER / f"{name}.toml"
     try:
-        values = tomllib.loads(path.read_text())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(read_small(path, "a protocol (.toml)").decode())
+    except (ValueError, RecursionError) as error:  # TOML's errors and UTF-8's are among them
         raise FormatError(f"{path} is not TOML: {error}.", "Mend the file.") from error
     return from_dict(Protocol, values)
 
@@ -125,7 +138,8 @@ def tasks(protocol: Protocol, folder: Path, layout: str | None) -> list[Task]:
     """Choose the pictures of a protocol in a folder of shards; the same on every machine.
 
     Inputs are the most frontal camera and those farthest from it and from each other. Targets
-    are drawn from cameras and timesteps that no input of the avatar shows.
+    are drawn from cameras and timesteps that no input of the avatar shows. Of people who are not
+    there nothing is chosen, and the pictures of the others are those of the whole protocol.
 
     Args:
         protocol: What to choose.
@@ -133,28 +147,31 @@ def tasks(protocol: Protocol, folder: Path, layout: str | None) -> list[Task]:
         layout: Of the codes that the model knows; any if not given.
 
     Raises:
-        InputError: If people are missing (all are named), or have too few views or timesteps.
+        InputError: If all people of the protocol are missing, or one has too few views or
+            timesteps.
         ConfigError: If the codes of a shard are of another layout, or the pictures too small.
     """
-    found: dict[str, Path] = {}
-    for path in find_shards(folder):
-        with Shard(path) as shard:
-            found[shard.subject] = path
+    found = by_person(find_shards(folder))
     wanted = protocol.subjects or tuple(sorted(found))
     missing = [subject for subject in wanted if subject not in found]
-    if missing:
+    if len(missing) == len(wanted):
         raise InputError(
-            f"{folder} lacks {len(missing)} of the {len(wanted)} people of {protocol.name}: "
+            f"{folder} has none of the {len(wanted)} people of {protocol.name}: "
             f"{', '.join(missing)}.",
             "Prepare them with `fastgha prep`, or choose another protocol.",
         )
     counts = _shares(protocol.targets, len(wanted) * protocol.avatars)
     chosen: list[Task] = []
     for i, subject in enumerate(wanted):
-        with Shard(found[subject]) as shard:
-            _check(shard, protocol, layout)
-            for avatar in range(protocol.avatars):
-                count = counts[i * protocol.avatars + avatar]
+        if subject in missing:
+            continue
+        shards = found[subject]
+        mine = sum(counts[i * protocol.avatars : (i + 1) * protocol.avatars])
+        for avatar, count in enumerate(_shares(mine, max(protocol.avatars, len(shards)))):
+            if not count:
+                continue
+            with Shard(shards[avatar % len(shards)]) as shard:
+                _check(shard, protocol, layout)
                 chosen.append(_choose(shard, protocol, avatar, count))
     return chosen
 
@@ -207,6 +224,11 @@ def _choose(shard: Shard, protocol: Protocol, avatar: int, count: int) -> Task:
         for v in np.flatnonzero(shard.valid[t])
         if t not in times and v not in views
     ]
+    if not pairs:
+        raise InputError(
+            f"{shard.path} has no picture that shows neither a view nor a timestep of the inputs.",
+            "Leave this person out, or pass fewer --inputs.",
+        )
     picked = np.sort(rng.permutation(len(pairs))[:count])
     return Task(
         shard.path,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.core.config import from_dict, short
 from pipeline.core.errors import ConfigError, FormatError
 from pipeline.evaluate.metrics import Metrics
 from pipeline.evaluate.protocol import Protocol
-from pipeline.system.files import require_file
+from pipeline.system.files import read_object
 
 DRAWS = 2000
 """Bootstrap draws of people for an interval."""
@@ -55,6 +55,8 @@ class Result:
     missing: dict[str, str]
     nets: dict[str, str]
     machine: dict[str, str]
+    marks: tuple[str, ...] = ()
+    """What makes the figures no fair ones, such as people seen in training."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -69,6 +71,7 @@ def summarise(
     values: Mapping[str, Mapping[str, Sequence[float]]],
     metrics: Metrics,
     device: str,
+    marks: tuple[str, ...] = (),
 ) -> Result:
     """Average values over all pictures, with intervals over people.
 
@@ -80,6 +83,7 @@ def summarise(
         values: By person, by metric, one number a picture; nan where there was no face.
         metrics: How they were measured.
         device: Where pictures were drawn.
+        marks: What makes the figures no fair ones.
     """
     figures = {
         name: interval([values[subject][name] for subject in values], protocol.seed)
@@ -87,7 +91,7 @@ def summarise(
     }
     return Result(
         method, protocol.name, protocol.hash, selection, checkpoint, len(values), figures,
-        metrics.heads, metrics.missing, metrics.nets, machine(device),
+        metrics.heads, metrics.missing, metrics.nets, machine(device), marks,
     )  # fmt: skip
 
 
@@ -131,14 +135,15 @@ def read(path: Path) -> Result:
         InputError: If there is no file.
         FormatError: If it is not a result.
     """
-    require_file(path, "a result of `fastgha eval` (--json)")
+    what = "a result of `fastgha eval` (--json)"
     try:
-        values = json.loads(path.read_text())
-        if values.pop("format") != FORMAT:
-            raise KeyError("format")
-        figures = {name: Figure(**figure) for name, figure in values.pop("figures").items()}
-        return Result(figures=figures, **values)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        values = read_object(path, what)
+        kind = values.pop("format", None)
+        values.pop("baselines", None)  # each a result of its own
+        if kind != FORMAT:
+            raise FormatError(f"Its format is {short(kind)}.", "")
+        return from_dict(Result, values)
+    except (FormatError, ConfigError) as error:
         raise FormatError(
             f"{path} is not a result of `fastgha eval`.", "Give what --json wrote."
         ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.core.errors import StaleOutputError
+from pipeline.core.config import from_dict
+from pipeline.core.errors import ConfigError, FormatError, StaleOutputError
 from pipeline.core.geometry import jitter
 from pipeline.core.types import Camera, ExpressionCode, View
 from pipeline.evaluate.baselines import mean_head, nearest_input, white_image
@@ -24,9 +25,12 @@ from pipeline.faces.guide import Guide, TrackedMesh
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.shards.reader import Shard
-from pipeline.system.files import inside, write_whole
+from pipeline.system.files import inside, read_object, read_small, write_whole
 from pipeline.system.progress import Progress, silent
 
+MEAN_HEAD = "mean head"
+LARGEST = 1e6
+"""No figure is as large."""
 CHUNK = 8
 """Pictures compared at a time."""
 
@@ -91,6 +95,7 @@ def measure(
     out: Path | None = None,
     metrics: Metrics | None = None,
     show: Callable[[Scene, Tensor, Tensor], None] | None = None,
+    marks: tuple[str, ...] = (),
     progress: Progress = silent,
 ) -> Result:
     """Compare a method's pictures with the truth.
@@ -105,6 +110,7 @@ def measure(
         out: Folder in which each avatar's figures are kept, so that a stopped run goes on.
         metrics: Loaded metrics; those of the protocol if not given.
         show: Called with each scene, what was drawn, and the truth.
+        marks: What makes the figures no fair ones.
         progress: Called after each avatar.
 
     Raises:
@@ -114,7 +120,7 @@ def measure(
     selection = selection_hash(chosen)
     stamp = {"method": name, "protocol": protocol.hash, "selection": selection,
              "checkpoint": checkpoint, "nets": metrics.nets}  # fmt: skip
-    kept = _Kept(out, stamp)
+    kept = _Kept(out, stamp, list(metrics.run))
     by_subject: dict[str, Values] = {}
     for done, task in enumerate(chosen, start=1):
         values = kept.read(task)
@@ -129,7 +135,7 @@ def measure(
         for key, numbers in values.items():
             mine[key].extend(numbers)
         progress(done, len(chosen))
-    return summarise(name, protocol, selection, checkpoint, by_subject, metrics, device)
+    return summarise(name, protocol, selection, checkpoint, by_subject, metrics, device, marks)
 
 
 def ours(model: FastGHA, noise: tuple[float, float] = (0.0, 0.0), seed: int = 0) -> Method:
@@ -161,21 +167,23 @@ def ours(model: FastGHA, noise: tuple[float, float] = (0.0, 0.0), seed: int = 0)
     return draw
 
 
-def baselines(folder_tasks: list[Task]) -> dict[str, Method]:
-    """Return what any method must beat, by name."""
-    paths = list(dict.fromkeys(task.shard for task in folder_tasks))
+def baselines(chosen: list[Task]) -> dict[str, Method]:
+    """Return what any method must beat, by name; a mean head only if there are other people."""
+    people = list(dict.fromkeys(task.subject for task in chosen))
+    shards = {task.subject: task.shard for task in reversed(chosen)}
 
     def mean(seen: Scene) -> Tensor:
-        at = paths.index(seen.task.shard)
+        at = people.index(seen.task.subject)
         # Neighbours in name are other people; sixteen make a smooth mean.
-        others = [Shard(path) for path in [*paths[at + 1 :], *paths[:at]][:16]]
-        return mean_head(seen.camera, others) if others else white_image(seen.camera)
+        others = [Shard(shards[name]) for name in [*people[at + 1 :], *people[:at]][:16]]
+        return mean_head(seen.camera, others)
 
-    return {
-        "nearest input view": lambda seen: nearest_input(seen.inputs, seen.camera),
-        "mean head": mean,
-        "white image": lambda seen: white_image(seen.camera),
+    methods: dict[str, Method] = {
+        "nearest input view": lambda seen: nearest_input(seen.inputs, seen.camera)
     }
+    if len(people) > 1:
+        methods[MEAN_HEAD] = mean
+    return methods | {"white image": lambda seen: white_image(seen.camera)}
 
 
 def _compare(metrics: Metrics, drawn: Tensor, truth: Tensor) -> Values:
@@ -190,16 +198,21 @@ def _chunks(pictures: Tensor) -> Iterator[Tensor]:
     return iter(pictures.split(CHUNK))
 
 
+@dataclass(frozen=True)
+class _Values:
+    values: dict[str, tuple[float, ...]]
+
+
 class _Kept:
     """Figures of the avatars that an earlier run has finished."""
 
-    def __init__(self, out: Path | None, stamp: Mapping[str, Any]) -> None:
-        self._out = out
+    def __init__(self, out: Path | None, stamp: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        self._out, self._metrics = out, metrics
         if out is None:
             return
         file = out / "evaluation.json"
         text = json.dumps(stamp, indent=1, sort_keys=True)
-        if file.exists() and file.read_text() != text:
+        if file.exists() and read_small(file, "a stamp of figures") != text.encode():
             raise StaleOutputError(
                 f"{out} holds figures of another method, protocol or selection (see {file}).",
                 "Choose another folder.",
@@ -207,8 +220,20 @@ class _Kept:
         write_whole(file, lambda part: part.write_text(text))
 
     def read(self, task: Task) -> Values | None:
+        """Return what is kept of an avatar; a damaged file is measured again."""
         path = self._path(task)
-        return json.loads(path.read_text()) if path is not None and path.exists() else None
+        if path is None or not path.exists():
+            return None
+        try:
+            values = from_dict(_Values, {"values": read_object(path, "figures")}).values
+        except (ConfigError, FormatError):
+            return None
+        whole = all(
+            len(numbers) == len(task.targets) and not any(abs(x) > LARGEST for x in numbers)
+            for numbers in values.values()
+        )
+        same = set(values) == set(self._metrics)
+        return {name: list(numbers) for name, numbers in values.items()} if whole and same else None
 
     def write(self, task: Task, values: Values) -> None:
         path = self._path(task)

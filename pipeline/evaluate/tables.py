@@ -15,6 +15,8 @@ from pipeline.evaluate.results import Result, comparable
 from pipeline.evaluate.speed import PAPER as PAPER_SPEED
 from pipeline.evaluate.speed import Speed
 
+MARK = "*"
+"""Behind the name of a method whose figures are no fair ones; the notes say why."""
 REFERENCE = {1: "ava256-same", 3: "ava256-mixed", 5: "ava256-mixed", 6: "nersemble-one"}
 """The protocol whose paper values stand beside those of others."""
 
@@ -87,7 +89,8 @@ def comparison(results: Sequence[Result], protocol: Protocol, table: int | None)
         if paper:
             theirs = paper.get(name)
             cells += [f"{getattr(theirs, m):g}" if theirs else "" for m in stated]
-        rows.append((name, *cells))
+        unfair = any(result.marks for result in by_method.get(name, []))
+        rows.append((f"{name} {MARK}" if unfair else name, *cells))
     title = f"Table {table}, " if table else ""
     title += f"protocol {protocol.name} ({protocol.hash}), {results[0].subjects} people"
     notes = tuple(_notes(results, protocol, bool(paper)))
@@ -173,6 +176,8 @@ def _cell(results: Sequence[Result], metric: str) -> str:
 
 def _notes(results: Sequence[Result], protocol: Protocol, paper: bool) -> list[str]:
     notes = ["After ±: the longer half of the 95 % interval, by bootstrap over people."]
+    unfair = {(result.method, mark): None for result in results for mark in result.marks}
+    notes += [f"{MARK} {method}: {mark}." for method, mark in unfair]
     for result in results:
         lost = {name: f for name, f in result.figures.items() if f.failed}
         notes += [

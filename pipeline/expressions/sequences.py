@@ -1,21 +1,29 @@
 """Expression sequences: npz files without pickles.
 
-Either `codes` [t, 120] with `layout`, or `weights` [t, 52] with `names` (ARKit); and `fps`.
+Either `codes` [t, 120] with `layout`, or `weights` [t, 52] with `names` (ARKit); and `fps`. Where
+the codes were a tracker's, `origin` says which.
 """
 
 from __future__ import annotations
 
-import zipfile
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pipeline.core.errors import FormatError, LayoutError, ShapeError
+from pipeline.core.config import LONGEST
+from pipeline.core.errors import FormatError, LayoutError, MissingItemError, ShapeError
 from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN, arkit_to_code, require_layout
+from pipeline.io.raw_files import read_npz
 from pipeline.system.files import require_file, write_whole
+
+FPS = 25.0
+"""Of a sequence that does not say."""
+LARGEST = 1e4
+"""No number of a code is as large."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,8 @@ class Sequence:
     codes: ExpressionCode
     """[t, 120]"""
     fps: float
+    origin: str = ""
+    """Tracker and file that the codes are of, where it matters; pictures carry it on."""
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -40,19 +50,20 @@ def write_sequence(path: Path, sequence: Sequence) -> None:
                 codes=sequence.codes.values.numpy().astype(np.float32),
                 layout=np.array(sequence.codes.layout),
                 fps=np.array(sequence.fps, np.float32),
+                origin=np.array(sequence.origin),
             )
 
     write_whole(path, write)
 
 
-def read_sequence(path: Path, layout: str) -> Sequence:
+def read_sequence(path: Path, layout: str | None = None) -> Sequence:
     """Read a sequence in the layout that an avatar needs.
 
     ARKit weights are converted to the MakeHuman layout.
 
     Args:
         path: The npz file.
-        layout: Layout that the codes must have.
+        layout: Layout that the codes must have; any if not given.
 
     Raises:
         InputError: If there is no file.
@@ -62,20 +73,20 @@ def read_sequence(path: Path, layout: str) -> Sequence:
     """
     require_file(path, "an expression sequence (.npz)")
     try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, TypeError, AttributeError) as error:
+        arrays = read_npz(path)
+    except MissingItemError as error:
         raise FormatError(
             f"{path} is not an npz of plain arrays.", "Write it with numpy.savez, without objects."
         ) from error
-    fps = float(arrays["fps"]) if arrays.get("fps", np.zeros(2)).size == 1 else 25.0
+    given = arrays.get("fps", np.float32(FPS))
+    fps = float(given.item()) if given.size == 1 and given.dtype.kind in "fiu" else math.nan
     if not 0 < fps < 1000:
         raise ShapeError(f"{path} has fps {fps}.", "Give frames a second between 0 and 1000.")
     if "codes" in arrays:
         codes = _table(path, "codes", arrays["codes"], CODE_SIZE)
         if "layout" not in arrays:
             raise LayoutError(f"{path} does not name its layout.", "Add an array `layout`.")
-        code = ExpressionCode(torch.from_numpy(codes), str(arrays["layout"]))
+        code = ExpressionCode(torch.from_numpy(codes), str(arrays["layout"])[:LONGEST])
     elif "weights" in arrays:
         weights = _table(path, "weights", arrays["weights"], len(ARKIT_NAMES))
         code = arkit_to_code(weights[:, _order(path, arrays)])
@@ -85,8 +96,9 @@ def read_sequence(path: Path, layout: str) -> Sequence:
             f"{path} has neither codes nor weights (it has: {', '.join(arrays) or 'nothing'}).",
             "Store codes [t, 120] with layout, or ARKit weights [t, 52] with names.",
         )
-    require_layout(code, layout)
-    return Sequence(code, fps)
+    if layout is not None:
+        require_layout(code, layout)
+    return Sequence(code, fps, str(arrays.get("origin", "")))
 
 
 def _table(path: Path, name: str, values: np.ndarray, columns: int) -> np.ndarray:
@@ -100,14 +112,16 @@ def _table(path: Path, name: str, values: np.ndarray, columns: int) -> np.ndarra
             f"{path}: {name} is {values.dtype} {list(values.shape)}.",
             f"It must be numbers [t, {columns}] with at least one frame.",
         )
-    if not np.isfinite(values).all():
-        raise ShapeError(f"{path}: {name} has nan or inf.", "Leave out or repair these frames.")
+    if not (np.abs(values) < LARGEST).all():  # nan fails too
+        raise ShapeError(
+            f"{path}: {name} has nan, inf or absurd numbers.", "Leave out or repair these frames."
+        )
     return values.astype(np.float32)
 
 
 def _order(path: Path, arrays: dict[str, np.ndarray]) -> list[int]:
     """Return the columns of a file's weights in the order of ARKIT_NAMES."""
-    names = [str(name) for name in arrays.get("names", np.array(ARKIT_NAMES))]
+    names = [str(name) for name in np.ravel(arrays.get("names", np.array(ARKIT_NAMES)))[:99]]
     unknown = sorted(set(ARKIT_NAMES) - set(names))
     if unknown or len(names) != len(ARKIT_NAMES):
         raise LayoutError(

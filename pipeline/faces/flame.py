@@ -10,7 +10,7 @@ Joints: root, neck, jaw, left eye, right eye. Frame: FLAME's (x subject's left, 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -28,6 +28,7 @@ from pipeline.system.files import write_whole
 Version = Literal["2020", "2023", "2023-no-jaw", "2023-open"]
 VERSIONS: tuple[Version, ...] = get_args(Version)
 VERTICES = 5023
+LANDMARKS = 68
 PARENTS = (-1, 0, 1, 1, 1)
 NUMBERS = {
     "template": (VERTICES, 3), "shapes": (VERTICES, 3, 300), "expressions": (VERTICES, 3, 100),
@@ -35,6 +36,27 @@ NUMBERS = {
 }  # fmt: skip
 PUBLISHED_2020 = "efcd14cc4a69f3a3d9af8ded80146b5b6b50df3bd74cf69108213b144eba725b"
 """SHA-256 that others report of FLAME 2020's neutral model; altered copies are about."""
+
+
+@dataclass(frozen=True)
+class LandmarkEmbedding:
+    """Where the 68 iBUG landmarks lie on the surface.
+
+    Raises:
+        ShapeError: If there are not 68 of them.
+    """
+
+    corners: Int64[Tensor, "68 3"]
+    """Vertices of the triangle that a landmark lies in."""
+    shares: Float[Tensor, "68 3"]
+    """Barycentric coordinates in it."""
+
+    def __post_init__(self) -> None:
+        if self.corners.shape != (LANDMARKS, 3) or self.shares.shape != (LANDMARKS, 3):
+            raise ShapeError(
+                f"68 landmarks need corners and shares [68, 3]; got {list(self.corners.shape)}.",
+                "Use the 68-point embedding of FLAME.",
+            )
 
 
 @dataclass(frozen=True)
@@ -54,6 +76,8 @@ class Flame:
     """How much each vertex hangs on each joint."""
     eyelids: Float[Tensor, "2 v 3"] | None = None
     """Left and right lid at weight 1, added after skinning."""
+    embedding: LandmarkEmbedding | None = None
+    """None if the model was converted without it."""
 
     def joints(
         self,
@@ -137,6 +161,19 @@ class Flame:
             out = out @ fit.rotations[0].T
         return out + fit.translation
 
+    def rest(self, fit: FlameFit) -> Float64[np.ndarray, "v 3"]:
+        """Return the person of a tracker's fit without expression and pose: in the head frame.
+
+        Raises:
+            LayoutError: If the fit belongs to another version.
+        """
+        still = np.tile(np.eye(3), (5, 1, 1))
+        zero = np.zeros(3)
+        return self.of(
+            replace(fit, expression=fit.expression * 0, rotations=still, translation=zero,
+                    eyelids=np.zeros(2))
+        )  # fmt: skip
+
     def head_to_world(self, fit: FlameFit) -> Float64[np.ndarray, "4 4"]:
         """Return the motion of the skull in a tracker's fit.
 
@@ -180,7 +217,11 @@ class Flame:
 
 
 def convert(
-    source: Path, out: Path, version: Version, eyelids: tuple[Path, Path] | None = None
+    source: Path,
+    out: Path,
+    version: Version,
+    eyelids: tuple[Path, Path] | None = None,
+    landmarks: Path | None = None,
 ) -> tuple[str, ...]:
     """Write an owner's pickle as npz of plain arrays; nothing in the pickle is executed.
 
@@ -189,6 +230,7 @@ def convert(
         out: The npz file.
         version: Which model it is: the file does not say.
         eyelids: l_eyelid.npy and r_eyelid.npy, as trackers ship them.
+        landmarks: landmark_embedding.npy, as trackers ship it: our own fit needs it.
 
     Returns:
         What the user should know about the file.
@@ -211,16 +253,15 @@ def convert(
         )
     try:
         arrays = {key: np.asarray(model[key]) for key in wanted}
-        parents = [int(p) for p in arrays["kintree_table"][0].astype(np.int64)]
-        dirs = np.asarray(arrays["shapedirs"], np.float64)
         numbers = {
-            "template": arrays["v_template"], "shapes": dirs[:, :, :300],
-            "expressions": dirs[:, :, 300:400], "poses": arrays["posedirs"],
+            "template": arrays["v_template"], "shapes": arrays["shapedirs"][:, :, :300],
+            "expressions": arrays["shapedirs"][:, :, 300:400], "poses": arrays["posedirs"],
             "regressor": arrays["J_regressor"], "weights": arrays["weights"],
         }  # fmt: skip
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            parents = [int(p) for p in arrays["kintree_table"][0].astype(np.int64)]
             plain = {key: np.asarray(value, np.float32) for key, value in numbers.items()}
-        faces = np.asarray(arrays["f"]).astype(np.int64)
+            faces = arrays["f"].astype(np.int64)
     except (TypeError, ValueError, IndexError, OverflowError) as error:
         raise InputError(f"{source} holds something else than numbers.", "Get it again.") from error
     _check(source, plain, faces)
@@ -228,6 +269,8 @@ def convert(
         raise InputError(f"{source} has other joints (parents {parents}).", "Give a FLAME model.")
     if eyelids is not None:
         plain["eyelids"] = np.stack([_eyelid(path) for path in eyelids])
+    if landmarks is not None:
+        plain["corners"], plain["shares"] = _embedding(landmarks, faces)
 
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
 
@@ -281,6 +324,7 @@ def load_flame(path: Path, version: str | None = None) -> Flame:
         version=found,
         faces=torch.from_numpy(arrays["faces"]),
         eyelids=None if lids is None else torch.from_numpy(lids),
+        embedding=_stored_embedding(path, arrays),
         **{key: torch.from_numpy(value) for key, value in numbers.items()},
     )
     if version is not None:
@@ -301,6 +345,42 @@ def _check(path: Path, numbers: dict[str, np.ndarray], faces: np.ndarray) -> Non
         raise InputError(f"{path}: faces are {list(faces.shape)}.", "Get the model again.")
     if faces.min() < 0 or faces.max() >= VERTICES:
         raise InputError(f"{path}: faces name vertices that are not there.", "Get it again.")
+
+
+def _embedding(path: Path, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Read the 68 landmarks of a tracker's embedding; any after them (irises) are left out."""
+    found = read_pickle(path)
+    table = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    try:
+        triangles = np.ravel(table["full_lmk_faces_idx"]).astype(np.int64)[:LANDMARKS]
+        shares = np.asarray(table["full_lmk_bary_coords"], np.float32).reshape(-1, 3)[:LANDMARKS]
+        corners = faces[triangles]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{path} holds no embedding of FLAME's 68 landmarks ({type(error).__name__}: {error}).",
+            "Give landmark_embedding.npy, as DECA, VHAP and other trackers ship it.",
+        ) from error
+    _check_embedding(path, corners, shares)
+    return corners, shares
+
+
+def _stored_embedding(path: Path, arrays: dict[str, np.ndarray]) -> LandmarkEmbedding | None:
+    if "corners" not in arrays or "shares" not in arrays:
+        return None
+    _check_embedding(path, arrays["corners"], arrays["shares"])
+    return LandmarkEmbedding(
+        torch.from_numpy(arrays["corners"]), torch.from_numpy(arrays["shares"])
+    )
+
+
+def _check_embedding(path: Path, corners: np.ndarray, shares: np.ndarray) -> None:
+    fits = corners.shape == shares.shape == (LANDMARKS, 3) and corners.dtype == np.int64
+    inside = fits and corners.min() >= 0 and corners.max() < VERTICES
+    if not inside or not (np.abs(shares.sum(1) - 1) < 1e-3).all():
+        raise InputError(
+            f"The landmarks of {path} are not 68 points of FLAME's surface.",
+            "Give landmark_embedding.npy, as DECA, VHAP and other trackers ship it.",
+        )
 
 
 def _eyelid(path: Path) -> np.ndarray:

@@ -164,7 +164,7 @@ def _offset(values: np.ndarray) -> Float64[np.ndarray, "5023 3"]:
             f"An offset of FLAME's vertices is [{VERTICES} or more, 3]; got {list(values.shape)}.",
             "Export the tracking again.",
         )
-    return vertices[:VERTICES].astype(np.float64)
+    return vertices[:VERTICES].astype(np.float64, copy=False)
 
 
 def _about(R: np.ndarray, center: np.ndarray) -> Float64[np.ndarray, "4 4"]:

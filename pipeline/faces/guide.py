@@ -83,12 +83,13 @@ class Guide:
         )
 
     def to(self, device: torch.device | str) -> Guide:
-        """Return the maps on another device; the mesh is needed where it is."""
+        """Return the same guide on another device."""
         return replace(
             self,
             canonical=self.canonical.to(device),
             coverage=self.coverage.to(device),
             vertex=self.vertex.to(device),
+            neutral=self.neutral.to(device),
         )
 
 
@@ -178,23 +179,55 @@ class Rig:
     def attach(guide: Guide, means: Float[Tensor, "n 3"], vertex: Int64[Tensor, "n"]) -> Rig:
         """Hang canonical Gaussians on the vertices whose surface their pixels saw."""
         rig = Rig(guide.layout, guide.neutral, vertex, torch.ones(len(means)).to(means))
-        rest = torch.from_numpy(rig._rest).to(means)
+        rest = rig._rest_of(means)
         distance = (means.detach() - rest[vertex]).norm(dim=1)
         return replace(rig, weight=torch.exp(-((distance / FADE) ** 2)))
 
     def displacement(self, code: Float[Tensor, "120"]) -> Float[Tensor, "n 3"]:
         """Return how far the mesh takes each Gaussian under a code of its layout, metres."""
-        wanted = ExpressionCode(code.detach().float().cpu(), self.layout)
-        neutral, head = self.neutral.cpu().numpy(), head_model(self.layout)
-        moved = head.surface(head.posed(neutral, wanted), neutral) - self._rest
-        return torch.from_numpy(moved).to(self.weight)[self.vertex] * self.weight[:, None]
+        head = head_model(self.layout)
+        if code.device.type == "cpu":
+            neutral = self.neutral.numpy()
+            wanted = ExpressionCode(code.detach().float(), self.layout)
+            moved = head.surface(head.posed(neutral, wanted), neutral) - self._rest
+            surface = torch.from_numpy(moved).to(self.weight)
+        else:
+            surface = head.displacement(self.neutral, code.detach().float()).to(self.weight)
+        return surface[self.vertex] * self.weight[:, None]
 
     @cached_property
     def _rest(self) -> Float32[np.ndarray, "s 3"]:
         """The surface of the neutral mesh: the same for all frames."""
-        neutral = self.neutral.cpu().numpy()
+        neutral = self.neutral.numpy()
         return head_model(self.layout).surface(neutral, neutral)
+
+    def to(self, device: torch.device | str) -> Rig:
+        """Return the same rig on another device."""
+        return replace(
+            self,
+            neutral=self.neutral.to(device),
+            vertex=self.vertex.to(device),
+            weight=self.weight.to(device),
+        )
+
+    @property
+    def places(self) -> Float[Tensor, "n 3"]:
+        """Where on the neutral surface the Gaussians' vertices are, head frame, metres."""
+        return self._rest_of(self.weight)[self.vertex]
+
+    def _rest_of(self, like: Tensor) -> Float[Tensor, "s 3"]:
+        """Return the surface of the neutral mesh where a tensor is, and in its type."""
+        if like.device.type == "cpu":
+            return torch.from_numpy(self._rest).to(like)
+        return head_model(self.layout).rest(self.neutral.to(like))
 
     def __getitem__(self, index: slice | Tensor) -> Rig:
         """Select Gaussians by a slice, a mask or indices."""
         return replace(self, vertex=self.vertex[index], weight=self.weight[index])
+
+    def __add__(self, more: Rig) -> Rig:
+        """Return the Gaussians of both on the mesh of this one, which is also the other's."""
+        vertex, weight = (
+            torch.cat([a, b]) for a, b in ((self.vertex, more.vertex), (self.weight, more.weight))
+        )
+        return replace(self, vertex=vertex, weight=weight)

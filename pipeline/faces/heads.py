@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32
+from jaxtyping import Float, Float32, Int32, Int64
 from scipy.sparse import csr_matrix, vstack
+from scipy.spatial.transform import Rotation
+from torch import Tensor
 
 from pipeline.core.errors import LayoutError, MissingWeightsError
-from pipeline.core.types import ExpressionCode
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces import makehuman
 from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.layouts import (
@@ -30,15 +34,33 @@ from pipeline.faces.layouts import (
     LEFT_EYE,
     MAKEHUMAN,
     RIGHT_EYE,
+    arkit_weights,
     matrix_from_rot6d,
     require_layout,
 )
+from pipeline.render.triangles import draw_triangles
 from pipeline.system import weights as places
 
 PROXIES = ("eyes/highpolyeyes", "teeth/teeth_base", "tongue/tongue01")
 """What belongs to the surface of the MakeHuman head beside its skin."""
+PROXY_PARTS = ("eyes", "teeth", "tongue")
+PARTS = ("skin", "eyes", "teeth", "tongue")
+"""What the inner vertices of a head model can belong to."""
+THINNED = {"skin": 2, "eyes": 1, "teeth": 3, "tongue": 1}
+"""Of so many vertices, one is enough to hang a Gaussian on."""
 FLAME_FILES = {FLAME2020: "flame2020.npz", FLAME2023: "flame2023.npz"}
 """Where a converted FLAME model is looked for, in the folder of `fastgha weights`."""
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Vertices of a surface that pictures seldom see: where an open mouth shows what was hidden."""
+
+    vertices: Int32[np.ndarray, "k"]
+    parts: Int32[np.ndarray, "k"]
+    """Numbers into `PARTS`."""
+    places: Float32[np.ndarray, "k 3"]
+    """Where they are on the mean head, metres: tells them apart for anybody."""
 
 
 class HeadModel(Protocol):
@@ -59,6 +81,16 @@ class HeadModel(Protocol):
         """A name of the control vertices' order: meshes of another cannot be taken for this."""
         ...
 
+    @property
+    def controls(self) -> int:
+        """How many control vertices there are."""
+        ...
+
+    @property
+    def interior(self) -> Inner:
+        """Eyeballs and the inside of the mouth; none where the model has none."""
+        ...
+
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
     ) -> Float32[np.ndarray, "m 3"]:
@@ -69,6 +101,16 @@ class HeadModel(Protocol):
         self, vertices: Float32[np.ndarray, "m 3"], neutral: Float32[np.ndarray, "m 3"]
     ) -> Float32[np.ndarray, "s 3"]:
         """Return the surface that hangs on a person's posed control vertices."""
+        ...
+
+    def rest(self, neutral: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
+        """Return the surface of a neutral mesh, on its device."""
+        ...
+
+    def displacement(
+        self, neutral: Float[Tensor, "m 3"], code: Float[Tensor, "120"]
+    ) -> Float[Tensor, "s 3"]:
+        """Return how far an expression moves the surface, on the device of both, metres."""
         ...
 
 
@@ -96,6 +138,22 @@ def head_model(layout: str) -> HeadModel:
     return FlameHead(load_flame(path), layout)
 
 
+@dataclass(frozen=True)
+class _Tables:
+    """What the surface of the MakeHuman head hangs on, on one device; r refs at most."""
+
+    refs: Int64[Tensor, "s r"]
+    shares: Float[Tensor, "s r"]
+    offsets: Float[Tensor, "s 3"]
+    units: Float[Tensor, "52 m 3"]
+    scale_pairs: Int64[Tensor, "3 2"]
+    eyes: tuple[Tensor, ...]
+
+    def hang(self, vertices: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
+        """Return the mean of each surface vertex's control vertices, by their shares."""
+        return torch.einsum("sr,src->sc", self.shares, vertices[self.refs])
+
+
 class MakeHumanHead:
     """The head that comes with the package: smooth skin, eyes, teeth and tongue."""
 
@@ -112,7 +170,25 @@ class MakeHumanHead:
         starts = np.cumsum([skin, *(len(proxy.refs) for proxy in proxies)])
         faces = [asset.skin.faces] + [p.faces + at for p, at in zip(proxies, starts)]
         self.faces = np.ascontiguousarray(np.concatenate(faces).astype(np.int32))
-        self.topology = _topology(self.faces, m)
+        self.topology, self.controls = topology_of(self.faces, m), m
+        self._mean, self._starts = asset.mean, starts
+        self._tables: dict[torch.device, _Tables] = {}
+
+    @functools.cached_property
+    def interior(self) -> Inner:
+        """Eyes, teeth, tongue, and the skin that hides among the teeth."""
+        mean = self.surface(self._mean, self._mean)
+        skin, *ends = self._starts.tolist()
+        ranges = dict(zip(PROXY_PARTS, zip([skin, *ends], ends)))
+        teeth = mean[slice(*ranges["teeth"])]
+        inside = ((mean[:skin] > teeth.min(0)) & (mean[:skin] < teeth.max(0))).all(1)
+        inside[_seen(mean[:skin], self.faces[(self.faces < skin).all(1)])] = False
+        found = {"skin": np.flatnonzero(inside)}
+        found |= {name: np.arange(*ranges[name]) for name in PROXY_PARTS}
+        found = {name: found[name][:: THINNED[name]].astype(np.int32) for name in PARTS}
+        parts = [np.full(len(found[name]), i, np.int32) for i, name in enumerate(PARTS)]
+        vertices = np.concatenate(list(found.values()))
+        return Inner(vertices, np.concatenate(parts), mean[vertices])
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -128,6 +204,48 @@ class MakeHumanHead:
         placed = self._hang @ vertices + self._offsets * makehuman.head_scale(neutral)
         return placed.astype(np.float32)
 
+    def rest(self, neutral: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
+        """Return the surface of a neutral mesh, on its device."""
+        on = self._on(neutral.device)
+        ends = neutral[on.scale_pairs]
+        size = (ends[:, 0] - ends[:, 1]).diagonal().abs()
+        return on.hang(neutral) + on.offsets * size
+
+    def displacement(
+        self, neutral: Float[Tensor, "m 3"], code: Float[Tensor, "120"]
+    ) -> Float[Tensor, "s 3"]:
+        """Return how far an expression moves the surface, on the device of both, metres."""
+        on = self._on(neutral.device)
+        weights = arkit_weights(code)
+        moved = torch.einsum("u,uvc->vc", weights, on.units)
+        for part, ids in zip((LEFT_EYE, RIGHT_EYE), on.eyes):
+            eye = neutral[ids]
+            arms = eye - eye.mean(0)
+            moved[ids] = arms @ matrix_from_rot6d(code[part]).to(arms).mT - arms
+        return on.hang(moved)
+
+    def _on(self, device: torch.device) -> _Tables:
+        """Return what the surface hangs on, on a device."""
+        if device not in self._tables:
+            asset = makehuman.load_asset()
+            counts = np.diff(self._hang.indptr)
+            refs = np.zeros((len(counts), counts.max()), np.int64)
+            shares = np.zeros(refs.shape, np.float32)
+            there = np.arange(refs.shape[1]) < counts[:, None]
+            refs[there], shares[there] = self._hang.indices, self._hang.data
+            self._tables[device] = _Tables(
+                *(
+                    torch.from_numpy(np.ascontiguousarray(x)).to(device)
+                    for x in (refs, shares, self._offsets, asset.units)
+                ),
+                torch.from_numpy(asset.scale_pairs.astype(np.int64)).to(device),
+                tuple(
+                    torch.from_numpy(np.asarray(ids, np.int64)).to(device)
+                    for ids in (asset.left_eye, asset.right_eye)
+                ),
+            )
+        return self._tables[device]
+
 
 class FlameHead:
     """A FLAME model of a version that has codes; its surface is its mesh."""
@@ -135,7 +253,11 @@ class FlameHead:
     def __init__(self, model: Flame, layout: str) -> None:
         self.model, self.layout = model, layout
         self.faces = model.faces.numpy().astype(np.int32)
-        self.topology = _topology(self.faces, len(model.template))
+        self.controls = len(model.template)
+        self.topology = topology_of(self.faces, self.controls)
+        none = np.zeros(0, np.int32)
+        self.interior = Inner(none, none, np.zeros((0, 3), np.float32))
+        self._models: dict[torch.device, Flame] = {}
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -143,16 +265,7 @@ class FlameHead:
         """Return a person's mesh under one expression; joints are those of its neutral."""
         require_layout(code, self.layout)
         values = code.values.detach().cpu()
-        turns = torch.eye(3).repeat(5, 1, 1)
-        for joint, part in ((2, JAW), (3, LEFT_EYE), (4, RIGHT_EYE)):
-            turns[joint] = matrix_from_rot6d(values[part])
-        posed = self.model.vertices(
-            torch.zeros(0),
-            values[EXPRESSION],
-            turns,
-            None if self.model.eyelids is None else values[EYELIDS],
-            torch.from_numpy(neutral) - self.model.template,
-        )
+        posed = _pose_flame(self.model, torch.from_numpy(neutral), values)
         return posed.numpy().astype(np.float32)
 
     def surface(
@@ -160,6 +273,56 @@ class FlameHead:
     ) -> Float32[np.ndarray, "s 3"]:
         """Return the vertices themselves."""
         return vertices
+
+    def rest(self, neutral: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
+        """Return the neutral mesh itself."""
+        return neutral
+
+    def displacement(
+        self, neutral: Float[Tensor, "m 3"], code: Float[Tensor, "120"]
+    ) -> Float[Tensor, "s 3"]:
+        """Return how far an expression moves the surface, on the device of both, metres."""
+        device = neutral.device
+        if device not in self._models:
+            moved = {
+                field.name: value.to(device)
+                for field in fields(self.model)
+                if isinstance(value := getattr(self.model, field.name), Tensor)
+            }
+            self._models[device] = replace(self.model, **moved)
+        return _pose_flame(self._models[device], neutral, code.to(neutral)) - neutral
+
+
+def _pose_flame(
+    model: Flame, neutral: Float[Tensor, "m 3"], values: Float[Tensor, "120"]
+) -> Float[Tensor, "m 3"]:
+    turns = torch.eye(3).to(values).repeat(5, 1, 1)
+    for joint, part in ((2, JAW), (3, LEFT_EYE), (4, RIGHT_EYE)):
+        turns[joint] = matrix_from_rot6d(values[part])
+    with torch.autocast(values.device.type, enabled=False):  # a mesh is exact whatever a network is
+        return model.vertices(
+            values[:0],
+            values[EXPRESSION],
+            turns,
+            None if model.eyelids is None else values[EYELIDS],
+            neutral - model.template,
+        )
+
+
+def _seen(
+    surface: Float32[np.ndarray, "s 3"], faces: Int32[np.ndarray, "k 3"]
+) -> Int32[np.ndarray, "n"]:
+    """Return the vertices of the triangles that are seen from around the front of a head."""
+    middle = torch.from_numpy(surface).double().mean(0)
+    found: list[np.ndarray] = []
+    for yaw in (-80, -50, -25, 0, 25, 50, 80):
+        for pitch in (-40, -15, 15):
+            turn = Rotation.from_euler("yx", [yaw, pitch], degrees=True).as_matrix()
+            E = look_at(middle + torch.from_numpy(turn[:, 2]), middle)
+            K = torch.tensor([[900.0, 0, 192], [0, 900, 192], [0, 0, 1]])
+            drawn = draw_triangles(surface, faces, Camera(E.float(), K, 384, 384)).triangle
+            found.append(np.unique(faces[np.unique(drawn[drawn >= 0])]))
+    return np.unique(np.concatenate(found))
 
 
 def _matrix(proxy: makehuman.Proxy, m: int) -> csr_matrix:
@@ -169,5 +332,6 @@ def _matrix(proxy: makehuman.Proxy, m: int) -> csr_matrix:
     return csr_matrix((proxy.weights.ravel(), (rows, proxy.refs.ravel())), shape=(n, m))
 
 
-def _topology(faces: Int32[np.ndarray, "k 3"], m: int) -> str:
+def topology_of(faces: Int32[np.ndarray, "k 3"], m: int) -> str:
+    """Return the name of the order of `m` control vertices under the triangles of a surface."""
     return hashlib.sha256(f"{m} ".encode() + faces.tobytes()).hexdigest()[:16]

@@ -128,8 +128,8 @@ def require_layout(code: ExpressionCode, wanted: str) -> None:
     if code.layout != wanted:
         raise LayoutError(
             f"The expression codes have layout {code.layout!r}, but {wanted!r} is needed.",
-            "Convert the sequence, or use one made for this face model; ARKit-52 weights can be "
-            f"converted to {MAKEHUMAN!r} only.",
+            "Convert the sequence (fastgha expressions convert), or use one made for this face "
+            f"model; ARKit-52 weights are {MAKEHUMAN!r}.",
         )
 
 
@@ -189,6 +189,24 @@ def code_to_arkit(code: ExpressionCode) -> Float[Tensor, "*t 52"]:
     return torch.from_numpy(w).float()
 
 
+def arkit_weights(values: Float[Tensor, "120"]) -> Float[Tensor, "52"]:
+    """Return the ARKit-52 weights of a MakeHuman code on its own device, as `code_to_arkit`."""
+    backward, units, others = _tables(values.device)
+    found = [values[: len(units)].to(backward) @ backward.mT]
+    pitch, yaw, _ = _rotation_vector(values[JAW])
+    found.append(torch.stack([pitch / JAW_OPEN, yaw / JAW_SIDE, -yaw / JAW_SIDE]))
+    found[-1][1:].clamp_(min=0)
+    for side, part in (("Left", LEFT_EYE), ("Right", RIGHT_EYE)):
+        pitch, yaw, _ = _rotation_vector(values[part])
+        out = yaw if side == "Left" else -yaw
+        look = torch.stack([-pitch / GAZE_UP, pitch / GAZE_DOWN, out / GAZE_SIDE, -out / GAZE_SIDE])
+        found.append(look.clamp(min=0))
+    found.append(values[EYELIDS].to(backward))
+    weights = torch.zeros(len(ARKIT_NAMES), dtype=backward.dtype, device=values.device)
+    weights[torch.cat([units, others])] = torch.cat([x.to(backward) for x in found])
+    return weights
+
+
 def gaze_angles(weights: np.ndarray, side: str) -> np.ndarray:
     """Return the rotation vector (pitch, yaw, 0) of an eye in degrees, from ARKit weights."""
     angles = np.zeros((*weights.shape[:-1], 3))
@@ -209,6 +227,30 @@ def _angles(rows: Tensor) -> np.ndarray:
     """Return the rotation vectors in degrees of six numbers each."""
     R = matrix_from_rot6d(rows).numpy().reshape(-1, 3, 3)
     return Rotation.from_matrix(R).as_rotvec(degrees=True).reshape(*rows.shape[:-1], 3)
+
+
+def _rotation_vector(rows: Float[Tensor, "6"]) -> Float[Tensor, "3"]:
+    """Return the rotation vector in degrees of six numbers, for turns well below half a turn."""
+    R = matrix_from_rot6d(rows)
+    twice = torch.stack([R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]])
+    sine, cosine = twice.norm() / 2, (R.diagonal().sum() - 1) / 2
+    angle = torch.atan2(sine, cosine)
+    share = torch.where(sine > 1e-6, angle / sine.clamp(min=1e-6), torch.ones_like(sine))
+    return torch.rad2deg(twice / 2 * share)
+
+
+@functools.lru_cache(maxsize=4)
+def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Return on a device: the way back from the expression part, and where weights belong."""
+    names = ["jawOpen", "jawLeft", "jawRight"]
+    for side in ("Left", "Right"):
+        names += [f"eyeLook{way}{side}" for way in ("Up", "Down", "Out", "In")]
+    names += ["eyeBlinkLeft", "eyeBlinkRight"]
+    return (
+        torch.from_numpy(_basis()[1]).float().to(device),
+        torch.tensor([ARKIT[n] for n in EXPRESSION_UNITS]).to(device),
+        torch.tensor([ARKIT[n] for n in names]).to(device),
+    )
 
 
 @functools.cache

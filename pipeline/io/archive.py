@@ -16,6 +16,7 @@ from jaxtyping import Int64
 
 from pipeline.core.errors import MissingItemError
 from pipeline.io.raw_files import BROKEN, MAX_BYTES
+from pipeline.system.files import is_file
 
 _ROW = np.dtype(
     [
@@ -46,12 +47,12 @@ class Archive:
     @property
     def exists(self) -> bool:
         """Whether there is such a file."""
-        return self.path.is_file()
+        return is_file(self.path)
 
     def looks_whole(self) -> bool:
         """Say whether the archive has an end; a download that broke off has none."""
         try:
-            return zipfile.is_zipfile(self.path)
+            return self.exists and zipfile.is_zipfile(self.path)
         except OSError:
             return False
 

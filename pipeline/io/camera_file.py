@@ -7,16 +7,24 @@ own; there, `static` (true if left out) says that the head does not move in it.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from pipeline.core.errors import FormatError
+from pipeline.core.config import check_range, from_dict
+from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.types import Camera
-from pipeline.system.files import require_file
+from pipeline.io.images import MAX_RATIO
+from pipeline.io.raw_files import matrix
+from pipeline.system.files import read_object
+
+MAX_SIDE = 2**14
+"""Of the pictures that a camera is meant for, pixels."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +45,44 @@ def read_cameras(path: Path) -> CameraFile:
         FormatError: If it is not a file of cameras.
         CameraError: If a matrix is not that of a camera.
     """
-    require_file(path, "a file of cameras (.json)")
+    data = read_object(path, "a camera path (.json); or choose orbit or original")
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
-        stops, frame, static = data["cameras"], data.get("frame", "head"), data.get("static", True)
-        if frame not in ("head", "world") or not isinstance(static, bool) or not stops:
-            raise ValueError("frame or static")
-        cameras = Camera(
-            torch.tensor([c["world_to_camera"] for c in stops]).float(),
-            torch.tensor([c["K"] for c in stops]).float(),
-            int(data["width"]),
-            int(data["height"]),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        found = from_dict(_File, data)
+        stops = [matrix(c.get("world_to_camera"), (4, 4), path) for c in found.cameras]
+        K = [matrix(c.get("K"), (3, 3), path) for c in found.cameras]
+        check_size(found.width, found.height)
+        if not stops:
+            raise ConfigError("It has no camera.", "")
+    except (ConfigError, InputError) as error:
         raise FormatError(
-            f"{path} is not a file of cameras.",
+            f"{path} is not a camera path.",
             "It is JSON: width, height, cameras: [{world_to_camera 4 x 4, K 3 x 3}], and where "
             "they are not in the head frame, frame: world and static: true or false.",
         ) from error
-    return CameraFile(cameras, frame, static)
+    cameras = Camera(_tensor(stops), _tensor(K), found.width, found.height)
+    return CameraFile(cameras, found.frame, found.static)
+
+
+def check_size(width: int, height: int) -> None:
+    """Pass if a camera may have pictures of that size.
+
+    Raises:
+        ConfigError: If not.
+    """
+    check_range("width and height", (width, height), 1, MAX_SIDE)
+    check_range("their proportion", max(width, height) / min(width, height), 1, MAX_RATIO)
+
+
+@dataclass(frozen=True)
+class _File:
+    """Cameras as their file has them."""
+
+    width: int
+    height: int
+    cameras: tuple[Mapping[str, Any], ...]
+    frame: Literal["head", "world"] = "head"
+    static: bool = True
+
+
+def _tensor(matrices: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.stack(matrices)).float()

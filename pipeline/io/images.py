@@ -20,9 +20,9 @@ MAX_PIXELS = 2**27
 MAX_RATIO = 20
 """A picture that is longer shows no head, and work on it may take for ever."""
 
-_BROKEN = (
+BROKEN = (
     OSError, EOFError, UnidentifiedImageError, SyntaxError, ValueError, TypeError, KeyError,
-    IndexError, OverflowError, MemoryError, struct.error, zlib.error,
+    IndexError, AttributeError, RuntimeError, OverflowError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 """What Pillow raises at damaged bytes."""
 
@@ -35,14 +35,16 @@ def read_rgb(path: Path) -> UInt8[np.ndarray, "h w 3"]:
     """
     require_file(path, "a picture")
     try:
-        with open_picture(path, path) as image:
+        with warnings.catch_warnings(), open_picture(path, path) as image:
+            # Some (odd metadata of a picture that can be read) concern nobody here.
+            warnings.simplefilter("ignore", UserWarning)
             upright = ImageOps.exif_transpose(image)
             if "A" in upright.getbands() or "transparency" in upright.info:
                 rgba = upright.convert("RGBA")
                 white = Image.new("RGBA", rgba.size, "white")
                 upright = Image.alpha_composite(white, rgba)
             return np.asarray(upright.convert("RGB"))
-    except _BROKEN as error:
+    except BROKEN as error:
         raise InputError(
             f"{path} is not a picture that can be read.", "Give a whole JPEG, PNG, WebP or AVIF."
         ) from error
@@ -104,7 +106,7 @@ def decode(data: bytes) -> Image.Image:
     try:
         image = open_picture(io.BytesIO(data), "It")
         image.load()
-    except (*_BROKEN, InputError) as error:
+    except (*BROKEN, InputError) as error:
         raise ValueError("not a picture") from error
     return image
 

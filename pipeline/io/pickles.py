@@ -23,6 +23,7 @@ from typing import Any, cast
 import numpy as np
 
 from pipeline.core.errors import InputError
+from pipeline.system.files import explain, require_file
 
 MAX_BYTES = 2**30
 """A larger file is none of those that are read here."""
@@ -219,14 +220,13 @@ def read_pickle(path: Path) -> Any:
     Raises:
         InputError: If the file is missing, damaged, or asks for anything else.
     """
+    require_file(path, "a pickle")
     try:
         if path.stat().st_size > MAX_BYTES:
             raise _Refused("more than a gigabyte")
         data = path.read_bytes()
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}).", "Check the name and the download."
-        ) from error
+        raise explain(error, f"Cannot read {path}") from error
     except _Refused as error:
         raise InputError(f"{path} holds {error}.", "It is none of the files read here.") from error
     return load_pickle(data, path)

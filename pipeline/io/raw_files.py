@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
 import tokenize
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from jaxtyping import Float64
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.core.arrays import Matte, Rgb
-from pipeline.core.errors import InputError, MissingItemError
+from pipeline.core.errors import FormatError, InputError, MissingItemError
 from pipeline.io.images import open_picture
+from pipeline.system.files import explain, is_file, read_object, require_file
 
 BROKEN = (
     OSError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, SyntaxError,
@@ -46,17 +46,15 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: If the file is missing, damaged or not an object.
     """
+    if not is_file(path):
+        raise InputError(f"{path} is missing.", "Download or export it again.")
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        kind = "is damaged" if path.is_file() else "is missing"
-        raise InputError(f"{path} {kind}.", "Download or export it again.") from error
-    if not isinstance(values, dict):
+        return read_object(path, "a JSON file of the data set that you named")
+    except FormatError as error:
         raise InputError(
-            f"{path} holds a {type(values).__name__}, where an object is expected.",
-            "Check that it is of the data set that you named.",
-        )
-    return {str(key): value for key, value in values.items()}
+            f"{path} is damaged: {error.problem.removeprefix(str(path)).strip()}",
+            "Download or export it again, and check that it is of the data set that you named.",
+        ) from error
 
 
 def need(values: Mapping[str, Any], key: str, kind: type | tuple[type, ...], where: object) -> Any:
@@ -145,11 +143,12 @@ def read_bytes(path: Path) -> bytes:
         MissingItemError: If it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return require_file(path, "what was downloaded or exported").read_bytes()
+    except InputError as error:
+        raise MissingItemError(error.problem, error.remedy) from error
     except OSError as error:
-        raise MissingItemError(
-            f"{path} cannot be read ({error.strerror}).", "Download or export it again."
-        ) from error
+        told = explain(error, f"Cannot read {path}")
+        raise MissingItemError(told.problem, told.remedy) from error
 
 
 def rgb_of(image: Image.Image, where: object) -> Rgb:
@@ -183,21 +182,35 @@ def grey_of(image: Image.Image, where: object) -> Matte:
     return np.ascontiguousarray(values)
 
 
-def read_npz(path: Path) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path, wanted: Callable[[str], bool] = lambda name: True, max_bytes: int = MAX_BYTES
+) -> dict[str, np.ndarray]:
     """Read the arrays of an npz file; a pickled one is refused, not executed.
 
+    Args:
+        path: The file.
+        wanted: Says by its name whether an array is of use; others are not looked at.
+        max_bytes: Of all wanted arrays together.
+
     Raises:
-        MissingItemError: If the file is missing, damaged, or holds objects.
+        MissingItemError: If the file is missing, damaged, too large, or holds objects.
     """
     try:
         with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
             if isinstance(file, np.ndarray):
                 raise MissingItemError(f"{path} is not an npz file.", "Export it again.")
-            small = {i.filename for i in file.zip.infolist() if i.file_size <= MAX_BYTES}
-            arrays = {k: file[k] for k in file.files if f"{k}.npy" in small}
-            if any(a.dtype.kind == "c" for a in arrays.values()):
-                raise ValueError("complex numbers")
+            sizes = {i.filename.removesuffix(".npy"): i.file_size for i in file.zip.infolist()}
+            names = [name for name in file.files if wanted(name)]
+            if sum(sizes.get(name, max_bytes + 1) for name in names) > max_bytes:
+                raise MissingItemError(
+                    f"{path} unpacks to over {max_bytes >> 20} MB.", "Export it again."
+                )
+            arrays = {name: file[name] for name in names}
+            if any(a.dtype.kind not in "biufSU" for a in arrays.values()):
+                raise ValueError("neither numbers nor text")
             return arrays
+    except MissingItemError:
+        raise
     except BROKEN as error:
         raise MissingItemError(
             f"{path} is not a whole npz file of plain arrays.", "Export it again."

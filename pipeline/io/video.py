@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -9,16 +12,24 @@ from typing import Any
 
 import av
 import numpy as np
+from av.container import Flags
 from jaxtyping import UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.core.errors import InputError
-from pipeline.system.files import write_whole
+from pipeline.system.files import is_file, read_small, sweep_parts, works, write_whole
 from pipeline.system.provenance import program, statement
+
+MARK = ".unfinished"
+"""In a folder of frames while some are missing, with the number of the process that draws."""
+FRAME = re.compile(r"\.?frame_[0-9]{5,}\.png(\.[0-9]+\.part)?")
+"""Names of frames, whole or not."""
 
 Frames = Iterable[UInt8[np.ndarray, "h w c"]]
 """RGB, or RGBA with the alpha not multiplied in."""
+SOURCE = "Source"
+"""Key of a PNG's text that says what drove the picture."""
 
 
 def write_mp4(path: Path, frames: Frames, fps: float, crf: int = 18) -> int:
@@ -52,25 +63,62 @@ def write_webm(path: Path, frames: Frames, fps: float) -> int:
     return _write(path, frames, fps, "webm", "libvpx-vp9", ("rgba", "yuva420p"), options)
 
 
-def write_pngs(folder: Path, frames: Frames) -> int:
-    """Write frame_00000.png and so on, each whole.
+def write_pngs(folder: Path, frames: Frames, source: str = "") -> int:
+    """Write frame_00000.png and so on, each whole; a run that is stopped leaves none.
+
+    A mark says that frames are missing: those of a killed run give way to new ones.
+
+    Args:
+        folder: New, or empty.
+        frames: The pictures.
+        source: What drove them, for their metadata.
 
     Raises:
         InputError: If there is no frame, or the folder holds something or cannot be written to.
     """
+    mark = folder / MARK
+    sweep_parts(mark)
+    if is_file(mark):
+        _clear(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not an empty folder.", "Choose another, or empty it.")
+    made = not folder.exists()
     count = 0
-    for pixels in frames:
-        write_png(folder / f"frame_{count:05d}.png", pixels)
-        count += 1
-    if count == 0:
-        raise _no_frame(folder)
+    try:
+        write_whole(mark, lambda part: part.write_text(str(os.getpid())))
+        for pixels in frames:
+            write_png(folder / f"frame_{count:05d}.png", pixels, source)
+            count += 1
+        if count == 0:
+            raise _no_frame(folder)
+        mark.unlink()
+    except BaseException:
+        with contextlib.suppress(OSError, InputError):
+            _clear(folder)
+            if made:
+                folder.rmdir()
+        raise
     return count
 
 
-def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"]) -> None:
-    """Write one picture, RGB or RGBA, that says what drew it.
+def _clear(folder: Path) -> None:
+    """Remove what a run that did not end wrote: our frames, and the mark last.
+
+    Raises:
+        InputError: If the run goes on.
+    """
+    mark = folder / MARK
+    owner = read_small(mark, "the mark of unfinished frames").decode("ascii", "replace")
+    if owner.isdecimal() and len(owner) <= 10 and works(int(owner)):
+        raise InputError(f"Process {owner} is drawing into {folder}.", "Wait, or choose another.")
+    for path in folder.iterdir():
+        if FRAME.fullmatch(path.name) and path.is_file():
+            path.unlink()
+    mark.unlink()
+
+
+def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"], source: str = "") -> None:
+    """Write one picture, RGB or RGBA, that says what drew it, and of what.
 
     Raises:
         InputError: If the file cannot be written.
@@ -78,6 +126,8 @@ def write_png(path: Path, pixels: UInt8[np.ndarray, "h w c"]) -> None:
     says = PngInfo()
     says.add_text("Software", program())
     says.add_text("Comment", statement())
+    if source:
+        says.add_text(SOURCE, source)
     image = Image.fromarray(np.ascontiguousarray(pixels))
     write_whole(path, lambda part: image.save(part, "PNG", pnginfo=says))
 
@@ -96,6 +146,7 @@ def _write(
     def write(part: Path) -> None:
         nonlocal count
         with av.open(str(part), "w", format=container_format) as container:
+            container.flags |= Flags.bitexact.value  # else WebM draws random numbers for its parts
             container.metadata["comment"] = statement()
             container.metadata["artist"] = program()
             stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
@@ -111,6 +162,7 @@ def _write(
             if count:
                 container.mux(stream.encode(None))
 
+    sweep_parts(path)
     write_whole(path, write)
     if count == 0:
         path.unlink(missing_ok=True)

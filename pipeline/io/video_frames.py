@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from pipeline.core.errors import MissingItemError
 from pipeline.io.raw_files import BROKEN
+from pipeline.system.files import is_file
 
 _ERRORS = (av.error.FFmpegError, *BROKEN)
 MAX_PIXELS = 100_000_000
@@ -43,7 +44,7 @@ class VideoFrames:
     @property
     def exists(self) -> bool:
         """Whether there is such a file."""
-        return self.path.is_file()
+        return is_file(self.path)
 
     def count(self) -> int:
         """Return how many frames there are, from the header where it says.

@@ -40,10 +40,21 @@ class CanonicalHead:
     rig: Rig | None = None
     """How they hang on the person's mesh, in a guided model."""
 
+    def to(self, device: torch.device | str) -> CanonicalHead:
+        """Return the same head on another device."""
+        rig = None if self.rig is None else self.rig.to(device)
+        return CanonicalHead(self.gaussians.to(device), self.features.to(device), rig)
+
     def __getitem__(self, index: slice | Tensor) -> CanonicalHead:
         """Select Gaussians by a slice, a mask or indices."""
         rig = None if self.rig is None else self.rig[index]
         return CanonicalHead(self.gaussians[index], self.features[index], rig)
+
+    def __add__(self, more: CanonicalHead) -> CanonicalHead:
+        """Return the Gaussians of both, of the same person."""
+        rig = None if self.rig is None or more.rig is None else self.rig + more.rig
+        features = torch.cat([self.features, more.features])
+        return CanonicalHead(self.gaussians + more.gaussians, features, rig)
 
 
 def activate(
@@ -64,7 +75,7 @@ def activate(
 
     inside = torch.einsum("vij,vjhw->vihw", camera.world_to_camera[:, :3, :3], means)
     depths = inside[:, 2:] + camera.world_to_camera[:, 2:3, 3, None, None]
-    focal = camera.K[:, [0, 1], [0, 1]].mean(-1)[:, None, None, None]
+    focal = camera.K.diagonal(dim1=1, dim2=2)[:, :2].mean(-1)[:, None, None, None]
     low, high = SCALES_PX
     # softplus is smooth, and exact at both ends after the clamp
     start = torch.logit(torch.tensor((SCALE_START_PX - low) / (high - low)))
@@ -122,11 +133,34 @@ def _rows(x: Float[Tensor, "v c h w"], keep: Bool[Tensor, "v h w"]) -> Float[Ten
 
 
 def _quaternions(R: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 4"]:
-    """Return wxyz quaternions of rotations (scipy: no gradient, which cameras do not need)."""
+    """Return wxyz quaternions of rotations, without a gradient, which cameras do not need."""
+    if R.device.type != "cpu":
+        return _quaternions_there(R.detach())
     from scipy.spatial.transform import Rotation
 
-    xyzw = Rotation.from_matrix(R.detach().double().cpu().numpy()).as_quat()
+    xyzw = Rotation.from_matrix(R.detach().double().numpy()).as_quat()
     return torch.from_numpy(xyzw)[:, [3, 0, 1, 2]].to(R)
+
+
+def _quaternions_there(R: Float[Tensor, "v 3 3"]) -> Float[Tensor, "v 4"]:
+    """Return the same on another device, without waiting for it.
+
+    A rotation's quaternion q is known up to its sign from q q^T, whose entries are sums of the
+    matrix's; its largest column is taken, as dividing by a small number loses digits.
+    """
+    a, b, c = R[:, 0].unbind(-1), R[:, 1].unbind(-1), R[:, 2].unbind(-1)
+    x, y, z = c[1] - b[2], a[2] - c[0], b[0] - a[1]
+    xy, xz, yz = a[1] + b[0], a[2] + c[0], b[2] + c[1]
+    rows = [
+        torch.stack([1 + a[0] + b[1] + c[2], x, y, z], -1),
+        torch.stack([x, 1 + a[0] - b[1] - c[2], xy, xz], -1),
+        torch.stack([y, xy, 1 - a[0] + b[1] - c[2], yz], -1),
+        torch.stack([z, xz, yz, 1 - a[0] - b[1] + c[2]], -1),
+    ]
+    outer = torch.stack(rows, 1)
+    largest = outer.diagonal(dim1=1, dim2=2).argmax(1)
+    q = outer.gather(1, largest[:, None, None].expand(-1, 1, 4))[:, 0]
+    return functional.normalize(q, dim=1)
 
 
 def _multiply(a: Float[Tensor, "v 4 #h #w"], b: Float[Tensor, "v 4 h w"]) -> Tensor:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.core.config import check_range
 from pipeline.core.types import CODE_SIZE, Gaussians
 from pipeline.model.activate import CanonicalHead
 
@@ -26,6 +27,11 @@ class BakedConfig:
     moving: int
     hidden: int
     """Width of the map's hidden layer; 0 for a linear map."""
+
+    def __post_init__(self) -> None:
+        check_range("rank", self.rank, 1, 2**10)
+        check_range("moving", self.moving, 0, 2**24)
+        check_range("hidden", self.hidden, 0, 2**14)
 
 
 class Baked(nn.Module):
@@ -50,10 +56,10 @@ class Baked(nn.Module):
         codes: Float[Tensor, "s 120"], weights: Float[Tensor, "s r"], hidden: int, ridge: float
     ) -> Baked:
         """Return a map from codes to weights: least squares, and a network for what is left."""
-        found = Baked(BakedConfig(weights.shape[1], 0, hidden))
+        found = Baked(BakedConfig(weights.shape[1], 0, hidden)).to(weights.device)
         with torch.no_grad():
-            x = torch.cat([codes, torch.ones(len(codes), 1)], 1).double()
-            A = x.T @ x + ridge * torch.eye(x.shape[1])
+            x = torch.cat([codes, codes.new_ones(len(codes), 1)], 1).double()
+            A = x.T @ x + ridge * torch.eye(x.shape[1], device=x.device)
             solution = torch.linalg.solve(A, x.T @ weights.double()).float()
             found.linear.weight.copy_(solution[:-1].T)
             found.linear.bias.copy_(solution[-1])
@@ -66,7 +72,7 @@ class Baked(nn.Module):
     def of(mapping: Baked, shapes: Float[Tensor, "r m 6"], mean: Float[Tensor, "m 6"]) -> Baked:
         """Return the map together with its shapes."""
         config = replace(mapping.config, moving=len(mean))
-        found = Baked(config)
+        found = Baked(config).to(mean.device)
         found.load_state_dict({**mapping.state_dict(), "shapes": shapes, "mean": mean})
         return found.eval().requires_grad_(False)
 

@@ -53,13 +53,13 @@ class ViewAttention(nn.Module):
         self.key_value = nn.Linear(channels, 2 * channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, x: Float[Tensor, "v h w c"]) -> Float[Tensor, "v h w c"]:
-        """Return what each position gathers from all views."""
+    def forward(self, x: Float[Tensor, "v h w c"], sets: int = 1) -> Float[Tensor, "v h w c"]:
+        """Return what each position gathers from all views of its set; sets are of one size."""
         v, h, w, c = x.shape
         p = self.pool
-        q = self.query(x).reshape(1, v * h * w, self.heads, -1).transpose(1, 2)
+        q = self.query(x).reshape(sets, v // sets * h * w, self.heads, -1).transpose(1, 2)
         coarse = x.reshape(v, h // p, p, w // p, p, c).mean((2, 4)) if p > 1 else x
-        kv = self.key_value(coarse).reshape(1, v * h * w // p**2, 2, self.heads, -1)
+        kv = self.key_value(coarse).reshape(sets, v // sets * h * w // p**2, 2, self.heads, -1)
         k, v_ = kv.permute(2, 0, 3, 1, 4)
         y = functional.scaled_dot_product_attention(q, k, v_)
         return self.out(y.transpose(1, 2).reshape(v, h, w, c))
@@ -77,9 +77,9 @@ class CrossViewAttention(nn.Module):
         self.norm = group_norm(channels)
         self.attention = ViewAttention(channels, heads, pool)
 
-    def forward(self, x: Float[Tensor, "v c h w"]) -> Float[Tensor, "v c h w"]:
-        """Let every position of every view look at all others."""
-        y = self.attention(self.norm(x).permute(0, 2, 3, 1))
+    def forward(self, x: Float[Tensor, "v c h w"], sets: int = 1) -> Float[Tensor, "v c h w"]:
+        """Let every position of every view look at all others of its set."""
+        y = self.attention(self.norm(x).permute(0, 2, 3, 1), sets)
         return x + y.permute(0, 3, 1, 2)
 
 

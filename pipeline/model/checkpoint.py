@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.core.config import from_dict
-from pipeline.core.errors import FormatError, InputError
-from pipeline.io.tensors import read_header, restore
+from pipeline.core.config import short
+from pipeline.core.errors import InputError
+from pipeline.io.tensors import built, damaged, fact, read_header, read_tensors, restore, settings
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA, Precision
 from pipeline.system.assets import CHECKPOINT
@@ -20,6 +19,8 @@ from pipeline.system.files import require_file
 
 FORMAT = "fastgha-checkpoint"
 VERSION = 1
+MAX_STEP = 10**8
+"""Names of checkpoints have so many digits."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,22 @@ class Checkpoint:
     header: Mapping[str, Any]
     """step, layout, model (settings) and train (settings); more in shipped ones."""
 
+    @property
+    def people(self) -> frozenset[str]:
+        """Whom it was trained on; empty for checkpoints of before, which do not say."""
+        return names(self.header, "people")
+
+    @property
+    def held_out(self) -> frozenset[str]:
+        """Those of them whom their shards call held out."""
+        return names(self.header, "held_out")
+
+
+def names(header: Mapping[str, Any], key: str) -> frozenset[str]:
+    """Return a list of names in a header; none if it has no such list."""
+    found = header.get(key)
+    return frozenset(map(str, found)) if isinstance(found, list) else frozenset()
+
 
 def load(path: Path) -> Checkpoint:
     """Read a checkpoint.
@@ -41,22 +58,25 @@ def load(path: Path) -> Checkpoint:
     """
     require_file(path, "a checkpoint (.safetensors)")
     header = read_header(path, FORMAT, VERSION)
-    try:
-        # Files from before there was a choice of decoders do not name theirs.
-        header["model"]["decoder"].setdefault("kind", "conv")
-        header["model"]["deform"].setdefault("color_space", "linear")
-        header["step"], header["layout"] = int(header["step"]), str(header["layout"])
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise FormatError(f"{path} has a damaged header.", "Copy or make it again.") from error
-    with safe_open(path, framework="pt") as file:
-        return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, header)  # noqa: SIM118
+    model = fact(header, "model", dict, path)
+    # Files from before there was a choice of decoders do not name theirs.
+    fact(model, "decoder", dict, path).setdefault("kind", "conv")
+    fact(model, "deform", dict, path).setdefault("color_space", "linear")
+    fact(header, "layout", str, path)
+    if not 0 <= fact(header, "step", int, path) < MAX_STEP:
+        raise damaged(path, f"step is {short(header['step'])}")
+    return Checkpoint(read_tensors(path), header)
 
 
 def load_model(path: Path, precision: Precision = "auto") -> tuple[FastGHA, Checkpoint]:
     """Read the model of a checkpoint, ready for use (in eval mode, no gradients)."""
     checkpoint = load(path)
-    model = FastGHA(from_dict(ModelConfig, checkpoint.header["model"]), precision)
-    restore(model, checkpoint.tensors, "model.", path)
+    config = settings(ModelConfig, checkpoint.header["model"], path)
+    if config.features.kind == "conv":
+        model = built(lambda: FastGHA(config, precision), checkpoint.tensors, "model.", path)
+    else:  # sizes are those of downloaded networks
+        model = FastGHA(config, precision)
+        restore(model, checkpoint.tensors, "model.", path)
     return model.eval().requires_grad_(False), checkpoint
 
 

@@ -3,8 +3,12 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from pipeline.core.config import check_range
 from pipeline.core.errors import ConfigError
 from pipeline.model.hub import BACKBONES, VAE
+
+WIDEST, DEEPEST = 2**14, 256
+"""Bounds of what a setting can mean: channels of a layer, and layers."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class FeatureConfig:
     """Its layers whose tokens are taken; the first is 1."""
 
     def __post_init__(self) -> None:
+        check_range("model.features.channels", (self.channels, *self.widths), 1, WIDEST)
+        check_range("model.features.layers", self.layers, 1, DEEPEST)
         if self.backbone not in (*BACKBONES, "none"):
             raise ConfigError(
                 f"model.features.backbone cannot be {self.backbone!r}.",
@@ -43,6 +49,11 @@ class TransformerConfig:
     heads: int = 8
     pool: int = 1
     """Keys and values are means over this many positions along each side; 1 as the paper."""
+
+    def __post_init__(self) -> None:
+        check_range("model.transformer.width", self.width, 1, WIDEST)
+        check_range("model.transformer.layers", self.layers, 0, DEEPEST)
+        check_range("model.transformer.heads", (self.heads, self.pool), 1, DEEPEST)
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,10 @@ class DecoderConfig:
     pool: int = 1
     """As in the transformer."""
 
+    def __post_init__(self) -> None:
+        check_range("model.decoder.widths", self.widths, 1, WIDEST)
+        check_range("model.decoder.blocks", (self.blocks, self.heads, self.pool), 1, DEEPEST)
+
 
 @dataclass(frozen=True)
 class DeformConfig:
@@ -76,6 +91,10 @@ class DeformConfig:
     color_space: Literal["logit", "linear"] = "logit"
     """logit: a colour stays a colour under any code; linear: added as it is, as files from before
     there was a choice do."""
+
+    def __post_init__(self) -> None:
+        check_range("model.deform.width", self.width, 1, WIDEST)
+        check_range("model.deform.layers", (self.layers, self.frequencies), 0, DEEPEST)
 
 
 @dataclass(frozen=True)
@@ -93,6 +112,9 @@ class ModelConfig:
     """mesh: each picture comes with a tracked mesh of the person. Positions are residuals on it
     and the canonical head is the neutral one; motion is the mesh's and a residual. none: the
     paper's model."""
+    interior: bool = False
+    """With a guide: make Gaussians also inside the mouth and on the eyeballs, where pictures see
+    nothing until it moves."""
     foreground_only: bool = False
     """Make Gaussians only where the matte of the input sees the head."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -101,12 +123,16 @@ class ModelConfig:
     deform: DeformConfig = field(default_factory=DeformConfig)
 
     def __post_init__(self) -> None:
+        check_range("model.image_size", self.image_size, 16, WIDEST)
+        check_range("model.gaussian_features", self.gaussian_features, 0, WIDEST)
         if self.transformer.width % self.transformer.heads:
             raise ConfigError(
                 f"transformer.width {self.transformer.width} cannot be shared by "
                 f"{self.transformer.heads} heads.",
                 "Make the width a multiple of the heads.",
             )
+        if self.interior and self.guide == "none":
+            raise ConfigError("model.interior needs a mesh.", "Set model.guide=mesh, or leave it.")
         if not 2 <= len(self.decoder.widths) <= 4 or len(self.features.widths) != 3:
             raise ConfigError(
                 "decoder.widths needs 2 to 4 numbers and features.widths 3.",

@@ -50,10 +50,11 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(config.widths[-1], channels_out, 3, padding=1)
 
     def forward(
-        self, tokens: Float[Tensor, "v c h w"], skips: tuple[Tensor, ...]
+        self, tokens: Float[Tensor, "v c h w"], skips: tuple[Tensor, ...], sets: int = 1
     ) -> Float[Tensor, "v d s*h s*w"]:
         """Return raw maps; `activate` gives them their meaning."""
-        x = self.mid(self.conv_in(tokens))
+        first, across, second = self.mid
+        x = second(across(first(self.conv_in(tokens)), sets))
         finer = [*reversed(skips), *[None] * len(self.up)]
         for up, mix, blocks, skip in zip(self.up, self.skip, self.blocks, finer):
             x = up(x)

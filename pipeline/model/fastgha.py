@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Literal
 
@@ -20,6 +21,7 @@ from pipeline.model.decoder import Decoder
 from pipeline.model.deform import Deformation, PreparedHead
 from pipeline.model.features import ConvFeatures, Features
 from pipeline.model.hub import WeightsSource
+from pipeline.model.interior import Interior
 from pipeline.model.transformer import MultiViewTransformer
 
 if TYPE_CHECKING:
@@ -62,6 +64,9 @@ class FastGHA(nn.Module):
         self.decoder = _decoder(config, self.features.skip_channels, source)
         guided = config.guide == "mesh"
         self.deformation = Deformation(config.gaussian_features, config.deform, guided)
+        self.interior = None
+        if config.interior:
+            self.interior = Interior(config.transformer.width, config.gaussian_features)
         # Raw zeros are a plausible head (see `activate`); start near them.
         with torch.no_grad():
             self.decoder.conv_out.weight *= 0.1
@@ -95,8 +100,44 @@ class FastGHA(nn.Module):
             ShapeError: If there are too few or too many views, or their size does not fit.
             InputError: If the model is guided and there is no guide, or the other way round.
         """
-        check_views(views)
-        self._check_guide(views, guide)
+        return self.reconstruct_sets([views], [guide])[0]
+
+    def reconstruct_sets(
+        self, sets: Sequence[View], guides: Sequence[Guide | None]
+    ) -> list[CanonicalHead]:
+        """Make the canonical heads of several people in one pass.
+
+        Args:
+            sets: Views of each; all of as many pictures, of one size.
+            guides: Of each, for a guided model.
+
+        Raises:
+            ShapeError: As `reconstruct`, or if the sets are not of one size.
+            InputError: As `reconstruct`.
+        """
+        for views, guide in zip(sets, guides, strict=True):
+            check_views(views)
+            self._check_guide(views, guide)
+        if len({views.image.shape for views in sets}) != 1:
+            raise ShapeError(
+                "Several heads in one pass need as many pictures each, of one size.",
+                "Make those apart that differ.",
+            )
+        x, coarse = (torch.cat(parts) for parts in zip(*map(self._pixels, sets, guides)))
+        with autocast(x.device, self.precision):
+            found: Features = self.features(x)
+            tokens = self.transformer(torch.cat([found.grid, coarse], dim=1), len(sets))
+            raw: Tensor = self.decoder(tokens, found.skips, len(sets))
+        views = len(sets[0])
+        made: list[CanonicalHead] = []
+        for i, (part, seen) in enumerate(zip(raw.split(views), tokens.split(views), strict=True)):
+            head, guide = activate(part, sets[i], self.config, guides[i]), guides[i]
+            inner = None if guide is None else self.interior
+            made.append(head if inner is None else inner(head, guide, seen))
+        return made
+
+    def _pixels(self, views: View, guide: Guide | None) -> tuple[Tensor, Tensor]:
+        """Return what the network sees of each pixel, and beside the features of each token."""
         pixels = [views.image * 2 - 1, views.alpha * 2 - 1, plucker_rays(views.camera)]
         coarse = [plucker_rays(views.camera, stride=8)]
         if guide is not None:
@@ -104,12 +145,7 @@ class FastGHA(nn.Module):
             h, w = views.image.shape[-2:]
             pixels.append(functional.interpolate(maps, (h, w), mode="nearest"))
             coarse.append(functional.avg_pool2d(maps, 8 // self.config.stride))
-        x = torch.cat(pixels, dim=1)
-        with autocast(x.device, self.precision):
-            found: Features = self.features(x)
-            tokens = self.transformer(torch.cat([found.grid, *coarse], dim=1))
-            raw: Tensor = self.decoder(tokens, found.skips)
-        return activate(raw, views, self.config, guide)
+        return torch.cat(pixels, dim=1), torch.cat(coarse, dim=1)
 
     def _check_guide(self, views: View, guide: Guide | None) -> None:
         if guide is None:

@@ -152,11 +152,11 @@ class VaeDecoder(nn.Module):
         self.requires_grad_(True).train()
 
     def forward(
-        self, tokens: Float[Tensor, "v c h w"], skips: tuple[Tensor, ...]
+        self, tokens: Float[Tensor, "v c h w"], skips: tuple[Tensor, ...], sets: int = 1
     ) -> Float[Tensor, "v d 8*h 8*w"]:
         """Return raw maps; `activate` gives them their meaning."""
         first, across, second = self.mid
-        x = second(across(first(self.conv_in(tokens), None)), None)
+        x = second(across(first(self.conv_in(tokens), None), sets), None)
         for block in self.up:
             x = block(x)
         # Depths need more digits than bfloat16 has.
@@ -171,8 +171,9 @@ class AcrossViews(nn.Module):
         super().__init__()
         self.attention = attention
 
-    def forward(self, x: Float[Tensor, "v c h w"]) -> Float[Tensor, "v c h w"]:
-        """Take the views for one tall picture; attention does not ask where a position is."""
+    def forward(self, x: Float[Tensor, "v c h w"], sets: int = 1) -> Float[Tensor, "v c h w"]:
+        """Take the views of a set for one tall picture; attention asks for no position."""
         v, c, h, w = x.shape
-        tall = x.transpose(0, 1).reshape(1, c, v * h, w)
-        return self.attention(tall).reshape(c, v, h, w).transpose(0, 1)
+        tall = x.reshape(sets, -1, c, h, w).transpose(1, 2).reshape(sets, c, -1, w)
+        found = self.attention(tall).reshape(sets, c, -1, h, w)
+        return found.transpose(1, 2).reshape(v, c, h, w)

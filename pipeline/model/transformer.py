@@ -23,9 +23,9 @@ class Layer(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(self, x: Float[Tensor, "v h w c"]) -> Float[Tensor, "v h w c"]:
+    def forward(self, x: Float[Tensor, "v h w c"], sets: int = 1) -> Float[Tensor, "v h w c"]:
         """Return the tokens after one layer."""
-        x = x + self.attention(self.norm1(x))
+        x = x + self.attention(self.norm1(x), sets)
         return x + self.mlp(self.norm2(x))
 
 
@@ -45,9 +45,9 @@ class MultiViewTransformer(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, x: Float[Tensor, "v d h w"]) -> Float[Tensor, "v c h w"]:
-        """Let every position of every view attend to all others."""
+    def forward(self, x: Float[Tensor, "v d h w"], sets: int = 1) -> Float[Tensor, "v c h w"]:
+        """Let every position of every view attend to all others of its set."""
         tokens = self.embed(x.permute(0, 2, 3, 1))
         for layer in self.layers:
-            tokens = layer(tokens)
+            tokens = layer(tokens, sets)
         return self.norm(tokens).permute(0, 3, 1, 2)

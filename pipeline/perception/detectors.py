@@ -5,19 +5,27 @@ To add one, write a `Detector` and register it: `register_detector`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
+import torch
 from jaxtyping import Float64
 
 from pipeline.core.arrays import Rgb
 from pipeline.core.config import nearest
-from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
+from pipeline.core.errors import ConfigError, MissingPackageError
 from pipeline.faces.makehuman import mean_landmarks
+from pipeline.perception.device import network_device
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
+from pipeline.system import weights
+
+FAN_WEIGHTS = ("s3fd", "fan_2d")
 
 
 class FanDetector:
@@ -25,31 +33,25 @@ class FanDetector:
 
     Raises:
         MissingPackageError: If face-alignment is not installed.
-        MissingWeightsError: If its weights are neither here nor can be fetched.
+        MissingWeightsError: If its weights are not on this machine; nothing is downloaded.
 
     Source:
         Bulat and Tzimiropoulos, How far are we from solving the 2D and 3D face alignment
         problem?, ICCV 2017.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self) -> None:
         try:
             import face_alignment  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise MissingPackageError(
                 "The detector fan needs the package face-alignment.",
-                "Install it: pip install face-alignment, or choose the detector mesh.",
+                "Install it: pip install 'fastgha[prep]', or choose the detector mesh.",
             ) from error
-        try:
+        with _hub_of([weights.find(name) for name in FAN_WEIGHTS]):
             self._net: Any = face_alignment.FaceAlignment(
-                face_alignment.LandmarksType.TWO_D, device=device, compile=False
+                face_alignment.LandmarksType.TWO_D, device=network_device(), compile=False
             )
-        except (URLError, OSError) as error:
-            raise MissingWeightsError(
-                "The weights of face-alignment (s3fd-619a316812.pth, 2DFAN4-11f355bf06.pth.tar) "
-                "are not here and cannot be fetched.",
-                "Put them into $TORCH_HOME/hub/checkpoints, or choose the detector mesh.",
-            ) from error
 
     def __call__(self, rgb: Rgb) -> list[Face]:
         """Return the faces of a picture."""
@@ -61,6 +63,33 @@ class FanDetector:
             (left, top), (right, bottom) = marks.min(0).tolist(), marks.max(0).tolist()
             faces.append(Face((left, top, right, bottom), marks, float(np.mean(score))))
         return faces
+
+
+@contextmanager
+def _hub_of(files: list[Path]) -> Generator[None]:
+    """Let torch's hub be a folder of these files: face-alignment looks for its weights there."""
+    before = torch.hub.get_dir()
+    with tempfile.TemporaryDirectory(prefix="fastgha-") as folder:
+        there = Path(folder) / "checkpoints"
+        there.mkdir()
+        for file in files:
+            (there / file.name).symlink_to(file.resolve())
+        torch.hub.set_dir(folder)
+        try:
+            yield
+        finally:
+            torch.hub.set_dir(before)
+
+
+def best_detector() -> str:
+    """Return the detector for cameras all around a head that can run here.
+
+    fan sees profiles better, as its landmarks are those of the visible outline; mesh needs less.
+    """
+    if importlib.util.find_spec("face_alignment") is None:
+        return "mesh"
+    there = {status.weight.name for status in weights.table() if status.path is not None}
+    return "fan" if there.issuperset(FAN_WEIGHTS) else "mesh"
 
 
 @dataclass(frozen=True)

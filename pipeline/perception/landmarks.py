@@ -66,6 +66,8 @@ Measured by tools/measure_mesh_head.py.
 MIN_SCORE = 0.5
 OVERLAP = 0.3
 """Boxes that share more than this (intersection over union) are one face."""
+SMALLEST_TILE = 64
+"""Pixels of a side; what is smaller was seen well enough in the whole picture."""
 MESH_MARGIN = 1.5
 """Side of the mesh network's square over the detected box's, as in its training."""
 
@@ -118,7 +120,9 @@ class MeshDetector:
         picture = Image.fromarray(rgb)
         whole = [(0.0, 0.0, float(picture.width), float(picture.height))]
         # A small face in a large picture is below the network's resolution: look closer.
-        for tiles in (whole, _tiles(*picture.size, 0.6), _tiles(*picture.size, 0.3)):
+        closer = [_tiles(*picture.size, part) for part in (0.6, 0.3)
+                  if min(picture.size) * part >= SMALLEST_TILE]  # fmt: skip
+        for tiles in (whole, *closer):
             found = _apart([box for tile in tiles for box in self._boxes(picture, tile)])
             faces = [self._landmarks(picture, box) for box in found]
             if sure := [face for face in faces if face is not None]:

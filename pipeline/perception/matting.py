@@ -5,9 +5,10 @@ To add a network, write a `MattingModel` and register it: `register_matting`.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ from PIL import Image
 from pipeline.core.arrays import Alpha, Rgb
 from pipeline.core.config import nearest
 from pipeline.core.errors import ConfigError, MissingPackageError
+from pipeline.perception.device import onnx_providers
 from pipeline.system import weights
 
 MattingModel = Callable[[Rgb], Alpha]
@@ -43,50 +45,77 @@ def get_matting(name: str) -> Callable[[], MattingModel]:
     return MATTING[name]
 
 
-_MEAN, _STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-
-
-class OnnxMatting:
-    """Mattes with MODNet (people, hair kept soft) or U2-Net-p (any foreground, smaller).
-
-    onnxruntime is used directly: rembg would do the same with sixteen more packages, and
-    fetches its weights from the network without asking.
+class ModNet:
+    """Mattes with MODNet: people, hair kept soft.
 
     Raises:
         MissingPackageError: If onnxruntime is not installed.
         MissingWeightsError: If the weight file is not there.
 
     Source:
-        Ke et al., MODNet, AAAI 2022; Qin et al., U2-Net, Pattern Recognition 2020.
+        Ke et al., MODNet, AAAI 2022.
     """
 
-    def __init__(self, model: Literal["modnet", "u2netp"] = "modnet") -> None:
-        try:
-            import onnxruntime  # noqa: PLC0415
-        except ImportError as error:
-            raise MissingPackageError(
-                "Matting needs the package onnxruntime.", "Install it: pip install 'fastgha[prep]'"
-            ) from error
-        self._model = model
+    def __init__(self) -> None:
+        _need_onnxruntime()
+        import onnxruntime  # noqa: PLC0415
+
         self._session: Any = onnxruntime.InferenceSession(
-            str(weights.find(model)), providers=["CPUExecutionProvider"]
+            str(weights.find("modnet")), providers=onnx_providers()
         )
 
     def __call__(self, rgb: Rgb) -> Alpha:
         """Return the matte of a picture, at its size."""
         picture = Image.fromarray(rgb)
-        if self._model == "modnet":
-            size = _near_512(*picture.size)
-            values = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)) / 127.5 - 1
-        else:
-            small = np.asarray(picture.resize((320, 320), Image.Resampling.LANCZOS))
-            values = (small / max(int(small.max()), 1) - _MEAN) / _STD
+        size = _near_512(*picture.size)
+        values = np.asarray(picture.resize(size, Image.Resampling.BICUBIC)) / 127.5 - 1
         feed = {self._session.get_inputs()[0].name: values.transpose(2, 0, 1)[None].astype("f4")}
         alpha = self._session.run(None, feed)[0][0, 0]
-        if self._model == "u2netp":
-            alpha = (alpha - alpha.min()) / max(float(np.ptp(alpha)), 1e-6)
         whole = Image.fromarray(alpha.astype("f4")).resize(picture.size, Image.Resampling.BICUBIC)
         return np.clip(np.asarray(whole, np.float32), 0, 1)
+
+
+class Rembg:
+    """Mattes with a network of rembg, by its name there; its weights are never downloaded here.
+
+    Raises:
+        MissingPackageError: If rembg or onnxruntime is not installed.
+        MissingWeightsError: If the weight file is neither in rembg's folders nor in ours.
+    """
+
+    def __init__(self, model: str) -> None:
+        _need_onnxruntime()  # without it, rembg ends the program
+        import onnxruntime  # noqa: PLC0415
+
+        try:
+            from rembg.sessions import sessions_class  # noqa: PLC0415  # pyright: ignore
+        except ImportError as error:
+            raise MissingPackageError(
+                f"The matting network {model} needs the package rembg.",
+                "Install it: pip install 'fastgha[prep]', or choose modnet.",
+            ) from error
+        path = weights.find(model)
+        kind: Any = next(kind for kind in sessions_class if kind.name() == model)
+
+        class Local(kind):
+            @classmethod
+            def download_models(cls, *_: Any, **__: Any) -> str:
+                return str(path)
+
+        options = onnxruntime.SessionOptions()
+        self._session: Any = Local(model, options, providers=onnx_providers())
+
+    def __call__(self, rgb: Rgb) -> Alpha:
+        """Return the matte of a picture, at its size."""
+        (mask,) = self._session.predict(Image.fromarray(rgb))
+        return np.asarray(mask, np.float32) / 255
+
+
+def _need_onnxruntime() -> None:
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise MissingPackageError(
+            "Matting needs the package onnxruntime.", "Install it: pip install 'fastgha[prep]'"
+        )
 
 
 def _near_512(width: int, height: int) -> tuple[int, int]:
@@ -95,5 +124,6 @@ def _near_512(width: int, height: int) -> tuple[int, int]:
     return max(round(width * scale / 32), 1) * 32, max(round(height * scale / 32), 1) * 32
 
 
-register_matting("modnet", partial(OnnxMatting, "modnet"))
-register_matting("u2netp", partial(OnnxMatting, "u2netp"))
+register_matting("modnet", ModNet)
+for _name in ("u2netp", "isnet-general-use", "birefnet-portrait"):
+    register_matting(_name, partial(Rembg, _name))

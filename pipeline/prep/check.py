@@ -10,25 +10,32 @@ Letters: t timesteps, v views.
 from __future__ import annotations
 
 import html
-import json
+import importlib.util
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float32, Int
 from PIL import Image, ImageDraw
 
-from pipeline.core.errors import FormatError
+from pipeline.core.errors import FormatError, InputError, LayoutError, MissingWeightsError
 from pipeline.core.geometry import project
+from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import JAW, matrix_from_rot6d
+from pipeline.io.meshes import mesh_faults, write_mesh
+from pipeline.prep.items import read_reasons
+from pipeline.shards import sampling
 from pipeline.shards.reader import Shard, find_shards
+from pipeline.shards.sampling import SamplingConfig
 from pipeline.shards.schema import PICTURES, TIMED
 from pipeline.system.files import inside, write_whole
 from pipeline.system.progress import Progress, silent
 
 ON_HEAD = 0.8
 """Share of landmarks that must fall on the matte; in profile a few stand on its edge."""
+LEAST = SamplingConfig(inputs=1, targets=1)
+"""What any training needs: a picture of one timestep, and another of the same sentence."""
 SIDE, ROWS = 256, 8
 """Of a picture on the sheet, pixels; and how many views it shows."""
 
@@ -46,7 +53,7 @@ class Check:
 
 
 def run(out: Path, progress: Progress = silent) -> list[Check]:
-    """Check all shards of a folder; write OUT/qa/<subject>.png and .html.
+    """Check all shards of a folder; write OUT/qa/<subject>.png, .html, and the head as .glb.
 
     Raises:
         InputError: If there is no shard.
@@ -61,6 +68,9 @@ def run(out: Path, progress: Progress = silent) -> list[Check]:
             with Shard(path) as shard:
                 _examine(shard, check)
                 _write_page(out / "qa", shard, check)
+                found_mesh = neutral_surface(shard)
+                if found_mesh is not None:
+                    write_mesh(inside(out / "qa", f"{path.stem}.glb"), *found_mesh)
         except FormatError as error:
             check.problems.append(error.problem)
         progress(i + 1, len(found))
@@ -79,6 +89,10 @@ def _examine(shard: Shard, check: Check) -> None:
     pairs = [(int(t), int(v)) for t, v in np.argwhere(shard.valid)]
     if not pairs:
         check.problems.append("no view is there")
+    try:
+        sampling.check(shard, LEAST)
+    except InputError as error:
+        check.problems.append(f"it cannot be trained on: {error.problem.removesuffix('.')}")
     shares: list[float] = []
     for t in range(shard.timesteps):
         _ranges(shard, t, check)
@@ -101,6 +115,30 @@ def _examine(shard: Shard, check: Check) -> None:
     if shares:
         check.facts["landmarks on the head"] = round(float(np.mean(shares)), 4)
     _features(shard, check)
+    _mesh(shard, check)
+
+
+def _mesh(shard: Shard, check: Check) -> None:
+    """Look at the triangles of the person's neutral mesh, where they are known."""
+    found = neutral_surface(shard)
+    if found is not None:
+        check.problems += [f"the neutral mesh: {fault}" for fault in mesh_faults(*found)]
+
+
+def neutral_surface(
+    shard: Shard,
+) -> tuple[Float32[np.ndarray, "n 3"], Int[np.ndarray, "m 3"]] | None:
+    """Return vertices and triangles of the person's neutral head; None if they are not known."""
+    neutral = shard.neutral
+    if neutral is None or importlib.util.find_spec("trimesh") is None:
+        return None
+    try:
+        head = head_model(shard.layout)
+    except (LayoutError, MissingWeightsError):
+        return None
+    if head.topology != shard.topology:
+        return None
+    return head.surface(neutral, neutral), head.faces
 
 
 def _ranges(shard: Shard, t: int, check: Check) -> None:
@@ -145,10 +183,9 @@ def _dropped(out: Path, name: str) -> dict[str, str]:
 def _reported(file: Path, *keys: str) -> dict[str, str]:
     """Return parts of a report; nothing if there is none."""
     try:
-        report: dict[str, Any] = json.loads(file.read_text())
-    except (OSError, ValueError):
+        return read_reasons(file, *keys)
+    except (InputError, FormatError):
         return {}
-    return {str(k): str(v) for key in keys for k, v in dict(report.get(key, {})).items()}
 
 
 def sheet(shard: Shard) -> Image.Image:

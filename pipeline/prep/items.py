@@ -10,12 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
-from pipeline.core.errors import FormatError
-from pipeline.system.files import inside, write_whole
+from pipeline.core.config import from_dict
+from pipeline.core.errors import ConfigError, FormatError, InputError
+from pipeline.io.raw_files import read_npz
+from pipeline.system.files import inside, read_object, write_whole
 
 WORK = "work"
 
@@ -64,18 +65,45 @@ def load_item(path: Path, *, pictures: Sequence[str] | None = None) -> Item:
         FormatError: If it is not there or damaged.
     """
     try:
-        with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
-            about = json.loads(file["about"].tobytes())
-            arrays = {name[2:]: file[name] for name in file.files if name.startswith("a.")}
-            kinds = [name[2:] for name in file.files if name.startswith("p.")]
-            found: dict[str, tuple[bytes, ...]] = {}
-            for kind in kinds:
-                if pictures is None or kind in pictures:
-                    whole, ends = file[f"p.{kind}"].tobytes(), file[f"e.{kind}"].tolist()
-                    starts = [0, *ends][:-1]
-                    found[kind] = tuple(whole[a:b] for a, b in zip(starts, ends, strict=True))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        members = read_npz(path, lambda name: _wanted(name, pictures))
+        about = from_dict(_About, json.loads(members["about"].tobytes()))
+        arrays = {name[2:]: value for name, value in members.items() if name.startswith("a.")}
+        found: dict[str, tuple[bytes, ...]] = {}
+        for kind in (name[2:] for name in members if name.startswith("p.")):
+            whole, ends = members[f"p.{kind}"].tobytes(), members[f"e.{kind}"].tolist()
+            starts = [0, *ends][:-1]
+            found[kind] = tuple(whole[a:b] for a, b in zip(starts, ends, strict=True))
+    except (InputError, ConfigError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(
             f"The work item {path} is missing or damaged.", "Delete it and run prep again."
         ) from error
-    return Item(arrays, found, about["dropped"], about["notes"])
+    return Item(arrays, found, about.dropped, about.notes)
+
+
+@dataclass(frozen=True)
+class _About:
+    """What an item says in words."""
+
+    dropped: Mapping[str, str]
+    notes: Mapping[str, str]
+
+
+def read_reasons(path: Path, *keys: str) -> dict[str, str]:
+    """Return reasons from some parts of a report.
+
+    Raises:
+        InputError: If there is no report that can be read.
+        FormatError: If it is damaged.
+    """
+    report = read_object(path, "a report")
+    found: dict[str, str] = {}
+    for key in keys:
+        try:
+            found |= from_dict(_About, {"dropped": report.get(key, {}), "notes": {}}).dropped
+        except ConfigError as error:
+            raise FormatError(f"{path} is damaged.", "Delete it and run prep again.") from error
+    return found
+
+
+def _wanted(name: str, pictures: Sequence[str] | None) -> bool:
+    return pictures is None or name[:2] not in ("p.", "e.") or name[2:] in pictures

@@ -21,7 +21,7 @@ from pipeline.core.types import Camera, View
 from pipeline.io.camera_file import CameraFile
 from pipeline.io.images import open_picture, read_rgb
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
-from pipeline.perception.matting import MattingModel, OnnxMatting
+from pipeline.perception.matting import MattingModel, ModNet
 from pipeline.perception.points import PointsSeen
 from pipeline.prep.stages.crop import Box, cropped, resample, square_at_head
 from pipeline.system.progress import Progress, silent
@@ -119,7 +119,7 @@ def estimate_views(
     if detector is None:
         detector = MeshDetector()
     if matting is None:
-        matting = OnnxMatting()
+        matting = ModNet()
     if model is None:
         model = MESH_HEAD
 

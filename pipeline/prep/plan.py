@@ -15,14 +15,20 @@ from typing import Any, Literal, Self
 from pipeline.captures.capture import Capture, Timestep
 from pipeline.captures.frontal import frontal_cameras
 from pipeline.captures.registry import DatasetReader, find_captures, get_reader, open_capture
-from pipeline.core.errors import FormatError, InputError
+from pipeline.core.config import check_range, from_dict
+from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.framing import HEAD_CROP_M
 from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.matting import MattingModel, get_matting
+from pipeline.prep.codes import Ways, settle
 from pipeline.prep.items import WORK, item_path
-from pipeline.system.files import inside, write_whole
+from pipeline.shards.schema import Split
+from pipeline.system.files import inside, read_object, write_whole
 
 PLAN = "plan.json"
+Announce = Callable[[str], None]
+TOLD = 4
+"""Gaps of a capture that are said before work; all are in its report."""
 NO_DETECTOR = "none"
 """Name that asks for no landmarks."""
 
@@ -55,14 +61,39 @@ class PrepConfig:
     """Head model that is fitted to photographs and videos, for their codes."""
     flame: str = ""
     """Converted FLAME model: the head poses of captures that were tracked with FLAME need it."""
+    tracking: str = ""
+    """Folder of what a tracker left: the codes are its."""
+    face: str = ""
+    """Head model that is fitted to the landmarks of several calibrated views, for codes and head
+    poses: `makehuman`, or a converted FLAME model; empty for no fit."""
     need_codes: bool = True
     """Drop timesteps without an expression code: training needs them."""
+    split: Literal["train", "test", "all"] = "all"
+    """Whose captures to take: those that are trained on, those held out, or both."""
 
     def __post_init__(self) -> None:
-        get_reader(self.source)
+        check_range("size", self.size, 16, 2**13)
+        check_range("metres", self.metres, 0.01, 100)
+        check_range("every", self.every, 1, 2**31)
+        check_range("cameras", (self.cameras, self.max_timesteps), 0, 2**31)
+        check_range("min_cover", self.min_cover, 0, 1)
+        if get_reader(self.source).held_out is None and self.split != "all":
+            raise ConfigError(
+                f"Nobody of {self.source} is held out by a list, so there is no {self.split} "
+                "split.",
+                "Leave --split out, and keep the shards of people to be measured in a folder of "
+                "their own.",
+            )
         get_matting(self.matting)
         if self.detector != NO_DETECTOR:
             get_detector(self.detector)
+        elif self.face:
+            raise ConfigError("Our own fit (--face) needs landmarks.", "Leave out --detector none.")
+
+    @property
+    def ways(self) -> Ways:
+        """Where codes and head poses may come from."""
+        return Ways(self.tracking, self.face, self.flame, self.need_codes)
 
 
 @dataclass(frozen=True)
@@ -77,6 +108,10 @@ class Plan:
     timesteps: tuple[Timestep, ...]
     missing: Mapping[str, str]
     facts: Mapping[str, str]
+    unexpected: tuple[str, ...] = ()
+    """Of what is missing, what may be a broken download."""
+    split: Split = ""
+    """Whether the person is trained on or held out."""
 
 
 @dataclass
@@ -93,15 +128,17 @@ class Job:
     matting: Callable[[], MattingModel]
     detector: DetectorEntry | None
     """None if no landmarks are asked for."""
+    device: str = "cpu"
+    """Where networks run that can."""
     _open: dict[str, Capture] = field(default_factory=lambda: dict[str, Capture]())
 
     @classmethod
-    def of(cls, out: Path, config: PrepConfig, plans: dict[str, Plan]) -> Self:
+    def of(cls, out: Path, config: PrepConfig, plans: dict[str, Plan], device: str = "cpu") -> Self:
         """Return the job of some settings, with the reader and networks that they name."""
         name = config.detector
         detector = None if name == NO_DETECTOR else get_detector(name)
         reader, matting = get_reader(config.source), get_matting(config.matting)
-        return cls(out, config, plans, reader, matting, detector)
+        return cls(out, config, plans, reader, matting, detector, device)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind."""
@@ -126,11 +163,25 @@ class Job:
         return left, len(every) - len(left)
 
 
-def make_plan(capture: Capture, raw: Path, config: PrepConfig) -> Plan:
-    """Choose cameras and timesteps of a capture.
+@dataclass(frozen=True)
+class _Steps:
+    """Timesteps as a plan's file has them: sentence and index."""
+
+    timesteps: tuple[tuple[str, int], ...]
+
+
+def make_plan(capture: Capture, raw: Path, config: PrepConfig, alone: bool = True) -> Plan:
+    """Choose cameras and timesteps of a capture, and where its codes come from.
+
+    Args:
+        capture: The capture.
+        raw: Where it is.
+        config: What is wanted.
+        alone: Whether it is the only one of the run.
 
     Raises:
-        InputError: If no sentence fits the pattern, or a name cannot be a file's.
+        InputError: If no sentence fits the pattern, a name cannot be a file's, or there is no way
+            to codes or head poses.
     """
     chosen: list[Timestep] = []
     for sentence in capture.sentences():
@@ -147,25 +198,74 @@ def make_plan(capture: Capture, raw: Path, config: PrepConfig) -> Plan:
     if 0 < config.cameras < len(cameras):
         front = frontal_cameras(capture, config.cameras)
         cameras = tuple(name for name in capture.cameras if name in front)
+    steps = tuple(chosen[: config.max_timesteps] if config.max_timesteps else chosen)
+    missing, facts = dict(capture.missing()), dict(capture.facts)
+    if get_reader(config.source).calibrated:
+        settled = settle(capture, cameras, steps, config.ways, alone)
+        facts["codes"] = settled.words
+        missing |= {name: "the tracking has no such frame" for name in settled.gaps}
     return Plan(
-        capture.name,
-        str(raw.resolve()),
-        capture.subject,
-        capture.color,
-        cameras,
-        tuple(chosen[: config.max_timesteps] if config.max_timesteps else chosen),
-        dict(capture.missing()),
-        dict(capture.facts),
-    )
+        capture.name, str(raw.resolve()), capture.subject, capture.color, cameras, steps,
+        missing, facts, tuple(f"{name}: {why}" for name, why in capture.unexpected().items()),
+        split_of(config.source, capture.subject),
+    )  # fmt: skip
 
 
-def plan_all(root: Path, config: PrepConfig) -> dict[str, Plan]:
-    """Return the plans of all captures under a folder, without writing anything."""
+def split_of(source: str, subject: str) -> Split:
+    """Return whether a person of a data set is trained on or held out; empty without a list."""
+    held_out = get_reader(source).held_out
+    if held_out is None:
+        return ""
+    return "test" if held_out(subject) else "train"
+
+
+def plan_all(
+    root: Path, config: PrepConfig, announce: Announce = lambda _: None
+) -> dict[str, Plan]:
+    """Return the plans of all captures under a folder, without writing anything.
+
+    Of several captures, those that nothing can be made of are left out.
+
+    Args:
+        root: The folder.
+        config: What is wanted.
+        announce: Called with where codes come from, and with what is left out.
+
+    Raises:
+        InputError: If nothing can be made of any; says why of the first.
+    """
     plans: dict[str, Plan] = {}
-    for path in find_captures(config.source, root).values():
+    faults: list[InputError] = []
+    found = find_captures(config.source, root)
+    for path in found.values():
         capture = open_capture(config.source, path)
-        plans[capture.name] = make_plan(capture, path, config)
-        capture.close()
+        if config.split not in ("all", split_of(config.source, capture.subject)):
+            capture.close()
+            continue
+        try:
+            plan = make_plan(capture, path, config, len(found) == 1)
+        except InputError as error:
+            faults.append(error)
+            continue
+        finally:
+            capture.close()
+        plans[plan.capture] = plan
+        if "codes" in plan.facts:
+            announce(f"{plan.capture}: codes: {plan.facts['codes']}.")
+        for gap in plan.unexpected[:TOLD]:
+            announce(f"{plan.capture}: missing: {gap}.")
+        if len(plan.unexpected) > TOLD:
+            more = len(plan.unexpected) - TOLD
+            announce(f"{plan.capture}: {more} more are missing; the report names them.")
+    if not plans and not faults:
+        raise InputError(
+            f"None of the {config.source} captures in {root} is of the {config.split} split.",
+            "Choose another --split; pipeline/captures/splits.py lists who is held out.",
+        )
+    if not plans:
+        raise faults[0]
+    for fault in faults:
+        announce(f"Left out: {fault.problem}")
     return plans
 
 
@@ -185,13 +285,20 @@ def load_plans(out: Path) -> dict[str, Plan]:
     """
     plans: dict[str, Plan] = {}
     for path in sorted((out / WORK).glob(f"*/{PLAN}")):
+        plain = read_object(path, "the plan of a capture")
         try:
-            plain = json.loads(path.read_text())
-            steps = tuple(Timestep(str(s), int(i)) for s, i in plain.pop("timesteps"))
-            cameras = tuple(plain.pop("cameras"))
-            plans[path.parent.name] = Plan(**plain, cameras=cameras, timesteps=steps)
-        except (ValueError, KeyError, TypeError) as error:
-            raise FormatError(f"{path} is damaged.", "Run the recipe again.") from error
+            steps = from_dict(_Steps, {"timesteps": plain.get("timesteps")}).timesteps
+            named = [{"sentence": sentence, "index": index} for sentence, index in steps]
+            plan = from_dict(Plan, {**plain, "timesteps": named})
+            # Names of files are made of them.
+            inside(Path(), plan.capture, plan.subject, *(step.name for step in plan.timesteps))
+            if "\0" in plan.raw or plan.capture != path.parent.name:
+                raise ConfigError(f"It is of {plan.capture}.", "")
+        except (ConfigError, InputError) as error:
+            raise FormatError(
+                f"{path} is damaged: {error.problem}", "Run the recipe again."
+            ) from error
+        plans[path.parent.name] = plan
     if not plans:
         raise InputError(
             f"{out} has no work in it.", "Begin with a recipe, such as `fastgha prep ava256`."

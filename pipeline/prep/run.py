@@ -11,14 +11,14 @@ from typing import Any
 
 from pipeline.core.config import from_dict
 from pipeline.core.errors import FormatError, InputError
-from pipeline.prep.plan import Job, PrepConfig, load_plans, plan_all, save_plan
+from pipeline.prep.plan import Announce, Job, PrepConfig, load_plans, plan_all, save_plan
 from pipeline.prep.stages.crop import CropStage
 from pipeline.prep.stages.landmarks import LandmarksStage
 from pipeline.prep.stages.matte import MatteStage
 from pipeline.prep.stages.pack import PackStage
 from pipeline.prep.stages.track import TrackStage
 from pipeline.system.executor import make_executor
-from pipeline.system.files import inside, sweep
+from pipeline.system.files import inside, read_object, sweep
 from pipeline.system.locks import locked
 from pipeline.system.stage import STAMP, StageReport, claim
 
@@ -68,11 +68,15 @@ def run(
     *,
     workers: int = 1,
     ray: str | None = None,
+    device: str = "cpu",
     until: str = "pack",
     overwrite: bool = False,
     tick: Tick = untold,
+    announce: Announce = lambda _: None,
 ) -> StageReport:
     """Take raw captures to shards; go on where an earlier run stopped.
+
+    `announce` is called with what the user should know before the work begins.
 
     Raises:
         InputError: If there is no capture, or nothing of one can be packed.
@@ -80,7 +84,7 @@ def run(
     """
     _known(until)
     _refuse_inside(root, out)
-    plans = plan_all(root, config)
+    plans = plan_all(root, config, announce)
     with locked(out):
         claim(out, config, made="*.h5", overwrite=overwrite)
         sweep(out)
@@ -89,8 +93,8 @@ def run(
             if overwrite or known.get(name) != plan:
                 _forget(out, name)
                 save_plan(out, plan)
-        return _stages(Job.of(out, config, plans), STAGES[: STAGES.index(until) + 1],
-                       workers, ray, tick)  # fmt: skip
+        job = Job.of(out, config, plans, device)
+        return _stages(job, STAGES[: STAGES.index(until) + 1], workers, ray, tick)
 
 
 def run_stage(
@@ -99,6 +103,7 @@ def run_stage(
     *,
     workers: int = 1,
     ray: str | None = None,
+    device: str = "cpu",
     tick: Tick = untold,
 ) -> StageReport:
     """Run one stage on a folder that a recipe began.
@@ -108,7 +113,7 @@ def run_stage(
     """
     _known(stage)
     with locked(out):
-        job = Job.of(out, _settings(out), load_plans(out))
+        job = Job.of(out, _settings(out), load_plans(out), device)
         sweep(out)
         for before in STAGES[: STAGES.index(stage)]:
             left, _ = job.todo(before)
@@ -175,11 +180,9 @@ class Call:
 
 
 def _settings(out: Path) -> PrepConfig:
-    import json  # noqa: PLC0415
-
     try:
-        return from_dict(PrepConfig, json.loads((out / STAMP).read_text())["config"])
-    except (OSError, ValueError, KeyError) as error:
+        return from_dict(PrepConfig, read_object(out / STAMP, "a stamp of results")["config"])
+    except (InputError, FormatError, KeyError) as error:
         raise FormatError(
             f"{out} has no readable {STAMP}.", "Begin with a recipe, such as `fastgha prep ava256`."
         ) from error

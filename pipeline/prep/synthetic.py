@@ -5,7 +5,7 @@ Out   <out>/<split>-<number>.h5   a shard for each person
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -14,8 +14,6 @@ from typing import Literal
 import numpy as np
 
 from pipeline.core.config import to_dict
-from pipeline.core.framing import above_neck
-from pipeline.core.types import Camera
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
 from pipeline.shards.writer import ShardData, write_shard
@@ -25,6 +23,8 @@ from pipeline.synthetic.people import sample_identity
 from pipeline.synthetic.shading import sample_lights
 from pipeline.synthetic.subject import Frame, Subject
 from pipeline.system.executor import run_items
+from pipeline.system.files import sweep
+from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.system.stage import StageReport, claim
 
@@ -55,14 +55,17 @@ def run(
     """Draw a number of people into a folder of shards; go on where an earlier run stopped.
 
     Raises:
-        StaleOutputError: If `out` holds shards made with other settings.
+        StaleOutputError: If `out` holds shards made with other settings, or another process works
+            there.
     """
-    claim(out, config, made="*.h5", overwrite=overwrite)
-    paths = {i: out / f"{config.split}-{i:05d}.h5" for i in range(config.identities)}
-    todo = [i for i, path in paths.items() if not path.exists()]
-    report = StageReport(out, skipped=len(paths) - len(todo))
-    run_items(todo, partial(_person, out=out, config=config), workers, progress)
-    report.done = len(todo)
+    with locked(out):
+        claim(out, config, made="*.h5", overwrite=overwrite)
+        sweep(out)
+        paths = {i: out / f"{config.split}-{i:05d}.h5" for i in range(config.identities)}
+        todo = [i for i, path in paths.items() if not path.exists()]
+        report = StageReport(out, skipped=len(paths) - len(todo))
+        run_items(todo, partial(_person, out=out, config=config), workers, progress)
+        report.done = len(todo)
     return report
 
 
@@ -80,14 +83,7 @@ def capture(config: SyntheticConfig, identity: int) -> ShardData:
     subject, rng = person(config, identity)
     weights = np.stack([sample_expression(rng) for _ in range(config.expressions)])
     cameras = sample_cameras(rng, config.expressions, config.views, config.size)
-    chin = float(subject.head.landmarks(subject.head.neutral)[8, 1])
-    frames = [
-        [
-            _cut(frame, cameras[t][v], chin)
-            for v, frame in enumerate(subject.render_views(w, cameras[t]))
-        ]
-        for t, w in enumerate(weights)
-    ]
+    frames: list[list[Frame]] = [subject.render_views(w, cameras[t]) for t, w in enumerate(weights)]
     return ShardData(
         subject=f"synthetic-{config.split}-{config.seed}-{identity:05d}",
         layout=MAKEHUMAN,
@@ -102,16 +98,8 @@ def capture(config: SyntheticConfig, identity: int) -> ShardData:
         vertices=np.stack([row[0].vertices for row in frames]),
         neutral=subject.head.neutral,
         topology=head_model(MAKEHUMAN).topology,
+        split=config.split,
     )
-
-
-def _cut(frame: Frame, camera: Camera, chin: float) -> Frame:
-    """Return a picture of the head without what is below its neck."""
-    share = above_neck(camera, chin).numpy()
-    white = np.float32(255) - share[..., None] * (np.float32(255) - frame.rgb)
-    alpha = (frame.alpha * share).round().astype(np.uint8)
-    depth = np.where(alpha > 0, frame.depth, np.float32(0))
-    return replace(frame, rgb=white.round().astype(np.uint8), alpha=alpha, depth=depth)
 
 
 def _person(identity: int, out: Path, config: SyntheticConfig) -> None:

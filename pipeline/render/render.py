@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -80,6 +83,8 @@ def render(
     if background is None:
         background = gaussians.colors.new_zeros(channels)
     _check(gaussians, camera, background)
+    if backend == "auto" and gaussians.means.device.type == "mps":
+        return _drawn_beside(gaussians, camera, background, antialiased)
     backend = _choose(backend, gaussians)
     return _spec(backend).draw(gaussians, camera, background, antialiased)
 
@@ -132,6 +137,15 @@ def render_sets(
         torch.stack([picture.alpha for picture in pictures]),
         torch.stack([picture.depth for picture in pictures]),
     )
+
+
+def _drawn_beside(
+    gaussians: Gaussians, camera: Camera, background: Tensor, antialiased: bool
+) -> Rendering:
+    """Draw on the CPU what is on a device that no backend draws on, and bring it back."""
+    drawn = _cpu(gaussians.to("cpu"), camera.to("cpu"), background.to("cpu"), antialiased)
+    device = gaussians.means.device
+    return Rendering(drawn.color.to(device), drawn.alpha.to(device), drawn.depth.to(device))
 
 
 def _choose(backend: Backend, gaussians: Gaussians) -> Backend:
@@ -226,9 +240,19 @@ def _gsplat_sets(
 
 
 def _gsplat_state() -> str:
-    if importlib.util.find_spec("gsplat") is None:
+    package = importlib.util.find_spec("gsplat")
+    if package is None:
         return "gsplat is not installed: pip install 'fastgha[cuda]'"
-    return READY if torch.cuda.is_available() else "torch sees no CUDA device"
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device"
+    folders = package.submodule_search_locations or []
+    compiled = any(list(Path(folder).glob("csrc*.so")) for folder in folders)
+    if not compiled and shutil.which("nvcc") is None and not os.environ.get("CUDA_HOME"):
+        return (
+            "gsplat is not compiled, and there is no nvcc to do it: install the CUDA toolkit, or a "
+            "wheel of gsplat made for this torch"
+        )
+    return READY
 
 
 register_backend("reference", BackendSpec(_reference))

@@ -22,10 +22,21 @@ from pipeline.core.types import Camera, ExpressionCode, View
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.heads import head_model
 from pipeline.io.images import decode
-from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, READABLE, TIMED
+from pipeline.shards.schema import (
+    DEPTH_UNIT,
+    FIELDS,
+    FORMAT,
+    PICTURES,
+    READABLE,
+    SPLITS,
+    TIMED,
+    Split,
+)
 from pipeline.shards.writer import Header, ShardTimestep
-from pipeline.system.files import is_name
+from pipeline.system.files import is_name, require_file
 
+Person = tuple[Path, ...]
+"""The shards of one person."""
 LARGEST = 2**14
 """Pixels of a side."""
 NUMBERS = 10**9
@@ -47,7 +58,7 @@ class Shard:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = require_file(path, "a shard (.h5)")
         try:
             self._file: Any = h5py.File(path, "r")
         except OSError as error:
@@ -86,6 +97,8 @@ class Shard:
         if not (0 < self.width <= LARGEST and 0 < self.height <= LARGEST):
             raise self._foreign(f"its pictures are {self.width}x{self.height}")
         self.provenance: dict[str, Any] = dict(json.loads(str(attrs["provenance"])))
+        self.split: Split = SPLITS.get(str(attrs.get("split", "")) or self._settings("split"), "")
+        """Whether the person is trained on or held out."""
         self.timesteps, self.views = self._file["rgb"].shape[:2]
         self._where: dict[str, np.ndarray] = (
             {name: self._file[name][:] for name in PICTURES} if self._version > 1 else {}
@@ -106,6 +119,18 @@ class Shard:
         self.sentences: np.ndarray = self._file["sentence"][:]
         self._world_to_camera = self._file["world_to_camera"][:]
         self._K = self._file["K"][:]
+
+    def _settings(self, name: str) -> str:
+        """Return a setting of what made the shard: those of before have their split only there."""
+        settings = self.provenance.get("config")
+        return str(settings.get(name, "")) if isinstance(settings, dict) else ""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set: that of its reader, or synthetic; empty if unknown."""
+        if self.provenance.get("stage") == "synthetic":
+            return "synthetic"
+        return self._settings("source")
 
     def _check(self) -> None:
         """Compare what the file holds with the schema, before anything of it is read."""
@@ -267,6 +292,7 @@ class Shard:
             self.provenance,
             self.neutral,
             self.topology,
+            self.split,
         )
 
     def read_timestep(self, timestep: int) -> ShardTimestep:
@@ -372,6 +398,15 @@ class Shard:
     def _camera(self, world_to_camera: np.ndarray, K: np.ndarray) -> Camera:
         E, K_ = torch.from_numpy(world_to_camera), torch.from_numpy(K)
         return Camera(E, K_, self.width, self.height)
+
+
+def by_person(paths: Sequence[Path]) -> dict[str, Person]:
+    """Return the shards of each person, in the order in which people first come."""
+    people: dict[str, list[Path]] = {}
+    for path in paths:
+        with Shard(path) as shard:
+            people.setdefault(shard.subject, []).append(path)
+    return {subject: tuple(mine) for subject, mine in people.items()}
 
 
 def find_shards(folder: Path) -> list[Path]:

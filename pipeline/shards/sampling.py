@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,10 +16,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pipeline.core.errors import FastGHAError, InputError, WorkerError
 from pipeline.core.geometry import farthest_points, jitter
-from pipeline.core.types import ExpressionCode, View
+from pipeline.core.types import ExpressionCode, View, map_tensors
 from pipeline.faces.guide import Guide, draw_guide
 from pipeline.shards.disturb import Damage, Tracking, damage, mistrack
-from pipeline.shards.reader import Shard
+from pipeline.shards.reader import Person, Shard
+
+OPEN = 64
+"""Shards that a process keeps open: a data set may have more people than it may open files."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,14 @@ class Sample:
     """Of the inputs, for a guided model. Errors that are put on cameras leave it as it is: a mesh
     is fitted in its picture, and moves with the camera."""
 
+    def to(self, device: torch.device | str) -> Sample:
+        """Return the same sample on another device; from pinned memory without waiting for it."""
+        return map_tensors(self, lambda x: x.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Sample:
+        """Return the same sample where a GPU can fetch it by itself; `DataLoader` asks for it."""
+        return map_tensors(self, lambda x: x.pin_memory())
+
 
 @dataclass(frozen=True)
 class ResolutionSchedule:
@@ -103,7 +115,7 @@ class Samples(Dataset[Sample | FastGHAError]):
     """The samples of each step; opens files when first asked, so that workers can be spawned.
 
     Args:
-        groups: Shards of each folder.
+        groups: People of each folder, each with its shards.
         config: How to draw.
         resolutions: Picture size of each step.
         seed: Start of all random numbers.
@@ -113,7 +125,7 @@ class Samples(Dataset[Sample | FastGHAError]):
 
     def __init__(
         self,
-        groups: Sequence[Sequence[Path]],
+        groups: Sequence[Sequence[Person]],
         config: SamplingConfig,
         resolutions: ResolutionSchedule,
         seed: int,
@@ -126,14 +138,14 @@ class Samples(Dataset[Sample | FastGHAError]):
         self.seed = seed
         self.batch = batch
         self.guide_stride = guide_stride
-        self._open: dict[Path, Shard] = {}
+        self._open: OrderedDict[Path, Shard] = OrderedDict()
 
     def __len__(self) -> int:
         return self.resolutions.total * self.batch
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave open files behind: a worker opens its own."""
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": OrderedDict[Path, Shard]()}
 
     def __getitem__(self, number: int) -> Sample | FastGHAError:
         """Return a sample, the same for the same seed and number, or why there is none.
@@ -146,14 +158,22 @@ class Samples(Dataset[Sample | FastGHAError]):
         if len(self.groups) > 1:
             weights = np.array(self.config.mixture or [len(group) for group in self.groups], float)
             group = self.groups[int(rng.choice(len(self.groups), p=weights / weights.sum()))]
-        path = group[int(rng.integers(len(group)))]
+        person = group[int(rng.integers(len(group)))]
+        path = person[int(rng.integers(len(person)))] if len(person) > 1 else person[0]
         try:
-            if path not in self._open:
-                self._open[path] = Shard(path)
             size = self.resolutions.size_at(step)
-            return draw(self._open[path], self.config, size, rng, self.guide_stride)
+            return draw(self._shard(path), self.config, size, rng, self.guide_stride)
         except FastGHAError as error:
             return error
+
+    def _shard(self, path: Path) -> Shard:
+        """Return an open shard; those that were not read for longest are closed."""
+        if path not in self._open:
+            self._open[path] = Shard(path)
+            if len(self._open) > OPEN:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(path)
+        return self._open[path]
 
 
 def draw(
@@ -225,6 +245,12 @@ def check(
     Raises:
         InputError: If none is.
     """
+    if not shard.coded.any():
+        raise InputError(
+            f"{shard.path} has no expression codes, and a model learns from nothing else how a "
+            "face moves.",
+            "Make it again with codes: `fastgha prep` with --tracking DIR, or --face makehuman.",
+        )
     usable = (shard.valid.sum(1) >= config.targets) & shard.coded
     sentences, counts = np.unique(shard.sentences[usable], return_counts=True)
     long_enough = sentences[counts > config.inputs]
@@ -263,7 +289,7 @@ def _input_views(shard: Shard, timesteps: list[int], wanted: list[int]) -> tuple
 
 
 def load_samples(
-    samples: Samples, start: int, workers: int, mine: range = range(1)
+    samples: Samples, start: int, workers: int, mine: range = range(1), *, pin: bool = False
 ) -> Generator[Sample]:
     """Return samples of the steps from `start` on, in order, read ahead in worker processes.
 
@@ -272,6 +298,7 @@ def load_samples(
         start: First step.
         workers: Processes that read ahead; 0 reads when asked.
         mine: Which samples of each step.
+        pin: Put them where a GPU fetches them by itself.
 
     Raises:
         FastGHAError: What kept a sample from being made.
@@ -285,6 +312,8 @@ def load_samples(
         # A forked worker would inherit the locks of numba's and torch's threads.
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=pin,
         worker_init_fn=_single_thread if workers else None,
     )
     try:

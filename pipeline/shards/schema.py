@@ -8,6 +8,7 @@ timestep lie side by side. A view without an `rgb` picture is missing: its camer
 
 Attributes of the file: `format`, `version`, `subject`, `layout` (of the codes), `topology` (which
 mesh `vertices` and `neutral` are, as the head model of the layout names it; empty if unknown),
+`split` (train or test; empty if the data set has no held-out people, absent in older files),
 `width`, `height`, `provenance` (JSON: settings and upstream digest), `checksum` (SHA-256 over the
 SHA-256 of each field in the order of the table, pictures in the order of their place in the table).
 
@@ -16,6 +17,11 @@ version 2 no neutral mesh and no topology. Both are still read.
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["", "train", "test"]
+"""Whether a person is trained on, or held out to be measured; empty if nobody said so."""
+SPLITS: dict[str, Split] = {"train": "train", "test": "test"}
 
 FORMAT = "fastgha-shard"
 VERSION = 3

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int32, UInt8, UInt16
 from pipeline.core.errors import ShapeError
 from pipeline.io.images import encode_jpeg, encode_png
 from pipeline.shards.layout import lay_out
-from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, TIMED, VERSION
+from pipeline.shards.schema import DEPTH_UNIT, FIELDS, FORMAT, PICTURES, TIMED, VERSION, Split
 from pipeline.system.files import write_whole
 
 
@@ -39,6 +39,8 @@ class ShardData:
     """The person's neutral mesh, if it is known."""
     topology: str = ""
     """Which mesh it is, as the head model of the layout names it."""
+    split: Split = ""
+    """Whether the person is trained on or held out."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Header:
     """The person's neutral mesh, if it is known."""
     topology: str = ""
     """Which mesh it is, as the head model of the layout names it; empty if unknown."""
+    split: Split = ""
+    """Whether the person is trained on or held out."""
 
 
 def placeholder_K(width: int, height: int) -> Float32[np.ndarray, "3 3"]:
@@ -96,7 +100,7 @@ def write_shard(path: Path, capture: ShardData, provenance: Mapping[str, Any]) -
     t, v, height, width = capture.alpha.shape
     header = Header(
         capture.subject, capture.layout, width, height, t, v, capture.vertices.shape[1],
-        provenance, capture.neutral, capture.topology,
+        provenance, capture.neutral, capture.topology, capture.split,
     )  # fmt: skip
     timesteps = (
         ShardTimestep(
@@ -193,6 +197,7 @@ class _Writer:
                 "subject": header.subject,
                 "layout": header.layout,
                 "topology": header.topology,
+                "split": header.split,
                 "width": header.width,
                 "height": header.height,
                 "provenance": json.dumps(dict(header.provenance), sort_keys=True),

@@ -4,12 +4,13 @@ Letters: h height, w width, n vertices.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
 from pipeline.core.errors import ShapeError
+from pipeline.core.framing import above_neck
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.makehuman import Head, Identity, load_texture
 from pipeline.synthetic.people import sample_identity
@@ -52,6 +53,7 @@ class Subject:
         camera: Camera,
         *,
         supersample: int = 2,
+        whole: bool = False,
     ) -> Frame:
         """Draw one expression from one camera.
 
@@ -64,7 +66,7 @@ class Subject:
                 "Draw several with `render_views`.",
             )
         single = Camera(camera.world_to_camera[None], camera.K[None], camera.width, camera.height)
-        return self.render_views(expression, single, supersample=supersample)[0]
+        return self.render_views(expression, single, supersample=supersample, whole=whole)[0]
 
     def render_views(
         self,
@@ -72,14 +74,30 @@ class Subject:
         cameras: Camera,
         *,
         supersample: int = 2,
+        whole: bool = False,
     ) -> list[Frame]:
-        """Draw one expression from several cameras [v]; the head is posed once."""
+        """Draw one expression from several cameras [v]; the head is posed once.
+
+        Args:
+            expression: What to draw.
+            cameras: Where from.
+            supersample: Samples along each side of a pixel.
+            whole: With the shoulders; a head ends at its neck otherwise.
+        """
         vertices = self.head.vertices(expression)
         landmarks = self.head.landmarks(vertices)
         pictures: list[Picture] = draw_views(
             self.layers(vertices), cameras, self.lights, supersample=supersample
         )
-        return [Frame(*picture, landmarks, vertices) for picture in pictures]
+        frames = [Frame(*picture, landmarks, vertices) for picture in pictures]
+        if whole:
+            return frames
+        kept = above_neck(cameras, self._chin).numpy()
+        return [_cut(frame, share) for frame, share in zip(frames, kept, strict=True)]
+
+    @functools.cached_property
+    def _chin(self) -> float:
+        return float(self.head.landmarks(self.head.neutral)[8, 1])
 
     def layers(self, vertices: Float32[np.ndarray, "n 3"]) -> list[Layer]:
         """Return the rasteriser's layers of posed control vertices."""
@@ -100,6 +118,14 @@ class Subject:
             )
             for part in self.head.parts(vertices)
         ]
+
+
+def _cut(frame: Frame, share: Float32[np.ndarray, "h w"]) -> Frame:
+    """Return a picture of which a share of each pixel is kept."""
+    white = np.float32(255) - share[..., None] * (np.float32(255) - frame.rgb)
+    alpha = (frame.alpha * share).round().astype(np.uint8)
+    depth = np.where(alpha > 0, frame.depth, np.float32(0))
+    return replace(frame, rgb=white.round().astype(np.uint8), alpha=alpha, depth=depth)
 
 
 @functools.lru_cache(maxsize=96)

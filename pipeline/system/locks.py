@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pipeline.core.errors import InputError, StaleOutputError
-from pipeline.system.files import remedy
+from pipeline.core.errors import StaleOutputError
+from pipeline.system.files import explain
 
 LOCK = ".lock"
 OWNER = ".lock.owner"
@@ -38,7 +38,7 @@ def locked(out: Path) -> Generator[None]:
             "Wait for it or stop it, or choose another folder.",
         ) from error
     except OSError as error:
-        raise InputError(f"Cannot write to {out}: {error.strerror}.", remedy(out)) from error
+        raise explain(error, f"Cannot write to {out}") from error
     try:
         owner.write_text(str(os.getpid()))
         yield

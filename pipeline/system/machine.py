@@ -43,6 +43,8 @@ def wait(device: str | torch.device) -> None:
     """Return when the device has done all that was asked of it."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
+    elif torch.device(device).type == "mps":
+        torch.mps.synchronize()
 
 
 def _cpu() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.core.config import to_dict
 from pipeline.core.errors import StaleOutputError
-from pipeline.system.files import write_whole
+from pipeline.system.files import read_small, write_whole
 
 STAMP = "stage.json"
 
@@ -50,7 +50,7 @@ def claim(out: Path, config: object, *, made: str, upstream: str = "", overwrite
         raise StaleOutputError(
             f"{out} holds {made} files that no stage made.", "Choose an empty folder."
         )
-    if stamp.exists() and stamp.read_text() != wanted:
+    if stamp.exists() and read_small(stamp, "a stamp of results") != wanted.encode():
         if not overwrite:
             raise StaleOutputError(
                 f"{out} was made with other settings or inputs (see {stamp}).",

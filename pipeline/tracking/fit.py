@@ -12,12 +12,18 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.tracking import cameras as estimation
 from pipeline.tracking.models import FaceModel, FaceState, rotation
+
+STARTS = 4
+"""A first pose is estimated in at most so many of the calibrated views of a frame."""
+SEATED = 5
+"""And how the model sits in a given head frame in at most so many frames."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,25 @@ class Observations:
     focals: tuple[float, ...] = ()
     """Focal length of each frame's picture, pixels, as it was estimated before; of a crop, that of
     the picture it was cut from says more than its own size. Guessed from the sizes if not given."""
+    poses: Float64[np.ndarray, "t 4 4"] | None = None
+    """Head poses that another tracker found, from its head frame to the world of the cameras. They
+    are kept; only how the model sits in that head frame is found, the same in all frames."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """What is the same in all frames of one person."""
+
+    identity: Float[Tensor, "k"]
+    seat: Float64[np.ndarray, "4 4"] | None = None
+    """From the model's head frame to that of the given head poses; None if none were given."""
 
 
 @dataclass(frozen=True)
 class Track:
     """What was found."""
 
-    identity: Float[Tensor, "k"]
+    person: Person
     state: FaceState
     codes: ExpressionCode
     """[t, 120]"""
@@ -80,11 +98,28 @@ class Track:
     errors: Float64[np.ndarray, "t v"]
     """Root mean square distance to the landmarks, pixels; nan where none was seen."""
 
+    @property
+    def identity(self) -> Float[Tensor, "k"]:
+        """Numbers of the person's identity."""
+        return self.person.identity
 
-def track(model: FaceModel, seen: Observations, config: TrackConfig = TrackConfig()) -> Track:
+
+def track(
+    model: FaceModel,
+    seen: Observations,
+    config: TrackConfig = TrackConfig(),
+    person: Person | None = None,
+) -> Track:
     """Fit a head model to landmarks of one person.
 
     Eyes stay at rest: 68 landmarks say nothing about them.
+
+    Args:
+        model: The head.
+        seen: The landmarks.
+        config: Priors and noise.
+        person: What an earlier fit of the same person found; it is kept, so that frames can be
+            fitted a few at a time.
 
     Raises:
         ShapeError: If the landmarks do not fit the cameras.
@@ -103,7 +138,12 @@ def track(model: FaceModel, seen: Observations, config: TrackConfig = TrackConfi
             f"Landmarks of {seen.points.shape[1]} views, {views} cameras, {len(seen.sizes)} sizes.",
             "Give a camera for each view, or the size of each frame's picture.",
         )
-    problem = _Problem(model, seen, config)
+    if seen.poses is not None and (seen.cameras is None or len(seen.poses) != len(seen.points)):
+        raise ShapeError(
+            f"{len(seen.poses)} head poses for {len(seen.points)} frames.",
+            "Give one for each frame, with calibrated cameras.",
+        )
+    problem = _Problem(model, seen, config, person)
     solver = torch.optim.LBFGS(
         problem.unknowns(), max_iter=config.iterations, history_size=20,
         line_search_fn="strong_wolfe", tolerance_grad=1e-6, tolerance_change=1e-9,
@@ -123,8 +163,14 @@ def track(model: FaceModel, seen: Observations, config: TrackConfig = TrackConfi
 class _Problem:
     """Unknowns of a fit, each in units of its width, and the energy that they are to lower."""
 
-    def __init__(self, model: FaceModel, seen: Observations, config: TrackConfig) -> None:
-        self.model, self.seen, self.config = model, seen, config
+    def __init__(
+        self,
+        model: FaceModel,
+        seen: Observations,
+        config: TrackConfig,
+        person: Person | None,
+    ) -> None:
+        self.model, self.seen, self.config, self.person = model, seen, config, person
         points = torch.from_numpy(seen.points)
         self.known = torch.isfinite(points).all(-1).float()
         self.points = torch.nan_to_num(points).float()
@@ -139,17 +185,23 @@ class _Problem:
         self.bias = torch.from_numpy(seen.bias).float()
         self._start()
         t = len(points)
-        self.identity = torch.zeros(model.identity_size, requires_grad=True)
+        seated = person is not None and person.seat is not None
+        poses = t if seen.poses is None else 0 if seated else 1
+        self.identity = torch.zeros(model.identity_size)
+        if person is None:
+            self.identity.requires_grad_()
+        else:
+            self.identity = person.identity / config.identity_width
         self.expression = torch.zeros(t, model.expression_size, requires_grad=True)
         self.jaw = torch.zeros(t, 2, requires_grad=True)
         self.lids = torch.zeros(t, 2, requires_grad=True)
-        self.turn = torch.zeros(t, 3, requires_grad=True)
-        self.shift = torch.zeros(t, 3, requires_grad=True)
+        self.turn = torch.zeros(poses, 3, requires_grad=True)
+        self.shift = torch.zeros(poses, 3, requires_grad=True)
         self.zoom = torch.zeros(t if seen.cameras is None else 0, requires_grad=True)
 
     def unknowns(self) -> list[Tensor]:
         every = [self.identity, self.expression, self.jaw, self.lids, self.turn, self.shift]
-        return [*every, self.zoom] if len(self.zoom) else every
+        return [x for x in (*every, self.zoom) if x.requires_grad and len(x)]
 
     def _start(self) -> None:
         """Estimate each frame's pose from landmarks that hardly move."""
@@ -170,23 +222,36 @@ class _Problem:
             intrinsics = torch.stack([c.K for c in found.cameras])[:, None]
             extrinsics = torch.eye(4).expand(count, 1, 4, 4)
         else:
-            E, K = seen.cameras.world_to_camera.double().numpy(), seen.cameras.K.double().numpy()
-            size = (seen.cameras.width, seen.cameras.height)
-            for t in range(count):
-                full = [v for v in range(len(E)) if np.isfinite(seen.points[t, v]).all()]
-                if not full:
-                    _whole(np.full((68, 2), np.nan), t)
-                centred = [seen.points[t, v] - K[v, :2, 2] + np.array(size) / 2 for v in full]
-                focals = [float(K[v, 0, 0]) for v in full]
-                found = estimation.estimate(centred, [size] * len(full), head, focals)
-                best = int(found.errors.argmin())
-                camera = found.cameras[best].world_to_camera.double().numpy()
-                poses[t] = np.linalg.inv(E[full[best]]) @ camera
+            if seen.poses is None:
+                poses = np.stack([self._pose(head, t) for t in range(count)])
+            elif self.person is None or self.person.seat is None:
+                few = np.unique(np.linspace(0, count - 1, SEATED).round().astype(int)).tolist()
+                seats = [np.linalg.inv(seen.poses[t]) @ self._pose(head, t) for t in few]
+                poses = _middle(np.stack(seats))[None]
+            else:
+                poses = self.person.seat[None]
             intrinsics = seen.cameras.K.float().expand(count, -1, -1, -1)
             extrinsics = seen.cameras.world_to_camera.float().expand(count, -1, -1, -1)
         self.extrinsics, self.intrinsics = extrinsics, intrinsics.float()
         self.R0 = torch.from_numpy(poses[:, :3, :3]).float()
         self.t0 = torch.from_numpy(poses[:, :3, 3]).float()
+
+    def _pose(self, head: Float64[np.ndarray, "68 3"], t: int) -> Float64[np.ndarray, "4 4"]:
+        """Estimate the head pose of a frame in the view that shows it best."""
+        seen = self.seen
+        assert seen.cameras is not None
+        E, K = seen.cameras.world_to_camera.double().numpy(), seen.cameras.K.double().numpy()
+        size = (seen.cameras.width, seen.cameras.height)
+        full = [v for v in range(len(E)) if np.isfinite(seen.points[t, v]).all()]
+        if not full:
+            _whole(np.full((68, 2), np.nan), t)
+        full = full[:: -(-len(full) // STARTS)]
+        centred = [seen.points[t, v] - K[v, :2, 2] + np.array(size) / 2 for v in full]
+        focals = [float(K[v, 0, 0]) for v in full]
+        found = estimation.estimate(centred, [size] * len(full), head, focals)
+        best = int(found.errors.argmin())
+        camera = found.cameras[best].world_to_camera.double().numpy()
+        return np.linalg.inv(E[full[best]]) @ camera
 
     def state(self) -> FaceState:
         config = self.config
@@ -200,9 +265,13 @@ class _Problem:
 
     def poses(self) -> tuple[Tensor, Tensor]:
         """Return rotations [t, 3, 3] and translations [t, 3] from head to world."""
-        R = rotation(0.1 * self.turn) @ self.R0
+        R, t = rotation(0.1 * self.turn) @ self.R0 if len(self.turn) else self.R0, self.t0
+        if self.seen.poses is not None:
+            seat = (t + 0.01 * self.shift if len(self.shift) else t)[0]
+            given = torch.from_numpy(self.seen.poses).float()
+            return given[:, :3, :3] @ R, given[:, :3, :3] @ seat + given[:, :3, 3]
         if not len(self.zoom):
-            return R, self.t0 + 0.01 * self.shift
+            return R, t + 0.01 * self.shift
         # Sideways in metres; along the view as a factor, which the zoom's prior goes with.
         depth = torch.exp(self.config.distance_width * self.shift[:, 2:])
         aside = torch.cat([0.01 * self.shift[:, :2], torch.zeros(len(R), 1)], 1)
@@ -265,7 +334,7 @@ class _Problem:
         state = self.state()
         identity = (self.identity * self.config.identity_width).detach()
         return Track(
-            identity,
+            Person(identity, self._seat()),
             state,
             state.code(self.model.layout),
             pose,
@@ -273,6 +342,25 @@ class _Problem:
             self.model.landmarks(identity, state),
             errors.double().numpy(),
         )
+
+    def _seat(self) -> Float64[np.ndarray, "4 4"] | None:
+        if self.seen.poses is None:
+            return None
+        if self.person is not None and self.person.seat is not None:
+            return self.person.seat
+        seat = np.eye(4)
+        R = rotation(0.1 * self.turn) @ self.R0
+        seat[:3, :3] = Rotation.from_matrix(R[0].double().numpy()).as_matrix()
+        seat[:3, 3] = (self.t0 + 0.01 * self.shift)[0].double().numpy()
+        return seat
+
+
+def _middle(motions: Float64[np.ndarray, "n 4 4"]) -> Float64[np.ndarray, "4 4"]:
+    """Return the mean rotation and the median translation of rigid motions."""
+    out = np.eye(4)
+    out[:3, :3] = Rotation.from_matrix(motions[:, :3, :3]).mean().as_matrix()
+    out[:3, 3] = np.median(motions[:, :3, 3], axis=0)
+    return out
 
 
 def _seen(points: Float64[np.ndarray, "68 2"]) -> Float64[np.ndarray, "m 2"]:

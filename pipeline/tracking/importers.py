@@ -5,6 +5,7 @@ NeRSemble benchmark          `flame2023_tracking*.npz`
 metrical-tracker, Pixel3DMM  `checkpoint/*.frame`
 GAGAvatar_track              `smoothed.pkl`, `optim.pkl`
 flame-head-tracker           a folder of npz
+ours                         an npz with codes [t, 120], layout, and frames [t] (their numbers)
 
 A sequence that means something else than FLAME's own numbers is refused, with the reason.
 """
@@ -23,15 +24,18 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import CameraError, InputError, LayoutError, ShapeError
-from pipeline.core.types import Camera, ExpressionCode
+from pipeline.core.types import CODE_SIZE, Camera, ExpressionCode
 from pipeline.faces.flame_fit import LAYOUT_OF, FlameFit, from_vectors
-from pipeline.faces.layouts import matrix_from_rot6d
+from pipeline.faces.layouts import LAYOUTS, matrix_from_rot6d
 from pipeline.io.pickles import read_pickle
 from pipeline.io.raw_files import read_npz
 
 VHAP = ("expr", "jaw_pose", "eyes_pose", "neck_pose", "rotation", "translation", "shape")
 BENCHMARK = ("expression", "rotation_matrices", "frames", "neck", "jaw", "eyes", "translation")
+OURS = ("codes", "layout", "frames")
 HEAD_TRACKER = ("exp", "jaw_pose", "eye_pose", "shape")
+NO_TRACKING = ("canonical_flame_param", "person", "identity")
+"""Names of files beside trackings."""
 FLIP = np.diag([1.0, -1.0, -1.0])
 """From OpenGL camera axes to OpenCV's."""
 
@@ -44,13 +48,76 @@ class Tracking:
     names: tuple[str, ...]
     """Of the frames, in order."""
     fits: tuple[FlameFit, ...]
+    """Empty where only codes are known."""
     cameras: Camera | None = None
     """One for each frame, world to OpenCV camera, where the tracker wrote any."""
+    given: ExpressionCode | None = None
+    """[t, 120], of a file that has codes themselves."""
+
+    @property
+    def layout(self) -> str:
+        """Layout of the codes."""
+        return LAYOUT_OF[self.fits[0].version] if self.given is None else self.given.layout
 
     def codes(self) -> ExpressionCode:
         """Return the 120 numbers of all frames [t, 120]; neither identity nor head pose."""
+        if self.given is not None:
+            return self.given
         values = torch.stack([fit.code().values for fit in self.fits])
-        return ExpressionCode(values, LAYOUT_OF[self.fits[0].version])
+        return ExpressionCode(values, self.layout)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where the parameters of one frame are."""
+
+    file: Path
+    row: int = 0
+    """Of those in the file."""
+
+
+def is_tracking(path: Path) -> bool:
+    """Say whether a file or folder looks like a tracker's, by names alone."""
+    if path.is_file():
+        return path.suffix == ".npz" and not path.stem.isdigit() and path.stem not in NO_TRACKING
+    several = ("tracked_flame_params_*.npz", "smoothed.pkl", "optim.pkl")
+    return bool(_frame_files(path)) or any(any(path.glob(name)) for name in several)
+
+
+def frames_of(path: Path) -> dict[int, Frame]:
+    """Return where each frame of a tracking is, by its number; reads no more than that needs.
+
+    Raises:
+        InputError: If there is nothing that is known, or two frames have one number.
+    """
+    files = _frame_files(path) if path.is_dir() else []
+    if files:
+        named = [(file.stem, Frame(file)) for file in files]
+    else:
+        file = _run(path) if path.is_dir() else path
+        named = [(name, Frame(file, row)) for row, name in enumerate(read_tracking(file).names)]
+    found: dict[int, Frame] = {}
+    for name, frame in named:
+        digits = re.search(r"(\d+)$", name)
+        if digits is None or int(digits[1]) in found:
+            raise InputError(
+                f"{path}: the frame {name!r} has no number of its own.",
+                "Frames are matched by the number at the end of their names.",
+            )
+        found[int(digits[1])] = frame
+    return found
+
+
+def _frame_files(folder: Path) -> list[Path]:
+    """Return the files of a tracking that has one for each frame."""
+    frames = sorted(folder.glob("*.frame")) or sorted((folder / "checkpoint").glob("*.frame"))
+    if frames:
+        return frames
+    for inner in (folder / "flame_param", folder):
+        files = sorted(f for f in inner.glob("*.npz") if f.stem.isdigit())
+        if files:
+            return files
+    return []
 
 
 def read_tracking(path: Path) -> Tracking:
@@ -72,20 +139,21 @@ def read_tracking(path: Path) -> Tracking:
 
 
 def _folder(path: Path) -> Tracking:
-    frames = sorted(path.glob("*.frame")) or sorted((path / "checkpoint").glob("*.frame"))
-    if frames:
-        return _frames(frames)
-    for inner in (path / "flame_param", path):
-        files = sorted(f for f in inner.glob("*.npz") if f.stem.isdigit())
-        if files:
-            return _many(files)
+    files = _frame_files(path)
+    if files:
+        return _frames(files) if files[0].suffix == ".frame" else _many(files)
+    return read_tracking(_run(path))
+
+
+def _run(path: Path) -> Path:
+    """Return the file of a folder that has all frames in one."""
     runs = [(int(m[1]), f) for f in path.glob("tracked_flame_params_*.npz")
             if (m := re.search(r"_(\d+)$", f.stem))]  # fmt: skip
     if runs:
-        return _npz(max(runs)[1])
+        return max(runs)[1]
     for name in ("smoothed.pkl", "optim.pkl"):
         if (path / name).is_file():
-            return _gagavatar(path / name)
+            return path / name
     there = ", ".join(sorted(f.name for f in path.iterdir())[:8]) or "nothing"
     raise InputError(
         f"{path} holds no tracking that is known (it has {there}).",
@@ -109,6 +177,8 @@ def _npz(path: Path) -> Tracking:
             "are not FLAME's.",
             "Track the video with VHAP, Pixel3DMM or metrical-tracker instead.",
         )
+    if all(key in arrays for key in OURS):
+        return _ours(path, arrays)
     if all(key in arrays for key in VHAP):
         return _built(path, "VHAP", lambda: _vhap(arrays))
     if all(key in arrays for key in BENCHMARK):
@@ -118,8 +188,30 @@ def _npz(path: Path) -> Tracking:
     there = ", ".join(f"{key} {list(value.shape)}" for key, value in sorted(arrays.items())[:16])
     raise InputError(
         f"{path} is of no tracker that is known. It has: {there or 'nothing'}.",
-        "Known are VHAP, NeRSemble's benchmark and flame-head-tracker.",
+        "Known are VHAP, NeRSemble's benchmark, flame-head-tracker, and ours: codes [t, 120], "
+        "layout, frames [t].",
     )
+
+
+def _ours(path: Path, arrays: Mapping[str, np.ndarray]) -> Tracking:
+    codes, frames = arrays["codes"], np.ravel(arrays["frames"])
+    layout = str(arrays["layout"])
+    if layout not in LAYOUTS:
+        raise LayoutError(
+            f"{path} has codes of {layout!r}.", f"Known layouts: {', '.join(LAYOUTS)}."
+        )
+    if codes.shape != (len(frames), CODE_SIZE) or not len(frames):
+        raise InputError(
+            f"{path} has codes {list(codes.shape)} of {len(frames)} frames.",
+            f"Give codes [t, {CODE_SIZE}] and as many numbers in frames.",
+        )
+    if codes.dtype.kind != "f" or frames.dtype.kind not in "iu" or not np.isfinite(codes).all():
+        raise InputError(
+            f"{path} has codes or frames that are no finite numbers.", "Leave these frames out."
+        )
+    values = torch.from_numpy(codes.astype(np.float32))
+    given = ExpressionCode(values, layout)
+    return Tracking("fastgha", tuple(str(int(f)) for f in frames), (), None, given)
 
 
 def _built(path: Path, tracker: str, make: Any) -> Tracking:
@@ -141,12 +233,14 @@ def _built(path: Path, tracker: str, make: Any) -> Tracking:
 def _vhap(arrays: Mapping[str, np.ndarray]) -> tuple[list[str], list[FlameFit], None]:
     frames = len(arrays["expr"])
     steps = arrays.get("timestep_id", np.arange(frames))
+    offset = arrays.get("static_offset")
+    offset = None if offset is None else offset.astype(np.float64)  # one for all frames
     fits = [
         from_vectors(
             version="2023", shape=arrays["shape"], expression=arrays["expr"][i],
             root=arrays["rotation"][i], neck=arrays["neck_pose"][i], jaw=arrays["jaw_pose"][i],
             eyes=arrays["eyes_pose"][i], translation=arrays["translation"][i],
-            static_offset=arrays.get("static_offset"),
+            static_offset=offset,
         )
         for i in range(frames)
     ]  # fmt: skip

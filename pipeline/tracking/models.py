@@ -14,17 +14,17 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from pipeline.core.errors import ShapeError
+from pipeline.core.errors import InputError, LayoutError
 from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.faces import makehuman
 from pipeline.faces.flame import Flame
+from pipeline.faces.flame_fit import LAYOUT_OF
+from pipeline.faces.heads import head_model, topology_of
 from pipeline.faces.layouts import (
     ARKIT,
     BASIS_FILE,
     EXPRESSION_UNITS,
     EYELIDS,
-    FLAME2020,
-    FLAME2023,
     GAZE_DOWN,
     GAZE_SIDE,
     GAZE_UP,
@@ -59,6 +59,12 @@ class FaceState:
         zero = torch.zeros
         return FaceState(zero(1, expression_size), zero(1, 3), zero(1, 2, 3), zero(1, 2))
 
+    def __getitem__(self, index: slice) -> FaceState:
+        """Select frames."""
+        return FaceState(
+            self.expression[index], self.jaw[index], self.eyes[index], self.eyelids[index]
+        )
+
     def code(self, layout: str) -> ExpressionCode:
         """Return the 120 numbers of each frame [t, 120]."""
         values = torch.zeros(len(self.jaw), CODE_SIZE, dtype=torch.float64)
@@ -74,8 +80,12 @@ class FaceModel(Protocol):
     """A head that a tracker can fit; all numbers of identity and expression have variance one."""
 
     layout: str
+    topology: str
+    """Name of the vertices' order, as the head model of the layout has it."""
     identity_size: int
     expression_size: int
+    has_eyelids: bool
+    """Whether lids have shapes of their own, beside the expression."""
 
     def landmarks(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t 68 3"]:
         """Return the iBUG landmarks, head frame, metres; differentiable."""
@@ -91,8 +101,10 @@ class MakeHumanFace:
 
     layout = MAKEHUMAN
     expression_size = len(EXPRESSION_UNITS)
+    has_eyelids = True
 
     def __init__(self) -> None:
+        self.topology = head_model(MAKEHUMAN).topology
         asset = makehuman.load_asset()
         mean, basis = identity_space()
         self.identity_size = len(basis)
@@ -143,34 +155,34 @@ class MakeHumanFace:
 
 
 class FlameFace:
-    """A FLAME model with the places of the 68 landmarks on its surface.
+    """A FLAME model that was converted with its landmarks.
 
     Args:
-        model: The converted model, version 2020 or 2023.
-        corners: Vertices of the triangle that a landmark lies in.
-        shares: Barycentric coordinates in it.
+        model: Of version 2020 or 2023.
         identity_size: How many numbers of shape to fit.
 
     Raises:
-        ShapeError: If there are not 68 landmarks.
+        LayoutError: If the version has no layout of codes.
+        InputError: If the landmarks are not known.
     """
 
-    def __init__(
-        self,
-        model: Flame,
-        corners: Int64[Tensor, "68 3"],
-        shares: Float[Tensor, "68 3"],
-        identity_size: int = 100,
-    ) -> None:
-        if corners.shape != (68, 3) or shares.shape != (68, 3):
-            raise ShapeError(
-                f"68 landmarks need corners and shares [68, 3]; got {list(corners.shape)}.",
-                "Use the 68-point embedding of FLAME.",
+    def __init__(self, model: Flame, identity_size: int = 100) -> None:
+        if model.version not in LAYOUT_OF:
+            raise LayoutError(
+                f"FLAME {model.version} has no layout of expression codes.",
+                f"Use FLAME {' or '.join(LAYOUT_OF)}.",
             )
-        self.layout = {"2020": FLAME2020, "2023": FLAME2023}[model.version]
+        if model.embedding is None:
+            raise InputError(
+                "This FLAME model was converted without its landmarks, which a fit needs.",
+                "Convert it again: fastgha flame convert ... --landmarks landmark_embedding.npy.",
+            )
+        self.layout = LAYOUT_OF[model.version]
+        self.topology = topology_of(model.faces.numpy().astype(np.int32), len(model.template))
         self.identity_size, self.expression_size = identity_size, model.expressions.shape[-1]
-        self._model, self._shares = model, shares
-        ids, self._corners = torch.unique(corners, return_inverse=True)
+        self.has_eyelids = model.eyelids is not None
+        self._model, self._shares = model, model.embedding.shares
+        ids, self._corners = torch.unique(model.embedding.corners, return_inverse=True)
         # A model of the landmarks' vertices alone; its joints come of the whole one.
         self._few = _Few(model, ids)
 
@@ -181,7 +193,7 @@ class FlameFace:
 
     def vertices(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t n 3"]:
         """Return the whole face."""
-        return _pose(self._model, identity, state)
+        return pose_flame(self._model, identity, state)
 
 
 class _Few:
@@ -213,10 +225,13 @@ class _Few:
 
     def vertices(self, identity: Tensor, state: FaceState) -> Float[Tensor, "t n 3"]:
         """Return these vertices."""
-        return _pose(self._model, identity, state)[:, : self._n]
+        return pose_flame(self._model, identity, state)[:, : self._n]
 
 
-def _pose(model: Flame, identity: Tensor, state: FaceState) -> Float[Tensor, "t n 3"]:
+def pose_flame(
+    model: Flame, identity: Float[Tensor, "k"], state: FaceState
+) -> Float[Tensor, "t n 3"]:
+    """Return FLAME's vertices under states of the face, head frame, metres."""
     still = torch.eye(3).expand(len(state.jaw), 2, 3, 3)
     rotations = torch.cat([still, rotation(state.jaw)[:, None], rotation(state.eyes)], 1)
     lids = None if model.eyelids is None else state.eyelids

@@ -11,9 +11,10 @@ import torch
 
 from pipeline.core.config import nearest, to_dict
 from pipeline.core.errors import ConfigError, FormatError, LayoutError
-from pipeline.io.tensors import restore, write_tensors
-from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load
+from pipeline.io.tensors import damaged, read_header, restore, write_tensors
+from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load, names
 from pipeline.model.fastgha import FastGHA
+from pipeline.train.optimizer import Optimizer
 
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and one to fall back to."""
@@ -22,7 +23,7 @@ KEPT = 2
 def save(
     path: Path,
     model: FastGHA,
-    optimizer: torch.optim.Optimizer | None,
+    optimizer: Optimizer | None,
     header: Mapping[str, Any],
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -48,12 +49,12 @@ def save(
 
 
 def restore_optimizer(
-    optimizer: torch.optim.Optimizer, model: FastGHA, checkpoint: Checkpoint, path: Path
+    optimizer: Optimizer, model: FastGHA, checkpoint: Checkpoint, path: Path
 ) -> None:
     """Put the optimizer's state back.
 
     Raises:
-        FormatError: If the checkpoint has none.
+        FormatError: If the checkpoint has none, or not all of it.
     """
     for name, parameter in model.named_parameters():
         prefix = f"optimizer.{name}."
@@ -61,7 +62,7 @@ def restore_optimizer(
             # In the parameter's own memory order, which the fused optimizer takes for granted.
             key.removeprefix(prefix): torch.empty_like(parameter).copy_(value)
             if value.shape == parameter.shape
-            else value.clone()
+            else value.to(parameter.device, parameter.dtype, copy=True)
             for key, value in checkpoint.tensors.items()
             if key.startswith(prefix) and "." not in key.removeprefix(prefix)
         }
@@ -70,6 +71,8 @@ def restore_optimizer(
                 f"{path} has no optimizer state for {name}.",
                 "Resume from a checkpoint of a run, not from a shipped one.",
             )
+        if {key: value.shape for key, value in state.items()} != optimizer.shapes(parameter):
+            raise damaged(path, f"its optimizer state for {name} is of another kind or size")
         optimizer.state[parameter] = state
 
 
@@ -80,6 +83,10 @@ class Origin:
     checkpoint: Path
     anew: tuple[str, ...] = ()
     """Parts of the model that begin with random weights all the same."""
+
+    def names(self, key: str) -> frozenset[str]:
+        """Return the file's `people` or `held_out`: whom its weights were trained on."""
+        return names(read_header(self.checkpoint, FORMAT, VERSION), key)
 
     def take_over(self, model: FastGHA, layout: str) -> None:
         """Put the weights into a model that will be trained on codes of a layout.

@@ -18,8 +18,10 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: Literal["adam", "muon"] = "adam"
+    """muon: for the matrices inside the network, with steps of Adam's size; Adam for the rest."""
     lr: float = 5e-5
-    """Adam's step size for all but the deformation."""
+    """Step size for all but the deformation."""
     deform_lr: float = 5e-4
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: within each picture size, falls from that size's peak to a hundredth of it."""
@@ -88,5 +90,14 @@ class RunConfig:
     """Compute parts again on the way back instead of keeping them: less memory, more time."""
     compile: bool = False
     """Let torch compile transformer and decoder; needs a C++ compiler."""
+    together: int = 0
+    """Samples of a step that go through the model in one pass, if they have as many inputs; 0: all
+    on a GPU, one on the CPU, which is not faster with more."""
+    timing: bool = False
+    """Wait for the device after each part of a step, so that the seconds of the log are those of
+    the part; a GPU is slower so, and its seconds without it are those of giving it work."""
     patience: int = 60
-    """Seconds to wait for another process before the run ends with an error."""
+    """Seconds to wait for the other processes when a run begins."""
+    timeout: int = 1800
+    """Seconds without an answer of another process, which may be writing a checkpoint or compiling,
+    after which the run ends with an error."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.io.images import write_rgb
 from pipeline.io.sheets import grid
 from pipeline.shards.sampling import Sample
-from pipeline.system.files import write_whole
+from pipeline.system.files import require_file, write_whole
 
 LOG = "log.jsonl"
 
@@ -28,7 +28,8 @@ class Log:
 
         path = out / LOG
         if path.exists():
-            text = path.read_text(errors="replace")
+            # Of a month's run it may be large.
+            text = require_file(path, "a log").read_text(errors="replace")
             lines = [line for line in text.splitlines() if _step_of(line) <= start]
             write_whole(path, lambda part: part.write_text("".join(f"{x}\n" for x in lines)))
         self._file = path.open("a", buffering=1)

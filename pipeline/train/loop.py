@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.core.config import to_dict
 from pipeline.core.errors import FormatError, TrainingError
@@ -25,6 +26,7 @@ from pipeline.train import folder
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.log import Log, picture
+from pipeline.train.optimizer import Optimizer
 from pipeline.train.processes import ProcessGroup
 from pipeline.train.report import TrainReport
 from pipeline.train.step import (
@@ -35,11 +37,12 @@ from pipeline.train.step import (
     compute_losses,
     finite,
     make_model,
-    make_optimizer,
 )
 
 DEAD_STEPS = 20
 """With no gradient at all for this many steps in a row, no later step would bring one back."""
+UNREAD = 16
+"""Steps whose numbers a GPU may owe: reading each would keep it from running ahead."""
 AS_USUAL = RunConfig()
 TERMS = tuple(f.name for f in fields(LossConfig))
 
@@ -54,6 +57,7 @@ def train(
     origin: Origin | None = None,
     stop_after: int | None = None,
     until: int | None = None,
+    allow_test: bool = False,
     progress: Progress = silent,
     announce: Callable[[str], None] = lambda _: None,
 ) -> TrainReport:
@@ -72,6 +76,7 @@ def train(
         origin: Weights to begin with; random ones without.
         stop_after: End after this many more steps, with a checkpoint, as a signal would.
         until: End after this step, likewise.
+        allow_test: Train also on people whose shards say that they are held out.
         progress: Called after each step, in the first process only.
         announce: Called, in the first process only, if the newest checkpoint was of no use.
 
@@ -79,25 +84,26 @@ def train(
         StaleOutputError: If `out` holds a run with other settings or shards, or another process
             works there.
         InputError: If a subject has too few views or timesteps for the settings.
+        ConfigError: If people are held out, or shards, mixture and layouts do not fit together.
         FormatError: If no checkpoint of the run, or its stamp, can be read.
         TrainingError: If a loss or gradient is not a finite number, there is no gradient, memory
             ran out, or another process of the run was lost.
     """
-    group = ProcessGroup(run.device, run.patience)
-    groups, layout = folder.find(shards, config)
+    group = ProcessGroup(run.device, run.patience, run.timeout)
+    chosen = folder.find(shards, config, allow_test=allow_test)
     with group.explain_failures(), _kept_by_first(group, out):
         with group.main_process_first():
-            samples_a_step = folder.claim(out, config, groups, origin, group.size)
+            samples_a_step = folder.claim(out, config, chosen, origin, group.size)
         if group.is_main:
             sweep(out)
-        model = make_model(config, run, group.device, layout)
-        optimizer = make_optimizer(model, config)
+        model = make_model(config, run, group.device, chosen.layout)
+        optimizer = Optimizer(model, config)
         with group.main_process_first():
             start = _resume(out, model, optimizer, announce)
         if origin is not None and start == 0:
-            origin.take_over(model, layout)
+            origin.take_over(model, chosen.layout)
         samples = Samples(
-            groups, config.sampling, config.resolutions, config.seed, samples_a_step,
+            chosen.groups, config.sampling, config.resolutions, config.seed, samples_a_step,
             config.model.guide_stride,
         )  # fmt: skip
         ends = (
@@ -106,7 +112,10 @@ def train(
             start + stop_after if stop_after is not None else None,
         )
         loop = _Loop(group, model, optimizer, samples, config, run, perceptual)
-        header: dict[str, Any] = {"layout": layout, "train": to_dict(config)}
+        header: dict[str, Any] = {"layout": chosen.layout, "train": to_dict(config)}
+        for key, mine in (("people", chosen.people), ("held_out", chosen.held_out)):
+            before = frozenset[str]() if origin is None else origin.names(key)
+            header[key] = sorted(before | set(mine))
         loop.work(out, start, max(start, min(e for e in ends if e is not None)), header, progress)
     path = newest(out)
     assert path is not None  # written at the end, whatever the end
@@ -116,6 +125,19 @@ def train(
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class _Record:
+    """A step that was made; its numbers may still be on their way."""
+
+    step: int
+    numbers: Tensor
+    """See `_Loop._share`."""
+    clock: Clock
+    subject: str
+    size: int
+    lr: float
+
+
 class _Loop:
     """Steps of one run in one process."""
 
@@ -123,7 +145,7 @@ class _Loop:
         self,
         group: ProcessGroup,
         model: FastGHA,
-        optimizer: torch.optim.Optimizer,
+        optimizer: Optimizer,
         samples: Samples,
         config: TrainConfig,
         run: RunConfig,
@@ -136,107 +158,156 @@ class _Loop:
         self.seconds: dict[str, float] = {}
         self.stopped_by = ""
         self.step = 0
+        self._dead = 0
+        """Steps in a row without a gradient."""
 
     def work(
         self, out: Path, start: int, end: int, header: dict[str, Any], progress: Progress
     ) -> None:
         """Go from step `start` to `end`, or until a signal comes to any process."""
-        self.step, dead, total = start, 0, self.config.resolutions.total
+        self.step, total = start, self.config.resolutions.total
         stopping = False
+        unread: list[_Record] = []
         with _log(self.group, out, start) as log, _signals() as stopped:
-            found = load_samples(self.samples, start, self.run.workers, self.mine)
+            pin = self.group.device.type == "cuda" and torch.cuda.is_available()
+            found = load_samples(self.samples, start, self.run.workers, self.mine, pin=pin)
             while self.step < end and not stopping:
-                terms, clock, sample, outcome = self._step(found, stopped)
-                stopping = terms.pop("stop") > 0
-                if log is not None:
-                    facts = {"size": sample.targets.camera.width, "lr": self._lr()}
-                    log.write(self.step + 1, terms, clock.laps, facts)
-                    if self.step == 0:
-                        _picture(out, 0, outcome, sample)
-                    if (self.step + 1) % self.run.picture_every == 0 or self.step + 1 == total:
-                        _picture(out, self.step + 1, outcome, sample)
+                record, sample, outcome = self._step(found, stopped)
+                unread.append(record)
                 self.step += 1
-                for name, seconds in clock.laps.items():
-                    self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-                if self.step % self.run.checkpoint_every == 0 and self.step < end:
+                kept = self.step % self.run.checkpoint_every == 0 and self.step < end
+                alone = self.group.size == 1 and bool(stopped())
+                if self._waits or kept or self.step == end or alone or len(unread) == UNREAD:
+                    stopping = self._read(unread, log)
+                    unread = []
+                if log is not None:
+                    if self.step == 1:
+                        _picture(out, 0, outcome, sample)
+                    if self.step % self.run.picture_every == 0 or self.step == total:
+                        _picture(out, self.step, outcome, sample)
+                if kept:
                     self._save(out, header)
                 if self.group.is_main:
                     progress(self.step, total)
-                dead = 0 if terms["gradient"] > 0 else dead + 1
-                if dead == DEAD_STEPS:
-                    raise TrainingError(
-                        f"Steps {self.step - dead + 1} to {self.step} have no gradient: nothing of "
-                        "the head is in the pictures drawn.",
-                        "Start again with a lower lr and deform_lr; the pictures in the run's "
-                        "folder show when it went wrong.",
-                    )
             found.close()
             self.stopped_by = (stopped() or "SIGTERM") if stopping else ""
         if self.step > start or newest(out) is None:
             self._save(out, header)
         self.group.barrier()
 
+    @property
+    def _waits(self) -> bool:
+        """Whether each step is waited for: where nothing runs ahead, and if timing is asked."""
+        return self.group.device.type == "cpu" or self.run.timing
+
     def _step(
         self, found: Generator[Sample], stopped: Callable[[], str]
-    ) -> tuple[dict[str, float], Clock, Sample, Outcome]:
-        clock = Clock()
+    ) -> tuple[_Record, Sample, Outcome]:
+        clock = Clock(self.group.device if self._waits else None)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * self.config.lr_factor(self.step)
-        self.optimizer.zero_grad(set_to_none=True)
-        sums, seen = dict.fromkeys(TERMS, 0.0), set[str]()
+        self.optimizer.zero_grad()
+        zero = torch.zeros((), dtype=self._exact, device=self.group.device)
+        sums, seen = dict.fromkeys(TERMS, zero), set[str]()
         last: tuple[Sample, Outcome] | None = None
-        for i in self.mine:
-            sample = next(found)
-            clock.lap("data")
-            more = i + self.group.size < self.samples.batch
+        samples = [next(found) for _ in self.mine]
+        clock.lap("data")
+        passes = alike(samples, self._together)
+        for some in passes:
             with (
-                self.group.no_sync(self.training_module, more),
+                self.group.no_sync(self.training_module, some is not passes[-1]),
                 attention(self.run.fused_attention),
             ):
-                outcome = self._backward(sample, clock)
-            for name, term in outcome.terms.items():
-                sums[name] += float(term.detach()) / self.samples.batch
-                seen.add(name)
-            last = sample, outcome
+                outcomes = self._backward(some, clock)
+            for outcome in outcomes:
+                for name, term in outcome.terms.items():
+                    sums[name] = sums[name] + term.detach().to(self._exact) / self.samples.batch
+                    seen.add(name)
+            last = some[-1], outcomes[-1]
         assert last is not None  # every process has a share
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
-        finite({"gradient": norm}, self.step, last[0].subject)
+        if self._waits:
+            finite({"gradient": norm}, self.step, last[0].subject)
         self.optimizer.step()
         clock.lap("optimizer")
-        totals = self._share(sums, seen, bool(stopped()))
+        numbers = self._share(sums, seen, bool(stopped()), norm.detach())
         if self.group.size > 1:
             clock.lap("waiting")
-        return {**totals, "gradient": float(norm)}, clock, *last
+        sample, outcome = last
+        size = sample.targets.camera.width
+        record = _Record(self.step, numbers, clock, sample.subject, size, self._lr())
+        return record, sample, outcome
 
-    def _backward(self, sample: Sample, clock: Clock) -> Outcome:
-        outcome = compute_losses(
+    @property
+    def _together(self) -> int:
+        """How many samples may share a pass of the model."""
+        return self.run.together or (1 if self.group.device.type == "cpu" else len(self.mine))
+
+    def _backward(self, samples: list[Sample], clock: Clock) -> list[Outcome]:
+        outcomes = compute_losses(
             self.training_module,
-            sample,
+            samples,
             self.config,
             self.perceptual,
             clock,
             self.group.device,
         )
-        named = {f"{name} loss": term for name, term in outcome.terms.items()}
-        finite(named, self.step, sample.subject)
+        if self._waits:
+            for sample, outcome in zip(samples, outcomes, strict=True):
+                named = {f"{name} loss": term for name, term in outcome.terms.items()}
+                finite(named, self.step, sample.subject)
         # What processes share is the mean of their gradients.
         weight = self.group.size / self.samples.batch
-        (torch.stack(list(outcome.terms.values())).sum() * weight).backward()
+        terms = [term for outcome in outcomes for term in outcome.terms.values()]
+        (torch.stack(terms).sum() * weight).backward()
         clock.lap("backward")
-        return outcome
+        return outcomes
 
-    def _share(self, sums: dict[str, float], seen: set[str], stop: bool) -> dict[str, float]:
-        """Add up what all processes saw: terms that none has are left out."""
-        mine = [*sums.values(), *(float(name in seen) for name in TERMS), float(stop)]
+    def _share(self, sums: dict[str, Tensor], seen: set[str], stop: bool, norm: Tensor) -> Tensor:
+        """Add up what all processes saw: sums, whether it has each term, stop; then the norm."""
+        flags = [float(name in seen) for name in TERMS]
         # Numbers of one process keep all their digits: the log tells two equal runs apart.
-        numbers = torch.tensor(mine, dtype=torch.float64).to(
-            self.group.device,
-            torch.float32 if self.group.size > 1 else torch.float64,
-        )
-        values = [float(x) for x in self.group.all_reduce_sum(numbers).cpu()]
+        kind = torch.float32 if self.group.size > 1 else self._exact
+        told = torch.tensor([*flags, float(stop)], dtype=kind, device=self.group.device)
+        numbers = torch.cat([torch.stack(list(sums.values())).to(kind), told])
+        return torch.cat([self.group.all_reduce_sum(numbers), norm.to(kind)[None]])
+
+    @property
+    def _exact(self) -> torch.dtype:
+        """The type that keeps all digits of the log."""
+        return torch.float32 if self.group.device.type == "mps" else torch.float64
+
+    def _read(self, records: list[_Record], log: Log | None) -> bool:
+        """Look at the numbers of steps that were made, and log them; say whether to stop.
+
+        Raises:
+            TrainingError: If one is not finite, or there is no gradient in many steps.
+        """
+        stopping = False
         count = len(TERMS)
-        terms = {name: values[i] for i, name in enumerate(TERMS) if values[count + i] > 0}
-        return {**terms, "stop": values[-1]}
+        for record, row in zip(
+            records, torch.stack([r.numbers for r in records]).cpu(), strict=True
+        ):
+            values = [float(x) for x in row]
+            terms = {name: values[i] for i, name in enumerate(TERMS) if values[count + i] > 0}
+            stopping |= values[2 * count] > 0
+            terms["gradient"] = values[-1]
+            named = {f"{n} loss" if n in TERMS else n: torch.tensor(x) for n, x in terms.items()}
+            finite(named, record.step, record.subject)
+            if log is not None:
+                facts = {"size": record.size, "lr": record.lr}
+                log.write(record.step + 1, terms, record.clock.laps, facts)
+            for name, seconds in record.clock.laps.items():
+                self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+            self._dead = 0 if terms["gradient"] > 0 else self._dead + 1
+            if self._dead == DEAD_STEPS:
+                raise TrainingError(
+                    f"Steps {record.step + 2 - DEAD_STEPS} to {record.step + 1} have no gradient: "
+                    "nothing of the head is in the pictures drawn.",
+                    "Start again with a lower lr and deform_lr; the pictures in the run's "
+                    "folder show when it went wrong.",
+                )
+        return stopping
 
     def _lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
@@ -258,7 +329,7 @@ def _picture(out: Path, step: int, outcome: Outcome, sample: Sample) -> None:
 def _resume(
     out: Path,
     model: FastGHA,
-    optimizer: torch.optim.Optimizer,
+    optimizer: Optimizer,
     announce: Callable[[str], None],
 ) -> int:
     """Return the step to go on from: of the newest checkpoint that is whole.
@@ -286,6 +357,19 @@ def _resume(
     if damaged:
         raise next(iter(damaged.values()))
     return 0
+
+
+def alike(samples: list[Sample], most: int) -> list[list[Sample]]:
+    """Group samples that may share a pass of the model, in their order: with as many inputs."""
+    groups: list[list[Sample]] = []
+    for sample in samples:
+        last = groups[-1] if groups else []
+        same = bool(last) and last[0].inputs.image.shape == sample.inputs.image.shape
+        if same and len(last) < most:
+            last.append(sample)
+        else:
+            groups.append([sample])
+    return groups
 
 
 @contextmanager

@@ -24,6 +24,7 @@ def small() -> ModelConfig:
     return ModelConfig(
         image_size=256,
         guide="mesh",
+        interior=True,
         foreground_only=True,
         features=FeatureConfig(kind="conv", channels=192, widths=(48, 96, 192)),
         transformer=TransformerConfig(width=192, layers=4, heads=4, pool=2),
@@ -50,9 +51,10 @@ def train_small() -> TrainConfig:
     return TrainConfig(
         model=small(),
         sampling=SamplingConfig(
-            min_inputs=1, tracking=Tracking(share=0.8), damage=Damage(share=0.5)
+            min_inputs=1, targets=6, tracking=Tracking(share=0.8), damage=Damage(share=0.5)
         ),
         loss=LossConfig(motion=5.0),
+        optimizer="muon",
         lr=4e-4,
         deform_lr=1e-3,
         schedule="cosine",

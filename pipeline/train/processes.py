@@ -25,20 +25,26 @@ LOST = ("closed by peer", "timed out", "Connection reset", "NCCL", "gloo", "Brok
 class ProcessGroup:
     """The processes of a run, as one of them sees them."""
 
-    def __init__(self, device: str, patience: int) -> None:
+    def __init__(self, device: str, patience: int, timeout: int) -> None:
         """Meet the others.
 
         Args:
             device: `cpu` or `cuda`; with several processes each takes the GPU of its number.
-            patience: Seconds to wait for another process before the run ends with an error.
+            patience: Seconds to wait for them to come.
+            timeout: Seconds to wait for an answer of one that came, before the run ends with an
+                error.
         """
         from accelerate import Accelerator, InitProcessGroupKwargs
+        from torch.distributed import distributed_c10d
 
         wait = InitProcessGroupKwargs(timeout=timedelta(seconds=patience))
         self._all = Accelerator(cpu=device == "cpu", kwargs_handlers=[wait])
         self.rank: int = self._all.process_index
         self.size: int = self._all.num_processes
         self.device = torch.device(device) if self.size == 1 else self._all.device
+        if self.size > 1:
+            self._all.wait_for_everyone()
+            distributed_c10d._set_pg_timeout(timedelta(seconds=timeout))  # pyright: ignore[reportPrivateUsage]
 
     @property
     def is_main(self) -> bool:

@@ -15,7 +15,7 @@ from pipeline.system import weights
 from pipeline.system.progress import Progress, silent
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import RunConfig, TrainConfig
-from pipeline.train.device import choose
+from pipeline.train.device import choose, loader_workers
 from pipeline.train.loop import train
 from pipeline.train.presets import recipe
 from pipeline.train.processes import idle_gpus
@@ -46,9 +46,27 @@ class Request:
     """Parts of the model that begin with random weights all the same."""
     device: str = "auto"
     precision: str = "auto"
-    workers: int = 1
+    workers: int | None = None
+    """Processes that read ahead; by device and cores if not given."""
     every: int = 500
     """Steps between checkpoints and pictures."""
+    allow_test: bool = False
+    """Train also on people who are held out."""
+
+    @property
+    def assignments(self) -> tuple[str, ...]:
+        """All that is changed of the preset, and of how it is carried out."""
+        found = list(self.changes)
+        if self.inputs is not None:
+            found += [f"sampling.inputs={self.inputs}", f"sampling.min_inputs={self.inputs}"]
+        if self.mixture:
+            found.append(f"sampling.mixture={list(self.mixture)}")
+        return tuple(found)
+
+    @property
+    def of_training(self) -> tuple[str, ...]:
+        """What is changed of the preset."""
+        return tuple(a for a in self.assignments if not a.startswith(OF_RUN))
 
     def settings(self) -> tuple[TrainConfig, RunConfig]:
         """Return what fixes the result, and how it is carried out.
@@ -56,21 +74,15 @@ class Request:
         Raises:
             ConfigError: If there is no such preset, setting or device.
         """
-        assignments = list(self.changes)
-        if self.inputs is not None:
-            assignments += [
-                f"sampling.inputs={self.inputs}",
-                f"sampling.min_inputs={self.inputs}",
-            ]
-        if self.mixture:
-            assignments.append(f"sampling.mixture={list(self.mixture)}")
-        of_run = [a.removeprefix(OF_RUN) for a in assignments if a.startswith(OF_RUN)]
-        config = override(recipe(self.preset), [a for a in assignments if not a.startswith(OF_RUN)])
+        of_run = [a.removeprefix(OF_RUN) for a in self.assignments if a.startswith(OF_RUN)]
+        config = override(recipe(self.preset), self.of_training)
+        device = choose(self.device)
+        workers = loader_workers(device) if self.workers is None else self.workers
         run = {
             "checkpoint_every": self.every,
             "picture_every": self.every,
-            "workers": self.workers,
-            "device": choose(self.device),
+            "workers": workers,
+            "device": device,
             "precision": self.precision,
         }
         return config, override(from_dict(RunConfig, run), of_run)
@@ -84,6 +96,7 @@ class Training:
     run: RunConfig
     origin: Origin | None
     perceptual: Perceptual | None
+    allow_test: bool = False
 
     def begin(
         self,
@@ -96,8 +109,8 @@ class Training:
         """Train, or go on; see `pipeline.train.loop.train`."""
         return train(
             shards, out, self.config, self.run,
-            perceptual=self.perceptual, origin=self.origin, until=until, progress=progress,
-            announce=announce,
+            perceptual=self.perceptual, origin=self.origin, until=until,
+            allow_test=self.allow_test, progress=progress, announce=announce,
         )  # fmt: skip
 
 
@@ -128,7 +141,7 @@ def prepare(
     net = load_perceptual(file, run.device) if file else None
     if net is None and config.loss.perceptual > 0:
         announce("The perceptual term is off: no network was given (--perceptual NAME).")
-    return Training(config, run, origin, net)
+    return Training(config, run, origin, net, request.allow_test)
 
 
 def perceptual_file(name: str | None) -> Path | None:

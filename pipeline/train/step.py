@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,6 +22,7 @@ from pipeline.model.hub import WeightsSource
 from pipeline.model.rerun import rerun_backward
 from pipeline.render import render
 from pipeline.shards.sampling import Sample
+from pipeline.system.machine import wait
 from pipeline.train.config import RunConfig, TrainConfig
 
 
@@ -38,16 +39,21 @@ class Outcome:
 
 
 class Clock:
-    """Seconds of the parts of a step."""
+    """Seconds of the parts of a step.
 
-    def __init__(self) -> None:
+    Args:
+        device: Waited for at the end of each part, so that its time counts; none if not given.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._device = device
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
         """Count the time since the last call for a part."""
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if self._device is not None:
+            wait(self._device)
         now = time.perf_counter()
         self.laps[name] = self.laps.get(name, 0.0) + now - self._last
         self._last = now
@@ -64,11 +70,14 @@ class TrainingModule(nn.Module):
         self.model = model
 
     def forward(
-        self, inputs: View, guide: Guide | None, code: Tensor
-    ) -> tuple[PreparedHead, Gaussians]:
-        """Return the head, and its Gaussians under the code."""
-        prepared = self.model.prepare(self.model.reconstruct(inputs, guide))
-        return prepared, self.model.animate(prepared, code)
+        self, inputs: list[View], guides: list[Guide | None], codes: list[Tensor]
+    ) -> list[tuple[PreparedHead, Gaussians]]:
+        """Return the heads of samples with as many inputs, and their Gaussians under the codes."""
+        found: list[tuple[PreparedHead, Gaussians]] = []
+        for head, code in zip(self.model.reconstruct_sets(inputs, guides), codes, strict=True):
+            prepared = self.model.prepare(head)
+            found.append((prepared, self.model.animate(prepared, code)))
+        return found
 
 
 def make_model(
@@ -92,41 +101,47 @@ def make_model(
     return model
 
 
-def make_optimizer(model: FastGHA, config: TrainConfig) -> torch.optim.Adam:
-    """Return Adam with two step sizes (section 4.1: 5e-5, and 5e-4 for the deformation)."""
-    deform = list(model.deformation.parameters())
-    mine = {id(p) for p in deform}
-    rest = [p for p in model.parameters() if id(p) not in mine]
-    groups = [
-        {"params": rest, "lr": config.lr, "base_lr": config.lr},
-        {"params": deform, "lr": config.deform_lr, "base_lr": config.deform_lr},
-    ]
-    return torch.optim.Adam(groups, fused=True)
-
-
 def compute_losses(
     training_module: nn.Module,
-    sample: Sample,
+    samples: Sequence[Sample],
     config: TrainConfig,
     perceptual: Perceptual | None,
     clock: Clock,
     device: torch.device,
-) -> Outcome:
-    """Make and draw the head of a sample, and compare it with the truth.
+) -> list[Outcome]:
+    """Make and draw the heads of samples, and compare them with the truth.
 
     Args:
         training_module: A `TrainingModule`, or a wrapper of one.
-        sample: What to look at.
+        samples: What to look at, with as many inputs each: they share one pass of the model.
         config: Settings.
         perceptual: Net of the perceptual term; without one the term is off.
         clock: Counts forward, render and loss.
         device: Where the model is.
     """
-    inputs, targets = sample.inputs.to(device), sample.targets.to(device)
-    guide = None if sample.guide is None else sample.guide.to(device)
-    prepared, gaussians = training_module(inputs, guide, sample.code.values.to(device))
+    here = [sample.to(device) for sample in samples]
+    made = training_module(
+        [sample.inputs for sample in here],
+        [sample.guide for sample in here],
+        [sample.code.values for sample in here],
+    )
     clock.lap("forward")
-    white = torch.ones(3, device=device)
+    return [
+        _compare(sample, prepared, gaussians, config, perceptual, clock)
+        for sample, (prepared, gaussians) in zip(here, made, strict=True)
+    ]
+
+
+def _compare(
+    sample: Sample,
+    prepared: PreparedHead,
+    gaussians: Gaussians,
+    config: TrainConfig,
+    perceptual: Perceptual | None,
+    clock: Clock,
+) -> Outcome:
+    inputs, targets = sample.inputs, sample.targets
+    white = gaussians.means.new_ones(3)
     rendering = render(gaussians, targets.camera, background=white)
     drawn = Prediction(
         rendering.color.permute(0, 3, 1, 2),
@@ -134,15 +149,15 @@ def compute_losses(
         rendering.depth.permute(0, 3, 1, 2),
     )
     clock.lap("render")
-    truth = Prediction(targets.image, targets.alpha, sample.depth.to(device))
+    truth = Prediction(targets.image, targets.alpha, sample.depth)
     terms = losses(drawn, truth, config.loss, perceptual)
-    if config.loss.motion > 0 and guide is None and len(sample.target_mesh):
+    if config.loss.motion > 0 and sample.guide is None and len(sample.target_mesh):
         terms["motion"] = config.loss.motion * motion(
             gaussians.means - prepared.head.gaussians.means,
             prepared.head.gaussians.means,
             torch.nonzero(kept(inputs, config.model))[:, 0],
-            sample.input_meshes.to(device),
-            sample.target_mesh.to(device),
+            sample.input_meshes,
+            sample.target_mesh,
         )
     clock.lap("loss")
     return Outcome(terms, drawn.image.detach(), inputs.image)

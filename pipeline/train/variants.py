@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipeline.core.config import nearest
+from pipeline.core.config import nearest, override
 from pipeline.core.errors import ConfigError
 from pipeline.losses import Perceptual
 from pipeline.model.checkpoint import resolve
@@ -83,6 +83,27 @@ def run_of(out: Path, variant: str, seed: int) -> Path:
     return out / variant / f"seed-{seed}"
 
 
+def refuse_choices(table: int, **chosen: object) -> None:
+    """Refuse what a user chose for one training, and a table decides itself.
+
+    Args:
+        table: Number in the paper.
+        chosen: Name of an option to what was given; None or empty if it was left out.
+
+    Raises:
+        ConfigError: If any was given.
+    """
+    names = {"origin": "from"}
+    given = [f"--{names.get(name, name)}" for name, value in chosen.items() if value]
+    if given:
+        raise ConfigError(
+            f"Table {table} decides what its models are and begin with, so it takes no "
+            f"{' or '.join(given)}.",
+            f"Leave {'it' if len(given) == 1 else 'them'} out; --scale, --steps, --mixture and "
+            "--set change all of its models.",
+        )
+
+
 def train_table(
     table: int,
     shards: Path | list[Path],
@@ -91,7 +112,10 @@ def train_table(
     seeds: int,
     run: RunConfig,
     *,
+    changes: Sequence[str] = (),
+    until: int | None = None,
     perceptual: Perceptual | None = None,
+    allow_test: bool = False,
     announce: Callable[[str], None] = lambda _: None,
     progress: Progress = silent,
 ) -> list[TrainReport]:
@@ -106,7 +130,10 @@ def train_table(
         scale: Name of `SCALES`.
         seeds: How many.
         run: How each run is carried out.
+        changes: NAME=VALUE of settings, of every model.
+        until: End every model after this step.
         perceptual: Net of the perceptual term.
+        allow_test: Train also on people whose shards say that they are held out.
         announce: Called with what begins, and what is left out.
         progress: Called after each step of a run.
 
@@ -121,13 +148,14 @@ def train_table(
                 announce(f"{variant} is left out: {why}")
         for variant, config in configs.items():
             announce(f"{variant}, seed {seed}")
+            config = replace(override(config, changes), seed=seed)
             origin = None
             if variant == ONE_SHOT:
                 origin = Origin(resolve(run_of(out, FULL, seed)))
             reports.append(
                 train(shards, run_of(out, variant, seed), config, run,
-                      perceptual=perceptual, origin=origin, progress=progress,
-                      announce=announce)
+                      perceptual=perceptual, origin=origin, until=until,
+                      allow_test=allow_test, progress=progress, announce=announce)
             )  # fmt: skip
             if reports[-1].stopped_by:
                 return reports

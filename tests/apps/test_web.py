@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import shutil
 from collections.abc import Iterator
@@ -14,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.apps import web
 from pipeline.apps.web import UNITS, export_web, sliders
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.bake import BakeConfig, bake
 from pipeline.avatar.camera_path import orbit
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, InputError
 from pipeline.core.types import ExpressionCode
 from pipeline.expressions.sequences import Sequence, read_sequence
 from pipeline.faces.layouts import FLAME2023, MAKEHUMAN, neutral_code
@@ -121,3 +123,24 @@ def test_only_baked_avatars_have_pages_and_every_layout_has_sliders(light: Avata
     exact = Avatar.create(model, blob_views(1, 64), MAKEHUMAN, {})
     with pytest.raises(ConfigError, match="fastgha bake"):
         export_web(exact, tmp_path, read_sequence(SEQUENCE, MAKEHUMAN))
+
+
+def test_a_page_is_written_whole_or_not_at_all(
+    light: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(data: bytes, part: Path) -> None:
+        part.write_bytes(data[:9])
+        if "index" in part.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(part))
+
+    sequence = read_sequence(SEQUENCE, MAKEHUMAN)
+    with monkeypatch.context() as patch:
+        patch.setattr(web, "_put", full)
+        with pytest.raises(InputError, match="Cannot write .*index.html"):
+            export_web(light, tmp_path / "site", sequence)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / f".avatar.js.{2**22 + 1}.part").write_text("of a killed run")
+    export_web(light, tmp_path / "site", sequence)
+    names = {path.name for path in (tmp_path / "site").iterdir()}
+    assert names == {"avatar.js", "viewer.js", "LICENSES.txt", "index.html"}

@@ -277,9 +277,9 @@ def test_an_astronaut_is_cut_out_and_looks_at_the_camera(tmp_path: Path):
     data = pytest.importorskip("skimage.data")
     try:
         from pipeline.perception.landmarks import MeshDetector
-        from pipeline.perception.matting import OnnxMatting
+        from pipeline.perception.matting import ModNet
 
-        networks = {"detector": MeshDetector(), "matting": OnnxMatting()}
+        networks = {"detector": MeshDetector(), "matting": ModNet()}
     except (MissingPackageError, MissingWeightsError) as missing:
         pytest.skip(missing.problem)
     found = run([save(tmp_path, data.astronaut())], [], **networks)
@@ -292,7 +292,7 @@ def test_an_astronaut_is_cut_out_and_looks_at_the_camera(tmp_path: Path):
 
 def test_photographs_of_a_guided_model_come_with_the_mesh_that_is_seen_in_them():
     """What the tracker says fits together: camera, posed mesh, neutral mesh and code."""
-    subject = Subject.sample(6)
+    subject = Subject.sample(1)
     bias = MESH_HEAD - mean_landmarks()
     size, acts = 128, [weights(jawOpen=0.6), weights(), weights(browInnerUp=1.0)]
     cameras = dome(3, size, seed=1)

@@ -136,14 +136,14 @@ def mutate(root: Path, rng: np.random.Generator, trap: Path) -> str:
     ending = endings[int(rng.integers(len(endings)))]
     some = [p for p in files if p.suffix == ending]
     file = some[int(rng.integers(len(some)))]
-    ways: list[Callable[..., bytes | None]] = [_truncated, _flipped, _overwritten, _foreign]
+    ways: list[Callable[..., bytes | None]] = [truncated, flipped, overwritten, foreign]
     ways += {
         ".json": [_json] * 8,
-        ".zip": [_zip] * 8,
-        ".npz": [_npz] * 4,
-        ".npy": [_npy] * 4,
+        ".zip": [zipped] * 8,
+        ".npz": [npz] * 4,
+        ".npy": [npy] * 4,
     }.get(ending, [])
-    ways += [_gone]
+    ways += [gone]
     way = ways[int(rng.integers(len(ways)))]
     data = file.read_bytes()
     file.unlink()  # the tree's files are links to the whole ones
@@ -155,11 +155,11 @@ def mutate(root: Path, rng: np.random.Generator, trap: Path) -> str:
     return f"{file.relative_to(root)}: {way.__name__.strip('_')}"
 
 
-def _truncated(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
+def truncated(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     return data[: int(rng.integers(len(data)))]
 
 
-def _flipped(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
+def flipped(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     changed = np.frombuffer(data, np.uint8).copy()
     # Headers are small and matter most.
     reach = len(changed) if rng.random() < 0.5 else min(len(changed), 400)
@@ -168,19 +168,19 @@ def _flipped(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     return changed.tobytes()
 
 
-def _overwritten(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
+def overwritten(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     at = int(rng.integers(len(data)))
     size = int(rng.integers(1, max(len(data) // 4, 2)))
     fill = bytes(size) if rng.random() < 0.5 else rng.bytes(size)
     return (data[:at] + fill + data[at + size :])[: len(data)]
 
 
-def _foreign(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
+def foreign(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     """A whole file of another type."""
     return _others(trap)[int(rng.integers(len(_others(trap))))]
 
 
-def _gone(data: bytes, rng: np.random.Generator, trap: Path) -> None:
+def gone(data: bytes, rng: np.random.Generator, trap: Path) -> None:
     """A folder where a file should be."""
 
 
@@ -235,19 +235,19 @@ def _json(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     return json.dumps(root[0]).encode()
 
 
-def _zip(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
+def zipped(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     """Damage one member, or its name, in an archive that is whole otherwise."""
     try:
         members = _members(data)
     except zipfile.BadZipFile:
-        return _flipped(data, rng, trap)
+        return flipped(data, rng, trap)
     at = int(rng.integers(len(members)))
     name, content = members[at]
     choice = int(rng.integers(4))
     if choice == 0:
         content = _others(trap)[int(rng.integers(len(_others(trap))))]
     elif choice == 1:
-        content = (_truncated, _flipped, _overwritten)[int(rng.integers(3))](content, rng, trap)
+        content = (truncated, flipped, overwritten)[int(rng.integers(3))](content, rng, trap)
     elif choice == 2:
         name = ["../../evil.png", "/abs.png", "x", "cam/" + name, "9" * 30 + ".avif", "é.png"][
             int(rng.integers(6))
@@ -271,12 +271,12 @@ def _members(data: bytes) -> list[tuple[str, bytes]]:
         return [(name, file.read(name)) for name in file.namelist()]
 
 
-def _npz(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
+def npz(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     """Replace or drop one array of an npz file."""
     with np.load(io.BytesIO(data)) as file:
         arrays = dict(file)
     name = list(arrays)[int(rng.integers(len(arrays)))]
-    strange = _strange_arrays(arrays[name], trap)
+    strange = strange_arrays(arrays[name], trap)
     choice = int(rng.integers(len(strange) + 1))
     if choice == len(strange):
         del arrays[name]
@@ -287,18 +287,20 @@ def _npz(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
     return out.getvalue()
 
 
-def _npy(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
-    strange = _strange_arrays(np.load(io.BytesIO(data)), trap)
+def npy(data: bytes, rng: np.random.Generator, trap: Path) -> bytes:
+    strange = strange_arrays(np.load(io.BytesIO(data)), trap)
     out = io.BytesIO()
     np.save(out, strange[int(rng.integers(len(strange)))])
     return out.getvalue()
 
 
-def _strange_arrays(array: np.ndarray, trap: Path) -> list[np.ndarray]:
+def strange_arrays(array: np.ndarray, trap: Path) -> list[np.ndarray]:
+    row = np.atleast_1d(array)
+    numbers = array if array.dtype.kind in "biuf" else np.zeros(array.shape)
     return [
-        np.full(array.shape, np.nan), array[:0], array[None], array.ravel(), array.astype("U8"),
-        array.astype(complex), np.ones(array.shape, int), np.array([Trap(str(trap))], object),
-        np.array(1.0), np.full(array.shape, 1e300), np.zeros((0, 3)), array.astype(bool), array.T,
+        np.full(array.shape, np.nan), row[:0], array[None], array.ravel(), array.astype("U8"),
+        numbers.astype(complex), np.ones(array.shape, int), np.array([Trap(str(trap))], object),
+        np.array(1.0), np.full(array.shape, 1e300), np.zeros((0, 3)), numbers.astype(bool), array.T,
     ]  # fmt: skip
 
 

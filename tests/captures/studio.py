@@ -58,13 +58,15 @@ def shoot(
         "yxz", rng.normal(0, 8, (timesteps, 3)), True
     ).as_matrix()
     poses[:, :3, 3] = rng.normal(0, 0.01, (timesteps, 3))
-    subject = Subject.sample(4)
+    subject = Subject.sample(12)
     frames = []
     for t in range(timesteps):
         weights = np.zeros(52, np.float32)
         weights[ARKIT["jawOpen"]] = t / 4
         seen = Camera(E @ torch.from_numpy(poses[t]), K, width, height).to(torch.float32)
-        frames.append(tuple(subject.render_views(weights, seen, supersample=supersample)))
+        frames.append(
+            tuple(subject.render_views(weights, seen, supersample=supersample, whole=True))
+        )
     return Studio(rig, poses, tuple(frames))
 
 

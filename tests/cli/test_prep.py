@@ -20,7 +20,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     calls: list[tuple] = []
     done = SimpleNamespace(done=3, skipped=2, dropped={"x": "too dark"})
 
-    def run(raw, out, config, *, tick, **how):
+    def run(raw, out, config, *, tick, announce, **how):
+        announce("codes of our own fit.")
         calls.append((raw, out, config, how))
         tick("crop", 1, 1)
         return done
@@ -57,6 +58,7 @@ def test_a_recipe_without_options_asks_for_its_own_settings(source: str, asked: 
     assert (raw, out, config) == (Path("raw"), Path("out"), AS_PLAIN[source])
     workers = 1 if source in ("photos", "video") else 2
     assert how == {"workers": workers, "ray": None, "overwrite": False}
+    assert said.startswith("codes of our own fit.")
     assert "3 items made, 2 were there already." in said and "x left out: too dark." in said
 
 
@@ -64,13 +66,14 @@ def test_every_option_reaches_the_setting_it_names(asked: list[tuple], tmp_path:
     fastgha(
         "prep", "nersemble", "raw", "-o", "out", "--size", "64", "--cameras", "3", "--segments",
         "EXP_*", "--every", "5", "--most", "6", "--matting", "u2netp", "--detector", "fan",
-        "--no-codes", "--flame", str(tmp_path / "f.npz"), "--workers", "7", "--ray", "auto",
-        "--overwrite",
+        "--no-codes", "--flame", str(tmp_path / "f.npz"), "--tracking", str(tmp_path), "--face",
+        str(tmp_path / "g.npz"), "--workers", "7", "--ray", "auto", "--overwrite",
     )  # fmt: skip
     ((_, _, config, how),) = asked
     assert config == PrepConfig(
         "nersemble", size=64, cameras=3, segments="EXP_*", every=5, max_timesteps=6,
         matting="u2netp", detector="fan", need_codes=False, flame=str(tmp_path / "f.npz"),
+        tracking=str(tmp_path), face=str(tmp_path / "g.npz"),
     )  # fmt: skip
     assert how == {"workers": 7, "ray": "auto", "overwrite": True}
 

@@ -148,7 +148,7 @@ def test_a_path_file_comes_back_and_passes_its_cameras(folder: Path, tmp_path: P
     resized = cameras_for(path, folder / "seq.npz", 5, 128, 0)
     assert (resized.width, float(resized.K[0, 0, 0])) == (128, 2 * float(stops.K[0, 0, 0]))
     (tmp_path / "bad.json").write_text('{"width": 3}')
-    with pytest.raises(FormatError, match="file of cameras"):
+    with pytest.raises(FormatError, match="camera path"):
         cameras_for(str(tmp_path / "bad.json"), folder / "seq.npz", 5, 128, 0)
     with pytest.raises(InputError, match="no cameras of its own"):
         cameras_for("original", folder / "seq.npz", 3, 128, 0)

@@ -37,6 +37,9 @@ def test_a_table_of_variants_is_trained_and_measured(shards: Path, tmp_path: Pat
     assert [s for s in said if "left out" in s] and said.count("full, seed 0") == 2
     few = ["--shards", shards, "--runs", tmp_path / "runs", "--size", 32, "--inputs", 2]
     few += ["--targets", 6]
+    seen = cli("eval", "--table", 5, *few)
+    assert seen.returncode == 1 and "trained on 2 of the 2 people: anna, bert" in seen.stderr
+    few.append("--allow-seen")
     done = cli("eval", "--table", 5, *few, "-o", tmp_path / "out", "--json", tmp_path / "x.json")
     assert done.returncode == 0, done.stderr
     assert "features-64" in done.stdout and "not measured: no-dino" in done.stderr
@@ -78,9 +81,7 @@ def test_an_experiment_runs_from_python_and_writes_what_the_command_writes(
     assert (tmp_path / "out" / "table.csv").read_text() == report.tables[0].csv().replace("\r", "")
     # The same pictures of another method go into the same table.
     kept = tmp_path / "mine.json"
-    values = dict(report.values)
-    del values["baselines"]
-    kept.write_text(json.dumps(values))
+    kept.write_text(json.dumps(report.values))
     again = compare_methods(Ground(shards, TOY), checkpoint, name="again", earlier=(kept,))
     assert [row[0] for row in again.tables[0].rows][:2] == ["again", "mine"]
     assert again.pictures == ()

@@ -138,3 +138,28 @@ def test_damaged_pickles_give_an_error_and_no_file(tmp_path: Path, monkeypatch: 
         with pytest.raises(InputError):
             convert(tmp_path / "bad.pkl", tmp_path / "out.npz", "2020")
     assert not (tmp_path / "out.npz").exists()
+
+
+def test_landmarks_are_kept_with_the_model_and_what_is_none_is_refused(
+    tmp_path: Path, converted: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert load_flame(converted).embedding is None
+    raw = numbers()
+    rng = np.random.default_rng(4)
+    triangles, shares = rng.integers(0, 40, (1, 70)), rng.dirichlet(np.ones(3), (1, 70))
+    table = {
+        "full_lmk_faces_idx": triangles, "full_lmk_bary_coords": shares,
+        "dynamic_lmk_faces_idx": torch.zeros(79, 17, dtype=torch.int64),
+    }  # fmt: skip
+    np.save(tmp_path / "e.npy", np.array(table, object), allow_pickle=True)
+    write_pickle(tmp_path / "flame.pkl", raw, monkeypatch)
+    convert(tmp_path / "flame.pkl", tmp_path / "f.npz", "2023", None, tmp_path / "e.npy")
+    found = load_flame(tmp_path / "f.npz").embedding
+    assert found is not None  # the irises that VHAP adds are left out
+    np.testing.assert_array_equal(found.corners, raw["f"].astype(int)[triangles[0, :68]])
+    np.testing.assert_allclose(found.shares, shares[0, :68], atol=1e-6)
+    for bad in (triangles[:, :60], triangles + 5023):
+        np.save(tmp_path / "b.npy", np.array({**table, "full_lmk_faces_idx": bad}, object))
+        with pytest.raises(InputError, match="68"):
+            convert(tmp_path / "flame.pkl", tmp_path / "g.npz", "2023", None, tmp_path / "b.npy")
+    assert not (tmp_path / "g.npz").exists()

@@ -27,7 +27,7 @@ def test_cameras_are_of_the_head_frame_and_a_head_in_a_world_is_still(tmp_path: 
     "wrong", [{"frame": "room"}, {"static": 1}, {"cameras": []}, {"width": []}]
 )
 def test_what_is_no_file_of_cameras_is_refused(tmp_path: Path, wrong: dict[str, object]):
-    with pytest.raises(FormatError, match="not a file of cameras"):
+    with pytest.raises(FormatError, match="not a camera path"):
         read_cameras(write(tmp_path, **wrong))
     with pytest.raises(InputError):
         read_cameras(tmp_path / "none.json")

@@ -13,14 +13,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from pipeline.core.errors import ConfigError, FormatError, MissingPackageError, StaleOutputError
+from pipeline.core.errors import (
+    ConfigError,
+    FormatError,
+    MissingPackageError,
+    MissingWeightsError,
+    StaleOutputError,
+)
 from pipeline.core.geometry import pixel_directions
+from pipeline.faces.flame import load_flame
+from pipeline.faces.layouts import FLAME2020
 from pipeline.prep.depth import run as points
 from pipeline.prep.depth.run import PointsConfig
 from pipeline.prep.synthetic import SyntheticConfig, capture
 from pipeline.shards.reader import Shard
 from pipeline.shards.writer import write_shard
 from pipeline.tracking.align import align, umeyama
+from tests.faces import flames
 
 SIZE = 96
 
@@ -144,12 +153,12 @@ def test_a_mesh_without_known_triangles_asks_for_them(tmp_path: Path, shot: Path
     with pytest.raises(ConfigError, match="--topology"):
         points.run(out, PointsConfig("mesh"))
     obj = tmp_path / "t.obj"
-    obj.write_text("v 0 0 0\nf 1/1 2/2 3/3 4/4\n")
-    assert points.read_obj_faces(obj).tolist() == [[0, 1, 2], [0, 2, 3]]
+    corners = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
+    obj.write_text(corners + "f 1/1 2/2 3/3 4/4\n")
     points.run(out, PointsConfig("mesh", topology=str(obj)))
     obj.write_text("nothing")
-    with pytest.raises(FormatError, match="no faces"):
-        points.read_obj_faces(obj)
+    with pytest.raises(FormatError, match="faces"):
+        points.run(tmp_path / "out", PointsConfig("mesh", topology=str(obj)), overwrite=True)
 
 
 def test_a_missing_point_map_is_named(shot: Path, tmp_path: Path):
@@ -232,3 +241,28 @@ def test_the_command_line_stores_depth(shot: Path, tmp_path: Path):
     with Shard(out / "a.h5") as shard:
         assert torch.isfinite(shard.depth([(0, 0)], SIZE)).all()
         assert shard.provenance["points"]["backend"] == "mesh"
+
+
+def test_a_mesh_of_flame_is_drawn_with_the_converted_models_own_faces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    weights, out = tmp_path / "weights", tmp_path / "out"
+    for folder in (weights, out):
+        folder.mkdir()
+    monkeypatch.setenv("FASTGHA_WEIGHTS", str(weights))
+    made = capture(SyntheticConfig(identities=1, expressions=1, views=2, size=SIZE), 0)
+    few = replace(made, vertices=made.vertices[:, flames.kept()], neutral=None, topology="")
+    write_shard(out / "a.h5", replace(few, layout=FLAME2020), {})
+    with pytest.raises(MissingWeightsError, match="fastgha flame convert|FLAME model"):
+        points.run(out, PointsConfig("mesh"))
+    # The other version's model has the same triangles; so has the file when it is named.
+    model = flames.write_converted(weights)
+    points.run(out, PointsConfig("mesh"))
+    with Shard(out / "a.h5") as shard:
+        found, true = shard.depth([(0, 0)], SIZE)[0, 0], torch.from_numpy(made.depth[0, 0])
+        both = (found > 0) & (true > 0)
+        assert both.float().mean() > 0.1
+        assert (found - true)[both].abs().median() < 0.01  # hair stands off the mesh
+        faces = load_flame(model).faces.numpy()
+        assert (points.triangles(shard, 0, str(model))[1] == faces).all()
+        assert (points.triangles(shard, 0, "")[1] == faces).all()

@@ -102,7 +102,7 @@ def test_the_command_line_takes_a_network_that_was_added(tmp_path: Path):
             np.testing.assert_allclose(shard.landmarks(t), truth, atol=1e-3)
             for v in range(3):
                 alpha = shard.read([(t, v)], 128).alpha[0, 0]
-                assert alpha[64, 64] == 1 and alpha[:6].max() < 0.3
+                assert alpha[64, 64] > 0.5 and alpha[:6].max() < 0.3
     assert [one.problems for one in check.run(out)] == [[]]
 
 
@@ -184,7 +184,9 @@ def test_a_view_whose_matte_is_not_where_the_mesh_is_is_kept_and_said(tmp_path: 
     with Shard(out / f"{ava.NAME}.h5") as shard:
         assert shard.valid[2].all()
     found = check.run(out)[0]
-    assert found.doubted == report["doubted_views"] and found.problems == []
+    assert found.doubted == report["doubted_views"]
+    assert [p for p in found.problems if "cannot be trained on" not in p] == []
+    assert ["has no expression codes" in p for p in found.problems] == [True]
     assert (
         "SEN_a_b_001203 400940: the tracked mesh" in (out / "qa" / f"{ava.NAME}.html").read_text()
     )

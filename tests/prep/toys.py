@@ -80,6 +80,10 @@ class ToyCapture(Capture):
         self.timesteps = tuple(Timestep("toy", t) for t in range(count))
         self.facts = {"mattes": "none shipped"}
 
+    @property
+    def layout(self) -> str:
+        return MAKEHUMAN
+
     def missing(self) -> Mapping[str, str]:
         return {}
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import FormatError, InputError, ShapeError
-from pipeline.shards.reader import Shard, find_shards
+from pipeline.shards.reader import Shard, by_person, find_shards
 from pipeline.shards.sampling import ResolutionSchedule, Samples, SamplingConfig, draw, load_samples
 from pipeline.shards.schema import FIELDS, PICTURES
 from pipeline.shards.writer import ShardTimestep, placeholder_K, write_shard, write_timesteps
@@ -74,7 +74,8 @@ def test_a_sample_follows_the_papers_rule(shards: Path):
 
 
 def test_the_sample_of_a_step_is_the_same_in_any_process_and_order(shards: Path):
-    samples = Samples([find_shards(shards)], SAMPLING, ResolutionSchedule((32, 64), (2, 2)), seed=3)
+    people = list(by_person(find_shards(shards)).values())
+    samples = Samples([people], SAMPLING, ResolutionSchedule((32, 64), (2, 2)), seed=3)
     here = [samples[i] for i in range(4)]
     there = list(load_samples(samples, start=1, workers=1))
     assert [s.targets.camera.width for s in here] == [32, 32, 64, 64]

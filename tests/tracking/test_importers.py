@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import InputError, LayoutError
 from pipeline.faces.layouts import EYELIDS, FLAME2020, FLAME2023, JAW, LEFT_EYE, RIGHT_EYE
-from pipeline.tracking.importers import read_tracking
+from pipeline.tracking.importers import Frame, frames_of, is_tracking, read_tracking
 
 RNG = np.random.default_rng(0)
 VECTORS = RNG.normal(0, 0.3, (4, 5, 3))
@@ -148,3 +148,31 @@ def test_a_rotation_without_length_is_refused_with_the_file(tmp_path: Path):
     torch.save(one, tmp_path / "0.frame")
     with pytest.raises(InputError, match=r"0\.frame"):
         read_tracking(tmp_path / "0.frame")
+
+
+def test_our_own_file_gives_codes_by_the_numbers_of_its_frames(tmp_path: Path):
+    codes = np.tile(np.eye(120, dtype=np.float32)[0], (3, 1))
+    whole = {"codes": codes, "layout": np.array(FLAME2023), "frames": np.array([7, 9, 30])}
+    np.savez(tmp_path / "ours.npz", **whole)
+    found = read_tracking(tmp_path / "ours.npz")
+    assert found.layout == FLAME2023 and found.names == ("7", "9", "30") and found.fits == ()
+    np.testing.assert_array_equal(found.codes().values, codes)
+    assert frames_of(tmp_path / "ours.npz")[9] == Frame(tmp_path / "ours.npz", 1)
+    np.savez(tmp_path / "short.npz", **{**whole, "frames": np.arange(2)})
+    with pytest.raises(InputError, match="of 2 frames"):
+        read_tracking(tmp_path / "short.npz")
+    np.savez(tmp_path / "strange.npz", **{**whole, "layout": np.array("arkit")})
+    with pytest.raises(LayoutError, match="'arkit'"):
+        read_tracking(tmp_path / "strange.npz")
+    np.savez(tmp_path / "twice.npz", **{**whole, "frames": np.array([7, 7, 8])})
+    with pytest.raises(InputError, match="no number of its own"):
+        frames_of(tmp_path / "twice.npz")
+
+
+def test_frames_are_found_by_their_numbers_without_reading_them(tmp_path: Path):
+    (tmp_path / "checkpoint").mkdir()
+    for i in (0, 12):
+        (tmp_path / "checkpoint" / f"{i:05d}.frame").write_bytes(b"not read")
+    assert is_tracking(tmp_path) and not is_tracking(tmp_path / "checkpoint" / "00000.frame")
+    found = frames_of(tmp_path)
+    assert found == {i: Frame(tmp_path / "checkpoint" / f"{i:05d}.frame") for i in (0, 12)}

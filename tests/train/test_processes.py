@@ -66,7 +66,7 @@ def test_two_processes_and_then_one_follow_the_curve_of_one(shards: Path, tmp_pa
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_lost_process_ends_the_run_with_an_error(shards: Path, tmp_path: Path, how):
-    long = ["--set", "sizes=[32]", "--set", "steps=[100000]", "--set", "run.patience=5"]
+    long = ["--set", "sizes=[32]", "--set", "steps=[100000]", "--set", "run.timeout=5"]
     first, second = start(shards, tmp_path / "run", *long)
     try:
         deadline = time.monotonic() + 90

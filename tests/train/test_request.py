@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,19 @@ def test_a_report_says_how_fast_it_was_and_what_stopped_it(tmp_path: Path):
     stopped = TrainReport(tmp_path, 10, "SIGTERM", tmp_path, 0, 1, 1)
     assert stopped.exit_code == 128 + 15
     assert stopped.remarks(1) == ["Stopped by SIGTERM at step 10; the same command goes on."]
+
+
+def test_a_table_takes_what_fits_all_its_models_and_refuses_the_rest(shards: Path, tmp_path: Path):
+    from pipeline.train import variants
+    from pipeline.train.config import RunConfig
+
+    with pytest.raises(ConfigError, match=r"takes no --preset or --from.*Leave them out"):
+        variants.refuse_choices(5, preset="tiny", inputs=None, origin=tmp_path, anew=[])
+    variants.refuse_choices(5, preset=None, inputs=None, origin=None, anew=[])
+    reports = variants.train_table(
+        5, shards, tmp_path, "tiny", 1, RunConfig(workers=0, precision="float32"),
+        changes=("lr=0.5", "sizes=[32]"), until=1,
+    )  # fmt: skip
+    assert [report.step for report in reports] == [1, 1, 1]
+    settings = json.loads((tmp_path / "full" / "seed-0" / "run.json").read_text())["settings"]
+    assert (settings["seed"], settings["lr"]) == (0, 0.5) and settings["sizes"] == [32]

@@ -15,7 +15,7 @@ from pipeline.core.errors import ConfigError, InputError, TrainingError
 from pipeline.core.geometry import jitter
 from pipeline.model.fastgha import FastGHA
 from pipeline.model.rerun import rerun_backward
-from pipeline.shards.reader import Shard
+from pipeline.shards.reader import Shard, by_person, find_shards
 from pipeline.shards.sampling import (
     ResolutionSchedule,
     Samples,
@@ -26,13 +26,17 @@ from pipeline.shards.sampling import (
 )
 from pipeline.shards.writer import write_shard
 from pipeline.train.config import RunConfig
-from pipeline.train.loop import train
+from pipeline.train.loop import alike, train
 from pipeline.train.presets import recipe
 from tests.conftest import blob_views, dome, toy_capture
 
 CONFIG = replace(recipe("tiny"), sizes=(64,), steps=(3,))
 RUN = RunConfig(workers=0, precision="float32")
 TERMS = ("rgb", "ssim", "silhouette", "depth", "gradient")
+
+
+def people(folder: Path) -> list[tuple[Path, ...]]:
+    return list(by_person(find_shards(folder)).values())
 
 
 def curve(run: Path) -> np.ndarray:
@@ -61,6 +65,25 @@ def test_a_setting_changes_no_more_than_rounding(
 ):
     train(shards, tmp_path, CONFIG, replace(RUN, **{setting: value}))
     np.testing.assert_allclose(curve(tmp_path), plain, rtol=tolerance)
+
+
+def test_samples_in_one_pass_give_the_same_training(shards: Path, tmp_path: Path):
+    curves = []
+    for together in (1, 3):
+        config, run = replace(CONFIG, batch=3, steps=(2,)), replace(RUN, together=together)
+        train(shards, tmp_path / str(together), config, run)
+        curves.append(curve(tmp_path / str(together)))
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
+
+
+def test_samples_share_a_pass_in_their_order_and_only_with_as_many_inputs(shards: Path):
+    sampling = SamplingConfig(inputs=3, min_inputs=1, targets=2)
+    samples = Samples([people(shards)], sampling, ResolutionSchedule((16,), (1,)), 3, batch=8)
+    drawn = list(load_samples(samples, 0, 0, range(8)))
+    counts = [[len(sample.inputs) for sample in some] for some in alike(drawn, 2)]
+    assert sum(counts, []) == [len(sample.inputs) for sample in drawn]
+    assert all(len(set(some)) == 1 and len(some) <= 2 for some in counts)
+    assert max(map(len, counts)) == 2 and min(map(len, counts)) == 1
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own tracing
@@ -128,7 +151,7 @@ def test_a_subject_with_too_few_timesteps_is_refused_before_training(shards: Pat
 
 def test_data_sets_are_mixed_by_their_weights(shards: Path, tmp_path: Path):
     write_shard(tmp_path / "carl.h5", toy_capture("carl"), {})
-    groups = (tuple(sorted(shards.glob("*.h5"))), (tmp_path / "carl.h5",))
+    groups = (people(shards), ((tmp_path / "carl.h5",),))
     sampling = SamplingConfig(inputs=1, min_inputs=1, targets=2)
     resolutions = ResolutionSchedule((16,), (300,))
 
@@ -145,7 +168,7 @@ def test_data_sets_are_mixed_by_their_weights(shards: Path, tmp_path: Path):
 
 
 def test_a_step_of_several_samples_begins_with_the_sample_of_a_step_of_one(shards: Path):
-    groups = (tuple(sorted(shards.glob("*.h5"))),)
+    groups = (people(shards),)
     sampling, resolutions = (
         SamplingConfig(inputs=2, min_inputs=2, targets=3),
         ResolutionSchedule((16,), (4,)),

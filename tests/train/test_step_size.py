@@ -13,8 +13,8 @@ from pipeline.model.checkpoint import load
 from pipeline.model.fastgha import FastGHA
 from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.loop import train
+from pipeline.train.optimizer import Optimizer
 from pipeline.train.presets import recipe, tiny
-from pipeline.train.step import make_optimizer
 from tests.conftest import LAYOUT
 
 CONFIG = replace(recipe("tiny"), sizes=(32,), steps=(6,))
@@ -24,7 +24,7 @@ RUN = RunConfig(workers=0, precision="float32")
 def test_the_deformation_has_its_own_step_size_and_every_weight_has_one():
     model = FastGHA(tiny(), "float32")
     model.deformation.set_layout(LAYOUT)
-    optimizer = make_optimizer(model, TrainConfig(lr=0.25, deform_lr=0.5))
+    optimizer = Optimizer(model, TrainConfig(lr=0.25, deform_lr=0.5))
     sizes = {id(p): g["lr"] for g in optimizer.param_groups for p in g["params"]}
     assert [g["base_lr"] for g in optimizer.param_groups] == [
         g["lr"] for g in optimizer.param_groups

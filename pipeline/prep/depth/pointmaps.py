@@ -11,10 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipeline.core.errors import ConfigError, FormatError
+from pipeline.core.errors import ConfigError, FormatError, MissingItemError
 from pipeline.core.types import View
+from pipeline.io.raw_files import read_npz
 from pipeline.perception.vggt import PointMaps, VggtPoints
+from pipeline.system.files import inside
 
+LARGEST = 2**34
+"""Bytes of the point maps of a timestep, unpacked: of eighty views they are 350 MB."""
 PointMapSource = Callable[[View, str, int, Sequence[int]], PointMaps]
 """Called with pictures [v] and which they are: subject, timestep, views."""
 
@@ -34,16 +38,16 @@ class PrecomputedPoints:
 
     def __call__(self, view: View, subject: str, timestep: int, views: Sequence[int]) -> PointMaps:
         """Read the point maps of one group."""
-        path = self._folder / subject / f"{timestep:06d}.npz"
+        path = inside(self._folder, subject, f"{timestep:06d}.npz")
         try:
-            with path.open("rb") as data, np.load(data, allow_pickle=False) as file:
-                points = np.asarray(file["points"], np.float32)[list(views)]
-                sure = (
-                    np.asarray(file["confidence"], np.float32)[list(views)]
-                    if "confidence" in file.files
-                    else np.ones(points.shape[:3], np.float32)
-                )
-        except Exception as error:  # noqa: BLE001  numpy and zipfile raise many kinds
+            file = read_npz(path, lambda name: name in ("points", "confidence"), LARGEST)
+            points = np.asarray(file["points"], np.float32)[list(views)]
+            sure = (
+                np.asarray(file["confidence"], np.float32)[list(views)]
+                if "confidence" in file
+                else np.ones(points.shape[:3], np.float32)
+            )
+        except (MissingItemError, KeyError, ValueError, TypeError, IndexError) as error:
             raise FormatError(
                 f"{path} is missing or not a file of point maps: {error}.",
                 "It holds `points` [v h w 3], and may hold `confidence` [v h w].",

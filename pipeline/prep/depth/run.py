@@ -21,10 +21,14 @@ import torch
 from jaxtyping import Float, Float32, Int
 
 from pipeline.core.config import to_dict
-from pipeline.core.errors import ConfigError, FormatError, InputError, StaleOutputError
+from pipeline.core.errors import ConfigError, InputError, StaleOutputError
 from pipeline.core.geometry import project
 from pipeline.core.types import View
+from pipeline.faces.flame import load_flame
+from pipeline.faces.flame_fit import VERTICES as FLAME_VERTICES
+from pipeline.faces.heads import FLAME_FILES, head_model
 from pipeline.faces.makehuman import load_asset
+from pipeline.io.meshes import read_obj_faces
 from pipeline.perception.vggt import HUB, PointMaps
 from pipeline.prep.depth.pointmaps import PointMapSource, make_point_map_source, shrunk
 from pipeline.prep.items import WORK, Item, load_item, save_item
@@ -36,6 +40,7 @@ from pipeline.system.files import sweep, write_whole
 from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.system.stage import StageReport
+from pipeline.system.weights import home
 from pipeline.tracking.align import AlignConfig, Alignment, align
 
 
@@ -52,7 +57,8 @@ class PointsConfig:
     head: Literal["depth", "points"] = "depth"
     """What of VGGT is used: its depth with its cameras, or its point head."""
     topology: str = ""
-    """OBJ file with the triangles of the mesh; not needed for synthetic heads."""
+    """File with the triangles of the mesh: OBJ, or a converted FLAME model; not needed for the
+    built-in head, nor for FLAME where its converted model is."""
     group: int = 16
     """Views that go through the network together; about 0.3 GB of GPU memory each."""
     min_frontal: float = 0.5
@@ -289,7 +295,8 @@ def triangles(
     if not len(vertices):
         raise InputError(f"{shard.path} has no mesh.", "Choose another backend.")
     if topology:
-        faces = read_obj_faces(Path(topology))
+        path = Path(topology)
+        faces = load_flame(path).faces.numpy() if path.suffix == ".npz" else read_obj_faces(path)
         if faces.max() >= len(vertices):
             raise InputError(
                 f"{topology} is not of the mesh in {shard.path}, which has {len(vertices)} "
@@ -298,33 +305,26 @@ def triangles(
             )
         return vertices, faces
     asset = load_asset()
-    if len(vertices) != len(asset.mean):
-        raise ConfigError(
-            f"The triangles of the mesh in {shard.path} ({len(vertices)} vertices) are not known.",
-            "Give them: --topology face_topology.obj, as the data set's owner publishes it.",
-        )
-    return (asset.smooth @ vertices).astype(np.float32), asset.skin.faces
+    if len(vertices) == len(asset.mean):
+        return (asset.smooth @ vertices).astype(np.float32), asset.skin.faces
+    if len(vertices) == FLAME_VERTICES:
+        return vertices, flame_faces(shard)
+    raise ConfigError(
+        f"The triangles of the mesh in {shard.path} ({len(vertices)} vertices) are not known.",
+        "Give them: --topology face_topology.obj, as the data set's owner publishes it; or make "
+        "the shards with --face, whose mesh is known.",
+    )
 
 
-def read_obj_faces(path: Path) -> Int[np.ndarray, "m 3"]:
-    """Read the faces of an OBJ file, larger ones cut into triangles.
+def flame_faces(shard: Shard) -> Int[np.ndarray, "m 3"]:
+    """Return the triangles of the converted FLAME model: all its versions have the same.
 
     Raises:
-        FormatError: If it is not there or has none.
+        MissingWeightsError: If no version is on this machine.
     """
-    faces: list[list[int]] = []
-    try:
-        for line in path.read_text(errors="replace").splitlines():
-            if line.startswith("f "):
-                ids = [int(word.split("/")[0]) - 1 for word in line.split()[1:]]
-                faces += [[ids[0], ids[i], ids[i + 1]] for i in range(1, len(ids) - 1)]
-    except (OSError, ValueError) as error:
-        raise FormatError(
-            f"{path} is not an OBJ file that can be read.", "Give another."
-        ) from error
-    if not faces or min(map(min, faces)) < 0:
-        raise FormatError(f"{path} has no faces with positive numbers.", "Give another OBJ file.")
-    return np.array(faces)
+    layouts = [shard.layout] if shard.layout in FLAME_FILES else list(FLAME_FILES)
+    there = [layout for layout in FLAME_FILES if (home() / FLAME_FILES[layout]).is_file()]
+    return head_model((there or layouts)[0]).faces
 
 
 def put_in(path: Path, config: PointsConfig) -> dict[str, str]:

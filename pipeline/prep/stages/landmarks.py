@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.errors import FastGHAError
+from pipeline.perception.device import networks_on
 from pipeline.perception.landmarks import Detector
 from pipeline.prep.items import Item, save_item
 from pipeline.prep.plan import Job
@@ -39,7 +40,8 @@ class LandmarksStage:
             if self.job.detector is None:
                 break
             if self._detector is None:
-                self._detector = self.job.detector.make()
+                with networks_on(self.job.device):
+                    self._detector = self.job.detector.make()
             if not capture.has(step, camera):
                 continue
             try:

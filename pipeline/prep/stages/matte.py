@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.core.arrays import Alpha, Matte, Rgb
 from pipeline.io.images import decode, encode_jpeg, encode_png
+from pipeline.perception.device import networks_on
 from pipeline.perception.matting import MattingModel
 from pipeline.prep.items import Item, load_item, save_item
 from pipeline.prep.plan import Job
@@ -56,7 +57,8 @@ class MatteStage:
                 cover = np.asarray(decode(shipped))
             else:
                 if self._matting is None:
-                    self._matting = self.job.matting()
+                    with networks_on(self.job.device):
+                        self._matting = self.job.matting()
                 image = np.asarray(decode(data).convert("RGB"))
                 inside = np.asarray(decode(crops.pictures["inside"][v])) / np.float32(255)
                 on_white, cover = cut_out(image, inside, self._matting)

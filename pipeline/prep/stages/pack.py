@@ -15,8 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from pipeline.core.config import to_dict
-from pipeline.faces.heads import head_model
-from pipeline.prep.items import load_item
+from pipeline.prep.items import load_item, read_reasons
 from pipeline.prep.plan import Job
 from pipeline.shards.writer import Header, ShardTimestep, placeholder_K, write_timesteps
 from pipeline.system.files import inside, write_whole
@@ -41,8 +40,8 @@ class PackStage:
 
     def reason(self, name: str) -> str:
         """Return why a capture was not packed: the most frequent reason of its timesteps."""
-        reasons = list(json.loads(self.report(name).read_text())["dropped_timesteps"].values())
-        return max(reasons, key=reasons.count)
+        reasons = list(read_reasons(self.report(name), "dropped_timesteps").values())
+        return max(reasons, key=reasons.count, default="nothing of it is left")
 
     def __call__(self, name: str) -> None:
         """Write the report of one capture, and its shard if anything is left of it."""
@@ -85,16 +84,19 @@ class PackStage:
         }
         size = self.job.config.size
         neutral = self._neutral(name, kept)
-        topology = "" if neutral is None else head_model(layout).topology
+        topology = "" if neutral is None else self._topology(name, kept[0])
         header = Header(
             plan.subject, layout, size, size, len(kept), len(plan.cameras), vertices, provenance,
-            neutral, topology,
+            neutral, topology, plan.split,
         )  # fmt: skip
         write_timesteps(self.path(name), header, self._timesteps(name, kept, sentences))
 
     def _facts(self, name: str, i: int) -> tuple[str, int]:
         item = load_item(self.job.path("track", name, i))
         return item.notes.get("layout", NO_LAYOUT), len(item.arrays["vertices"])
+
+    def _topology(self, name: str, i: int) -> str:
+        return load_item(self.job.path("track", name, i), pictures=()).notes.get("topology", "")
 
     def _neutral(self, name: str, kept: list[int]) -> Float32[np.ndarray, "n 3"] | None:
         """Return the person's neutral mesh: the mean of what groups of pictures gave."""

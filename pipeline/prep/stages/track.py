@@ -1,36 +1,41 @@
 """Stage: cameras in the head frame, expression code, landmarks and mesh in space.
 
-What the capture ships is taken; landmarks in space come from several calibrated cameras. Of
-photographs, a few together, a head model is fitted to the landmarks: cameras and expressions.
+What the capture ships or a tracker left of it is taken; landmarks in space come from several
+calibrated cameras. If our own fit is asked for, a head model is fitted to the landmarks of these
+cameras: first the person, over a few moments, then every moment. Of photographs, a few together, a
+head model is fitted without knowing the cameras.
 
-Out   work/<capture>/track/<timestep>.npz   world_to_camera [v 4 4] and K [v 3 3] (head frame,
+Out   work/<capture>/person.npz   identity [k], seat [4 4] (of the model in the shipped head frame)
+      work/<capture>/track/<timestep>.npz   world_to_camera [v 4 4] and K [v 3 3] (head frame,
       metres, raw pixels; nan where unknown), code [120] (nan where unknown), landmarks [68 3],
       vertices [n 3], neutral [n 3] (n is 0 where unknown), error [v] (share of the face by which
-      an estimated camera misses)
+      a camera misses); notes: layout of the code, topology of the mesh
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 
-from pipeline.captures.capture import factor_head_pose
+from pipeline.captures.capture import Timestep
 from pipeline.core.errors import CameraError, FastGHAError, MissingItemError
-from pipeline.core.types import Camera
-from pipeline.faces.flame import Flame, load_flame
+from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.flame_fit import FlameFit
+from pipeline.faces.heads import topology_of
 from pipeline.perception.landmarks import MESH_HEAD
-from pipeline.prep.items import Item, load_item, save_item
+from pipeline.prep.codes import MAKEHUMAN_FACE, Trackings, face_model, flame_model
+from pipeline.prep.items import WORK, Item, load_item, save_item
 from pipeline.prep.plan import Job
+from pipeline.system.files import inside
 from pipeline.tracking import cameras as estimation
-from pipeline.tracking.fit import Observations, TrackConfig, track
-from pipeline.tracking.models import FaceState, MakeHumanFace
+from pipeline.tracking.fit import Observations, Person, Track, TrackConfig, track
+from pipeline.tracking.models import FaceModel, FaceState
 from pipeline.tracking.triangulate import triangulate
 
 T = TypeVar("T")
@@ -41,6 +46,13 @@ TOLERANCE = 0.03
 """Landmarks may be so far off, in widths of the face."""
 
 
+PERSON = "person.npz"
+MOMENTS = 12
+"""Timesteps, spread over the capture, that tell who the person is."""
+MAX_MISS = 0.08
+"""A fit that misses the landmarks by more of the face is none."""
+SIDE = 1000
+"""Pixels: stands for the pictures' sizes, which a fit with known cameras does not need."""
 SMOOTH = 0.3
 """Of videos, how much less likely a face is that changes from frame to frame."""
 
@@ -60,24 +72,65 @@ class Found:
     notes: dict[str, str] | None = None
 
 
+@dataclass(frozen=True)
+class Moment:
+    """What the cameras of a rig see of one timestep."""
+
+    points: Float64[np.ndarray, "v 68 2"]
+    """Pixels of the raw pictures; nan where no face was found."""
+    E: Float64[np.ndarray, "v 4 4"]
+    """World to camera; nan where unknown."""
+    K: Float64[np.ndarray, "v 3 3"]
+    pose: Float64[np.ndarray, "4 4"] | None
+    """Shipped head pose, head to world."""
+    reason: str
+    """Why nothing can be made of it; empty if something can."""
+    dropped: Mapping[str, str]
+    """Reasons of views, by camera."""
+
+
+def same_rig(moments: list[tuple[int, Moment]]) -> list[list[tuple[int, Moment]]]:
+    """Part moments into those that the very same cameras see: one fit takes one rig."""
+    rigs: list[list[tuple[int, Moment]]] = []
+    for i, moment in moments:
+        for rig in rigs:
+            other = rig[0][1]
+            same = np.array_equal(moment.E, other.E, equal_nan=True) and np.array_equal(
+                moment.K, other.K, equal_nan=True
+            )
+            if same and (moment.pose is None) == (other.pose is None):
+                rig.append((i, moment))
+                break
+        else:
+            rigs.append([(i, moment)])
+    return rigs
+
+
 @dataclass
 class TrackStage:
-    """Tracks one timestep, or several photographs together."""
+    """Tracks one timestep, or several together."""
 
     job: Job
+    _trackings: dict[str, Trackings] = field(default_factory=lambda: dict[str, Trackings]())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what was read behind: a worker reads its own."""
+        return {**self.__dict__, "_trackings": {}}
 
     def __call__(self, group: tuple[str, tuple[int, ...]]) -> None:
         """Make the items of a group of timesteps of one capture."""
         name, steps = group
         if not self.job.reader.calibrated:
             self._estimate(name, steps)
+        elif self.job.config.face:
+            self._fit(name, steps)
         else:
             for i in steps:
                 self._shipped(name, i)
 
     def groups(self, todo: list[tuple[str, int]]) -> list[tuple[str, tuple[int, ...]]]:
         """Return what is tracked together."""
-        if self.job.reader.calibrated:
+        if self.job.reader.calibrated and not self.job.config.face:
             return [(name, (i,)) for name, i in todo]
         blocks = sorted({(name, i // TOGETHER) for name, i in todo})
         return [
@@ -90,43 +143,193 @@ class TrackStage:
 
     def _shipped(self, name: str, i: int) -> None:
         plan, capture = self.job.plans[name], self.job.capture(name)
-        step, views = plan.timesteps[i], len(plan.cameras)
-        E, K = np.full((views, 4, 4), np.nan), np.full((views, 3, 3), np.nan)
+        step = plan.timesteps[i]
         dropped: dict[str, str] = {}
+        notes: dict[str, str] = {}
         pose = attempt(lambda: capture.head_to_world(step), "timestep", dropped)
         mesh = attempt(lambda: capture.mesh(step), "timestep", dropped)
-        if self.job.config.flame and (pose is None or mesh is None):
-            posed = attempt(lambda: self._flame(capture.flame(step)), "timestep", dropped)
-            if posed is not None:
-                pose, mesh = posed
+        neutral = None
+        tracked = attempt(lambda: self._parameters(name, step), "timestep", dropped)
+        if self.job.config.flame and tracked is not None:
+            posed = attempt(lambda: self._flame(*tracked), "timestep", dropped)
+            # A mesh of the data set belongs to its own head pose.
+            if posed is not None and (self.job.config.tracking or pose is None or mesh is None):
+                pose, mesh, neutral = posed
+                model = flame_model(self.job.config.flame)
+                faces = model.faces.numpy().astype(np.int32)
+                notes["topology"] = topology_of(faces, len(model.template))
+        code = attempt(lambda: self._code(name, step), "timestep", dropped)
+        if code is not None:
+            notes["layout"] = code.layout
+        E, K = self._cameras(name, i, dropped)
         if pose is None:
             dropped.setdefault("timestep", "no head pose: the capture ships none that is complete")
-            self._save(name, i, E, K, dropped=dropped)
+            self._save(name, i, np.full_like(E, np.nan), np.full_like(K, np.nan), dropped=dropped)
             return
+        to_head = E @ pose
+        self._save(
+            name, i, to_head, K,
+            code=None if code is None else code.values.numpy(),
+            landmarks=self._in_space(name, i, to_head, K),
+            vertices=None if mesh is None else (mesh - pose[:3, 3]) @ pose[:3, :3],
+            neutral=neutral, dropped=dropped, notes=notes,
+        )  # fmt: skip
+
+    def _tracking(self, name: str) -> Trackings | None:
+        """Return the trackings of a capture, if any were given."""
+        folder = self.job.config.tracking
+        if folder and name not in self._trackings:
+            alone = len(self.job.plans) == 1
+            self._trackings = {name: Trackings(Path(folder), self.job.capture(name), alone)}
+        return self._trackings.get(name)
+
+    def _code(self, name: str, step: Timestep) -> ExpressionCode | None:
+        tracking = self._tracking(name)
+        return self.job.capture(name).code(step) if tracking is None else tracking.code(step)
+
+    def _parameters(self, name: str, step: Timestep) -> tuple[FlameFit, np.ndarray] | None:
+        """Return FLAME parameters and the motion from their world to the capture's."""
+        tracking = self._tracking(name)
+        if tracking is not None:
+            return tracking.fit(step)
+        fit = self.job.capture(name).flame(step)
+        return None if fit is None else (fit, np.eye(4))
+
+    def _flame(self, fit: FlameFit, world: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return head pose and vertices in the capture's world, and the neutral mesh."""
+        model = flame_model(self.job.config.flame)
+        vertices = model.of(fit) @ world[:3, :3].T + world[:3, 3]
+        return world @ model.head_to_world(fit), vertices, model.rest(fit)
+
+    def _cameras(self, name: str, i: int, dropped: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the cameras of a timestep, world to camera [v 4 4] and K [v 3 3]; nan if lost."""
+        plan, capture = self.job.plans[name], self.job.capture(name)
+        views = len(plan.cameras)
+        E, K = np.full((views, 4, 4), np.nan), np.full((views, 3, 3), np.nan)
         for v, camera in enumerate(plan.cameras):
-            found = attempt(lambda c=camera: capture.camera(step, c), camera, dropped)
+            step = plan.timesteps[i]
+            found = attempt(lambda c=camera, s=step: capture.camera(s, c), camera, dropped)
             if found is not None:
-                head = factor_head_pose(found, pose)
-                E[v], K[v] = head.world_to_camera.double().numpy(), head.K.double().numpy()
-        vertices = np.zeros((0, 3)) if mesh is None else (mesh - pose[:3, 3]) @ pose[:3, :3]
-        code = attempt(lambda: capture.code(step), "timestep", dropped)
-        notes = {} if code is None else {"layout": code.layout}
+                E[v], K[v] = found.world_to_camera.double().numpy(), found.K.double().numpy()
+        return E, K
+
+    def _in_space(self, name: str, i: int, E: np.ndarray, K: np.ndarray) -> np.ndarray:
+        """Return the landmarks [68, 3] where the cameras of the head frame see them."""
         points = load_item(self.job.path("landmarks", name, i)).arrays["points"]
         known = np.isfinite(E).all((1, 2))
         extent = np.ptp(np.nan_to_num(points), axis=1).max(-1)
-        landmarks = triangulate(points[known], E[known], K[known], TOLERANCE * extent[known])
+        return triangulate(points[known], E[known], K[known], TOLERANCE * extent[known])
+
+    def _fit(self, name: str, steps: tuple[int, ...]) -> None:
+        """Fit the head model to a few timesteps of a person who is known."""
+        model = face_model(self.job.config.face)
+        moments = {i: self._moment(name, i) for i in steps}
+        for i, moment in moments.items():
+            if moment.reason:
+                self._lose(name, i, moment)
+        good = [i for i, moment in moments.items() if not moment.reason]
+        if not good:
+            return
+        try:
+            person = self._person(name)
+        except CameraError as error:
+            for i in good:
+                self._lose(name, i, replace(moments[i], reason=error.problem))
+            return
+        for together in same_rig([(i, moments[i]) for i in good]):
+            fit = self._track([moment for _, moment in together], person)
+            for n, (i, moment) in enumerate(together):
+                self._keep(name, i, moment, model, fit, n)
+
+    def _moment(self, name: str, i: int) -> Moment:
+        """Return what cameras see of a timestep, and its shipped head pose."""
+        capture, step = self.job.capture(name), self.job.plans[name].timesteps[i]
+        dropped: dict[str, str] = {}
+        points = load_item(self.job.path("landmarks", name, i)).arrays["points"].astype(np.float64)
+        E, K = self._cameras(name, i, dropped)
+        points[~np.isfinite(E).all((1, 2))] = np.nan
+        pose = attempt(lambda: capture.head_to_world(step), "timestep", dropped)
+        reason = dropped.pop("timestep", "")
+        seen = int(np.isfinite(points).all((1, 2)).sum())
+        if not reason and seen < 2:
+            why = next(iter(dropped.values()), "")
+            reason = f"a face was found in {seen} calibrated views only, our own fit needs two"
+            reason += f" ({why.removesuffix('.')})" if why else ""
+        return Moment(points, E, K, pose, reason, dropped)
+
+    def _track(self, moments: list[Moment], person: Person | None) -> Track:
+        poses = [moment.pose for moment in moments]
+        given = [pose for pose in poses if pose is not None]
+        known = np.isfinite(moments[0].E).all((1, 2))
+        # A lost camera sees nothing: any other stands for it.
+        first = int(np.flatnonzero(known)[0])
+        E, K = (np.where(known[:, None, None], x, x[first]) for x in (moments[0].E, moments[0].K))
+        camera = Camera(torch.from_numpy(E), torch.from_numpy(K), SIDE, SIDE)
+        bias = np.zeros((68, 3)) if self.job.detector is None else self.job.detector.bias()
+        seen = Observations(
+            np.stack([moment.points for moment in moments]), camera, (), bias,
+            poses=np.stack(given) if len(given) == len(poses) else None,
+        )  # fmt: skip
+        return track(face_model(self.job.config.face), seen, TrackConfig(), person)
+
+    def _person(self, name: str) -> Person:
+        """Return what is the same in all timesteps of a capture; found once, then read.
+
+        Raises:
+            CameraError: If too few timesteps show the face.
+        """
+        path = inside(self.job.out / WORK, name, PERSON)
+        if not path.exists():
+            every = range(self._count(name))
+            chosen = np.unique(np.linspace(0, len(every) - 1, 3 * MOMENTS).round().astype(int))
+            moments = [self._moment(name, int(i)) for i in chosen]
+            good = [moment for moment in moments if not moment.reason]
+            if not good:
+                raise CameraError("No timestep shows the face in two views.", "Leave it out.")
+            rigs = same_rig(list(enumerate(good[:: -(-len(good) // MOMENTS)])))
+            fit = self._track([moment for _, moment in max(rigs, key=len)], None)
+            seat = np.zeros((0, 4)) if fit.person.seat is None else fit.person.seat
+            item = Item({"identity": fit.person.identity.numpy(), "seat": seat})
+            save_item(path, item)
+        arrays = load_item(path).arrays
+        return Person(
+            torch.from_numpy(arrays["identity"]), arrays["seat"] if len(arrays["seat"]) else None
+        )
+
+    def _keep(
+        self, name: str, i: int, moment: Moment, model: FaceModel, fit: Track, n: int
+    ) -> None:
+        """Save one timestep of a fit."""
+        pose = fit.head_to_world[n].double().numpy()
+        E = moment.E @ pose
+        extent = np.ptp(moment.points, axis=1).max(-1)
+        error = fit.errors[n] / extent
+        dropped = dict(moment.dropped)
+        miss = float(np.nanmedian(error))
+        if miss > MAX_MISS:
+            dropped["timestep"] = f"our own fit misses the landmarks by {miss:.0%} of the face"
+        state = fit.state[n : n + 1]
+        with torch.no_grad():
+            vertices = model.vertices(fit.identity, state)[0].numpy()
+            rest = FaceState.neutral(model.expression_size)
+            neutral = model.vertices(fit.identity, rest)[0].numpy()
+        notes = {"layout": model.layout, "topology": model.topology}
+        code: ExpressionCode | None = fit.codes[n]
+        if self.job.config.tracking:
+            step = self.job.plans[name].timesteps[i]
+            code = attempt(lambda: self._code(name, step), "timestep", dropped)
+            if code is not None and code.layout != model.layout:
+                # The mesh is of another head than the codes: it cannot guide, only be looked at.
+                notes, neutral = {"layout": code.layout}, None
         self._save(
-            name, i, E, K,
-            code=np.full(120, np.nan) if code is None else code.values.numpy(),
-            landmarks=landmarks, vertices=vertices, dropped=dropped, notes=notes,
+            name, i, E, moment.K, code=None if code is None else code.values.numpy(),
+            landmarks=self._in_space(name, i, E, moment.K), vertices=vertices, neutral=neutral,
+            error=error, dropped=dropped, notes=notes,
         )  # fmt: skip
 
-    def _flame(self, fit: FlameFit | None) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return head pose and vertices in the world of a FLAME tracking."""
-        if fit is None:
-            return None
-        model = flame_model(self.job.config.flame)
-        return model.head_to_world(fit), model.of(fit)
+    def _lose(self, name: str, i: int, moment: Moment) -> None:
+        E, K = np.full_like(moment.E, np.nan), np.full_like(moment.K, np.nan)
+        self._save(name, i, E, K, dropped={**moment.dropped, "timestep": moment.reason})
 
     def _estimate(self, name: str, steps: tuple[int, ...]) -> None:
         items = [load_item(self.job.path("landmarks", name, i)) for i in steps]
@@ -161,7 +364,7 @@ class TrackStage:
                 Found(camera, fit.head, float(error))
                 for camera, error in zip(fit.cameras, fit.errors, strict=True)
             ]
-        model = face_model()
+        model = face_model(MAKEHUMAN_FACE)
         bias = np.zeros((68, 3)) if self.job.detector is None else self.job.detector.bias()
         fit = track(
             model,
@@ -176,7 +379,8 @@ class TrackStage:
         return [
             Found(
                 fit.cameras[n][0], landmarks[n], float(fit.errors[n, 0]), vertices[n],
-                neutral, fit.codes.values[n].numpy(), {"layout": model.layout},
+                neutral, fit.codes.values[n].numpy(),
+                {"layout": model.layout, "topology": model.topology},
             )
             for n in range(len(points))
         ]  # fmt: skip
@@ -206,18 +410,6 @@ class TrackStage:
             "error": np.full(len(E), np.nan) if error is None else error,
         }
         save_item(self.job.path("track", name, i), Item(arrays, {}, dropped or {}, notes or {}))
-
-
-@functools.cache
-def face_model() -> MakeHumanFace:
-    """Return the head model, made once in a process."""
-    return MakeHumanFace()
-
-
-@functools.cache
-def flame_model(path: str) -> Flame:
-    """Return a FLAME model, read once in a process."""
-    return load_flame(Path(path))
 
 
 def attempt(get: Callable[[], T], name: str, dropped: dict[str, str]) -> T | None:

@@ -1,0 +1,87 @@
+"""Gaussians of what pictures seldom show: eyeballs, teeth, tongue, the inside of the mouth.
+
+Pixels make Gaussians where they see the head. Of a mouth that is shut in all pictures they see
+nothing, and when it opens there is a hole. So a guided model adds Gaussians on the mesh there.
+
+Letters: k of them, f features, c channels of the tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.core.types import Gaussians
+from pipeline.faces.guide import Guide
+from pipeline.faces.heads import PARTS, head_model
+from pipeline.model.activate import CanonicalHead
+from pipeline.model.blocks import full_precision, zero_
+
+FREQUENCIES = 8
+UNIT = 0.3
+"""Metres on which the slowest wave of the encoding is half as long."""
+WIDTH, PERSON = 128, 64
+REACH = 0.004
+"""Metres that a Gaussian may be off its vertex, along each axis."""
+SIZE, SIZES = 0.0014, 1.2
+"""Standard deviation at the start, metres, and how far its logarithm may be from there."""
+OPACITY = 0.85
+COLORS = {
+    "skin": (0.40, 0.20, 0.18),
+    "eyes": (0.72, 0.69, 0.67),
+    "teeth": (0.72, 0.68, 0.62),
+    "tongue": (0.55, 0.32, 0.30),
+}
+"""sRGB at the start."""
+
+
+class Interior(nn.Module):
+    """A small network that makes a Gaussian at each inner vertex of a head model, for a person.
+
+    It knows the vertex by its place on the mean head, whatever the head model, and the person by
+    the mean of all tokens.
+    """
+
+    def __init__(self, tokens: int, features: int) -> None:
+        super().__init__()
+        self.person = nn.Linear(tokens, PERSON)
+        self.layers = nn.Sequential(
+            nn.Linear(3 + 6 * FREQUENCIES + len(PARTS) + PERSON, WIDTH),
+            nn.SiLU(),
+            nn.Linear(WIDTH, WIDTH),
+            nn.SiLU(),
+        )
+        self.out = nn.Linear(WIDTH, 3 + 3 + 4 + 3 + 1 + features)
+        zero_(self.out)
+
+    def forward(
+        self, head: CanonicalHead, guide: Guide, tokens: Float[Tensor, "v c h w"]
+    ) -> CanonicalHead:
+        """Return the head with the inner Gaussians after its own."""
+        assert head.rig is not None  # a guided model's
+        inner = head_model(guide.layout).interior
+        like = head.gaussians.means
+        vertex = torch.from_numpy(inner.vertices).to(like.device, torch.int64)
+        part = torch.from_numpy(inner.parts).to(like.device, torch.int64)
+        with full_precision(like):
+            x = torch.from_numpy(inner.places).to(like) / UNIT
+            octaves = torch.pi * 2.0 ** torch.arange(FREQUENCIES).to(x)
+            angles = (x[:, :, None] * octaves).flatten(1)
+            person = self.person(tokens.float().mean((0, 2, 3))).expand(len(x), -1)
+            known = [x, angles.sin(), angles.cos(), functional.one_hot(part, len(PARTS)).to(x)]
+            raw: Tensor = self.out(self.layers(torch.cat([*known, person], dim=1)))
+        place, color, quat, size, opacity = raw[:, :14].split([3, 3, 4, 3, 1], dim=1)
+        rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))
+        start = torch.tensor([COLORS[name] for name in PARTS]).to(like)[part]
+        gaussians = Gaussians(
+            means=rig.places.to(like) + REACH * torch.tanh(place),
+            quats=functional.normalize(quat + torch.tensor([1.0, 0, 0, 0]).to(like), dim=1),
+            scales=SIZE * torch.exp(SIZES * torch.tanh(size)),
+            opacities=torch.sigmoid(opacity + torch.logit(torch.tensor(OPACITY)))[:, 0],
+            colors=torch.sigmoid(torch.logit(start) + color),
+        )
+        return head + CanonicalHead(gaussians, raw[:, 14:], rig)

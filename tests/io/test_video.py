@@ -1,0 +1,55 @@
+"""Videos and folders of frames: the same bytes each time, whole or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.core.errors import InputError
+from pipeline.io.video import MARK, write_mp4, write_pngs, write_webm
+
+
+def frames(count: int, channels: int = 3) -> Iterator[np.ndarray]:
+    for i in range(count):
+        yield np.random.default_rng(i).integers(0, 255, (34, 34, channels), np.uint8)
+
+
+def broken(count: int) -> Iterator[np.ndarray]:
+    yield from frames(count)
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("mp4", 3), ("webm", 4)])
+def test_one_input_gives_one_video(tmp_path: Path, kind: str, channels: int):
+    write = write_mp4 if kind == "mp4" else write_webm
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.{kind}", frames(6, channels), 25)
+    assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+def test_stopped_frames_leave_nothing(tmp_path: Path):
+    with pytest.raises(KeyboardInterrupt):
+        write_pngs(tmp_path / "out", broken(3))
+    assert not (tmp_path / "out").exists()
+
+
+def test_frames_of_a_killed_run_give_way_and_no_others(tmp_path: Path):
+    write_pngs(tmp_path, frames(3))
+    with pytest.raises(InputError, match="not an empty folder"):  # a whole one stays
+        write_pngs(tmp_path, frames(2))
+    (tmp_path / MARK).write_text(str(2**22 + 1))
+    (tmp_path / f".frame_00003.png.{2**22 + 1}.part").write_text("half")
+    write_pngs(tmp_path, frames(2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["frame_00000.png", "frame_00001.png"]
+    (tmp_path / MARK).write_text(str(os.getppid()))
+    with pytest.raises(InputError, match="is drawing into"):
+        write_pngs(tmp_path, frames(2))
+    (tmp_path / MARK).write_text(str(2**22 + 1))
+    (tmp_path / "mine.txt").write_text("kept")
+    with pytest.raises(InputError, match="not an empty folder"):
+        write_pngs(tmp_path, frames(2))
+    assert (tmp_path / "mine.txt").read_text() == "kept"

@@ -1,0 +1,111 @@
+"""Gaussians where pictures see nothing: behind the lips and the lids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.geometry import project
+from pipeline.core.types import Camera, View
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.heads import PARTS, head_model
+from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
+from pipeline.model.fastgha import FastGHA
+from pipeline.render import render
+from pipeline.synthetic.subject import Subject
+from pipeline.train.presets import tiny
+from tests.conftest import dome
+from tests.prep.test_synthetic import weights
+
+SIZE = 128
+
+
+@pytest.fixture(scope="module")
+def shut() -> tuple[View, TrackedMesh, Subject]:
+    """Three pictures of a person who never opens the mouth."""
+    subject = Subject.sample(5)
+    camera = dome(3, SIZE, seed=2)
+    frames = [subject.render(weights(), camera[i]) for i in range(3)]
+    image = torch.from_numpy(np.stack([f.rgb for f in frames])).permute(0, 3, 1, 2) / 255
+    alpha = torch.from_numpy(np.stack([f.alpha for f in frames]))[:, None] / 255
+    mesh = TrackedMesh(MAKEHUMAN, subject.head.neutral, np.stack([f.vertices for f in frames]))
+    return View(image, alpha, camera), mesh, subject
+
+
+def made(interior: bool) -> FastGHA:
+    torch.manual_seed(0)
+    model = FastGHA(replace(tiny(), image_size=SIZE, interior=interior))
+    model.deformation.set_layout(MAKEHUMAN)
+    return model
+
+
+def test_the_interior_is_all_that_a_shut_mouth_hides():
+    head = head_model(MAKEHUMAN)
+    inner = head.interior
+    assert len(inner.vertices) == len(inner.parts) == len(inner.places) == len(set(inner.vertices))
+    counts = dict(zip(PARTS, np.bincount(inner.parts).tolist(), strict=True))
+    assert min(counts.values()) > 200 and sum(counts.values()) < 4000
+    skin = inner.places[inner.parts == PARTS.index("skin")]
+    teeth = inner.places[inner.parts == PARTS.index("teeth")]
+    assert skin[:, 2].max() <= teeth[:, 2].max()  # nothing of the lips' outside
+
+
+@torch.no_grad()
+def test_a_mouth_that_was_never_seen_open_has_teeth(shut: tuple[View, TrackedMesh, Subject]):
+    views, mesh, subject = shut
+    code = arkit_to_code(weights(jawOpen=1.0))
+    ahead = dome(1, SIZE, seed=2)[:1]
+    truth = subject.render(weights(jawOpen=1.0), ahead[0])
+    marks, _ = project(ahead[0], torch.from_numpy(truth.landmarks[60:68]))
+    x, y = (int(v) for v in marks.mean(0))
+    errors: list[float] = []
+    for interior in (False, True):
+        model = made(interior)
+        head = model.reconstruct(views, model.guide(mesh, views.camera))
+        gaussians = model.animate(model.prepare(head), code.values)
+        drawn = render(gaussians, ahead, background=torch.ones(3)).color[0]
+        window = (slice(y - 4, y + 5), slice(x - 4, x + 5))
+        wanted = torch.from_numpy(truth.rgb[window] / np.float32(255))
+        errors.append(float((drawn[window] - wanted).abs().mean()))
+    assert errors[1] < 0.75 * errors[0]
+
+
+@torch.no_grad()
+def test_the_inner_gaussians_come_last_and_go_with_the_mesh(
+    shut: tuple[View, TrackedMesh, Subject],
+):
+    views, mesh, _ = shut
+    plain, more = made(False), made(True)
+    guide = plain.guide(mesh, views.camera)
+    without, head = plain.reconstruct(views, guide), more.reconstruct(views, guide)
+    inner = head_model(MAKEHUMAN).interior
+    assert len(head.gaussians) == len(without.gaussians) + len(inner.vertices)
+    assert head.rig is not None and without.rig is not None
+    assert torch.equal(head.rig.vertex[: len(without.gaussians)], without.rig.vertex)
+    moved = head.rig.displacement(arkit_to_code(weights(jawOpen=1.0)).values)
+    tongue = len(without.gaussians) + np.flatnonzero(inner.parts == PARTS.index("tongue"))
+    assert float(moved[torch.from_numpy(tongue), 1].mean()) < -0.005  # down with the jaw
+
+
+def test_every_weight_of_the_interior_learns(shut: tuple[View, TrackedMesh, Subject]):
+    views, mesh, _ = shut
+    model = made(True)
+    assert model.interior is not None
+    torch.nn.init.normal_(model.interior.out.weight, std=0.1)
+    head = model.reconstruct(views, model.guide(mesh, views.camera))
+    gaussians = model.animate(
+        model.prepare(head), arkit_to_code(weights(jawOpen=1.0, eyeLookUpLeft=1.0)).values
+    )
+    camera = Camera(views.camera.world_to_camera, views.camera.K, SIZE, SIZE)
+    render(gaussians, camera, background=torch.ones(3)).color.square().sum().backward()
+    for name, parameter in model.interior.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_a_model_without_a_mesh_has_no_interior():
+    with pytest.raises(ConfigError, match="interior needs a mesh"):
+        replace(tiny(), guide="none", interior=True)

@@ -52,7 +52,7 @@ class BundleConfig:
     against what is believed beforehand."""
     cauchy: float = 2.5
     """Misses well beyond this many sigmas count for little."""
-    marks: float = 0.01
+    marks: float = 0.015
     """Sigma of a detector's landmark within its region, in longer sides of the landmarks' box."""
     outline: float = 2.2
     """So many times that of one on the outline, which slides over the head."""

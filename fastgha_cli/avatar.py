@@ -29,22 +29,35 @@ def avatar(
         Path | None,
         typer.Option(metavar="FILE", help="Write a picture of crops, mattes and landmarks."),
     ] = None,
+    cameras: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Known cameras of the photographs (.json)."),
+    ] = None,
+    face: Annotated[
+        int | None,
+        typer.Option(help="Which face, where there are several; 1 is the largest.", min=1),
+    ] = None,
 ) -> None:
     """Make an avatar of photographs: matte, landmarks, cameras, then one pass of the model.
 
-    Only make avatars of people who agreed to it.
+    A file of cameras is JSON: width, height, cameras [{world_to_camera, K}], in the order of the
+    photographs; frame is head (if left out) or world, where the head is found first, in one place
+    for all photographs, or with static: false in one for each. Only make avatars of people who
+    agreed to it.
     """
     from fastgha_cli import console
     from pipeline.avatar.create import make_avatar
     from pipeline.train.device import choose
 
     console.consent()
-    place = choose(device)
+    place, notes = choose(device), list[str]()
     with console.progress("Preparing photographs") as tick:
         made = make_avatar(
-            photos, model, matting=matting, size=size, sheet=sheet, refine_s=refine, device=place,
-            progress=tick,
+            photos, model, matting=matting, size=size, sheet=sheet, refine_s=refine,
+            cameras=cameras, face=face, device=place, progress=tick, note=notes.append,
         )  # fmt: skip
+    for said in notes:
+        console.say(said)
     made.save(out)
     console.say(f"{len(made.canonical)} Gaussians from {len(photos)} photographs.")
     console.result(str(out))

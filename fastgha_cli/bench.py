@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -208,12 +208,25 @@ def track(
         float, typer.Option(help="Of the landmarks, pixels of a 512-pixel picture.", min=0)
     ] = 1.0,
     seed: options.Seed = 0,
+    through: Annotated[
+        Literal["landmarks", "detector"],
+        typer.Option(
+            help="What is fitted: true landmarks with noise, or what is detected in pictures drawn."
+        ),
+    ] = "landmarks",
     json: options.Json = None,
 ) -> None:
     """Measure the face tracker on synthetic people whose truth is known."""
     from fastgha_cli import console
+    from pipeline.bench import detect
     from pipeline.bench import track as bench
 
+    if through == "detector":
+        with console.progress("Tracking") as tick:
+            found = detect.bench(people, frames, seed, tick)
+        console.tables([detect.show(found)])
+        console.write_json(json, {"rows": found})
+        return
     with console.progress("Tracking") as tick:
         rows = bench.bench(people, frames, noise, seed, tick)
     console.tables([bench.show(rows, people, frames, noise)])

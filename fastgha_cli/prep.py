@@ -56,6 +56,30 @@ def synthetic(
 recipes.add(app)
 
 
+@app.command("track-video", epilog="Example:  fastgha prep track-video me.mp4 -o me.track.npz")
+def track_video(
+    video: Annotated[Path, typer.Argument(help="A video of one person.", dir_okay=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Tracking to write (.npz).")] = Path(
+        "track.npz"
+    ),
+) -> None:
+    """Track the head in a video: cameras, expression codes and the person's mesh.
+
+    The file drives an avatar too: fastgha render me.avatar --expr track.npz --camera original
+    """
+    from fastgha_cli import console
+    from pipeline.prep import track_video as stage
+
+    with console.progress("Tracking") as tick:
+        report = stage.run(video, out, progress=tick)
+    if report.empty:
+        console.say(f"{len(report.empty)} frames show no face, the first is {report.empty[0]}.")
+    if report.cuts:
+        console.say(f"Another shot begins at frames {', '.join(map(str, report.cuts[:10]))}.")
+    console.say(f"{report.frames} frames; the head is off by {report.error_px:.1f} pixels.")
+    console.result(str(out))
+
+
 @app.command(epilog="Example:  fastgha prep check shards/ava --json check.json")
 def check(
     out: Annotated[Path, typer.Argument(help="Folder of shards.", file_okay=False)],

@@ -48,7 +48,8 @@ def render(
     and fps; a CSV of Live Link Face; or what a FLAME tracker left (VHAP, GAGAvatar and others).
     One of another head model than the avatar's is converted, and what that loses is said.
     A path file is JSON: width, height, cameras [{world_to_camera, K}], spread evenly over the
-    video. Only show people who agreed to it.
+    video; with frame: world they stand in the world of `fastgha avatar --cameras`. Only show
+    people who agreed to it.
     """
     from dataclasses import replace
 
@@ -70,7 +71,8 @@ def render(
     sequences = [replace(sequence, fps=fps or sequence.fps) for sequence, _ in read]
     if exaggerate != 1.0:
         sequences = [animate.exaggerate(s, exaggerate) for s in sequences]
-    cameras = cameras_for(camera, expr, len(sequences[0]), size, degrees)
+    where = loaded[0].head_to_world
+    cameras = cameras_for(camera, expr, len(sequences[0]), size, degrees, where)
     with console.progress("Drawing frames") as tick:
         animate.write_video(out, loaded, sequences, cameras, style, tick)
     console.result(str(out))

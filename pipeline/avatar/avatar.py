@@ -133,6 +133,12 @@ class Avatar:
         """
         return self.head.gaussians if self.refined_gaussians is None else self.refined_gaussians
 
+    @property
+    def head_to_world(self) -> Tensor | None:
+        """The head's pose [4, 4] in the world of the cameras it was made with, if one was given."""
+        pose = self.made.get("head_to_world")
+        return None if pose is None else torch.tensor(pose)
+
     @torch.no_grad()
     def animate(self, code: ExpressionCode) -> Gaussians:
         """Return the Gaussians under one expression.

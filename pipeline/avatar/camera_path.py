@@ -1,38 +1,34 @@
 """Paths of cameras for videos: an orbit, a JSON file, or the ones a sequence was filmed with.
 
-A path file is JSON: `width`, `height`, and `cameras`, a list of `world_to_camera` (4 x 4, OpenCV,
-head frame, metres) and `K` (3 x 3, pixels of that width and height). The cameras are spread evenly
+A path file is one of `pipeline.io.camera_file`, in the head frame or in the world that an avatar's
+head was found in. The cameras are spread evenly
 over the video, and the ones between them turn and glide evenly; one camera stands still.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 from scipy.spatial.transform import Rotation, Slerp
+from torch import Tensor
 
 from pipeline.captures.capture import factor_head_pose
 from pipeline.captures.folder import FolderCapture
-from pipeline.core.config import check_range, from_dict
 from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
 from pipeline.faces.flame_fit import LAYOUT_OF, FlameFit
 from pipeline.faces.heads import FlameHead, head_model
-from pipeline.io.images import MAX_RATIO
+from pipeline.io.camera_file import check_size, read_cameras
 from pipeline.io.raw_files import matrix, read_npz
-from pipeline.system.files import read_object, require_file, write_whole
+from pipeline.system.files import require_file, write_whole
 from pipeline.tracking.importers import read_tracking
 
-MAX_SIDE = 2**14
-"""Of the pictures that a path is meant for, pixels."""
 DISTANCE = 1.0
 """Of the cameras from the head's origin, metres."""
 FIELD = 0.42
@@ -64,7 +60,14 @@ def orbit(frames: int, size: int, degrees: float = 40.0, turns: float = 1.0) -> 
     return Camera(extrinsics, K.expand(frames, 3, 3), size, size)
 
 
-def cameras_for(choice: str, sequence: Path, frames: int, size: int, degrees: float) -> Camera:
+def cameras_for(
+    choice: str,
+    sequence: Path,
+    frames: int,
+    size: int,
+    degrees: float,
+    head_to_world: Float[Tensor, "4 4"] | None = None,
+) -> Camera:
     """Return the cameras that a user names: `orbit`, `original` or the path of a JSON file.
 
     Args:
@@ -74,6 +77,7 @@ def cameras_for(choice: str, sequence: Path, frames: int, size: int, degrees: fl
         frames: How many cameras.
         size: Width of the pictures, pixels; the height follows the path's proportions.
         degrees: Largest angle of the orbit.
+        head_to_world: Where the avatar's head is in the world of a file that has one.
 
     Raises:
         InputError: If there is no such file, or the sequence has no cameras.
@@ -82,47 +86,35 @@ def cameras_for(choice: str, sequence: Path, frames: int, size: int, degrees: fl
     """
     if choice == "orbit":
         return orbit(frames, size, degrees)
-    filmed = _filmed(sequence) if choice == "original" else read_path(Path(choice))
+    original = choice == "original"
+    filmed = _filmed(sequence) if original else read_path(Path(choice), head_to_world)
     height = max(round(size * filmed.height / filmed.width), 1)
     return spread(filmed, frames).resized(size, height)
 
 
-def read_path(path: Path) -> Camera:
-    """Read a path file.
+def read_path(path: Path, head_to_world: Float[Tensor, "4 4"] | None = None) -> Camera:
+    """Read a path file into cameras of the head frame.
+
+    Args:
+        path: The file.
+        head_to_world: Where the head is in the world of a file that has one.
 
     Raises:
-        InputError: If there is no file.
-        FormatError: If it is not a path of cameras.
+        InputError: If there is no file, or the head's place in its world is not known.
+        FormatError: If it is not a file of cameras.
         CameraError: If a matrix is not that of a camera.
     """
-    data = read_object(path, "a camera path (.json); or choose orbit or original")
-    try:
-        found = from_dict(_Path, data)
-        stops = [matrix(c.get("world_to_camera"), (4, 4), path) for c in found.cameras]
-        K = [matrix(c.get("K"), (3, 3), path) for c in found.cameras]
-        _check_size(found.width, found.height)
-        if not stops:
-            raise ConfigError("It has no camera.", "")
-    except (ConfigError, InputError) as error:
-        raise FormatError(
-            f"{path} is not a camera path.",
-            "It is JSON: width, height, cameras: [{world_to_camera 4 x 4, K 3 x 3}].",
-        ) from error
-    return Camera(_tensor(stops), _tensor(K), found.width, found.height)
-
-
-@dataclass(frozen=True)
-class _Path:
-    """A path as its file has it."""
-
-    width: int
-    height: int
-    cameras: tuple[Mapping[str, Any], ...]
-
-
-def _check_size(width: int, height: int) -> None:
-    check_range("width and height", (width, height), 1, MAX_SIDE)
-    check_range("their proportion", max(width, height) / min(width, height), 1, MAX_RATIO)
+    found = read_cameras(path)
+    if found.frame == "head":
+        return found.cameras
+    if head_to_world is None:
+        raise InputError(
+            f"The cameras of {path} stand in a world in which this head has no place.",
+            "Make the avatar with --cameras of that world, or give cameras of the head frame.",
+        )
+    return replace(
+        found.cameras, world_to_camera=found.cameras.world_to_camera @ head_to_world.float()
+    )
 
 
 def _tensor(matrices: list[np.ndarray]) -> torch.Tensor:
@@ -186,7 +178,7 @@ def _filmed(sequence: Path) -> Camera:
         )
         if not count:
             raise ConfigError("There is no camera.", "")
-        _check_size(int(size[0]), int(size[1]))
+        check_size(int(size[0]), int(size[1]))
     except (ConfigError, InputError) as error:
         raise FormatError(
             f"{sequence}: {error.problem}",

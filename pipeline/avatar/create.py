@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from pipeline.core.errors import InputError
 from pipeline.core.types import Camera, ExpressionCode, View
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
+from pipeline.io.camera_file import read_cameras
 from pipeline.io.images import read_rgb, write_rgb
 from pipeline.model.checkpoint import checkpoint_path, load_model
 from pipeline.model.fastgha import MAX_VIEWS
@@ -26,6 +28,7 @@ from pipeline.system.files import digest
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.fit import Observations, Track, track
 from pipeline.tracking.models import FaceState, MakeHumanFace
+from pipeline.tracking.tracker import HeadTracker
 
 DETECTOR = "mesh"
 """Of landmarks: it follows the head also where the head hides itself."""
@@ -39,8 +42,11 @@ def make_avatar(
     size: int | None = None,
     sheet: Path | None = None,
     refine_s: float = 0.0,
+    cameras: Path | None = None,
+    face: int | None = None,
     device: str = "cpu",
     progress: Progress = silent,
+    note: Callable[[str], None] | None = None,
 ) -> Avatar:
     """Make an avatar of 1 to 6 photographs of one person.
 
@@ -51,8 +57,11 @@ def make_avatar(
         size: Width and height of the crops, pixels; the model's if not given.
         sheet: Where to write a picture of crops, mattes and landmarks.
         refine_s: Seconds of gradient steps on the photographs.
+        cameras: File of the photographs' cameras, if they are known.
+        face: Which face, where there are several; see `photos.estimate_views`.
         device: Where all networks compute, and where the avatar is.
         progress: Called after each photograph.
+        note: Told what was decided about a photograph.
 
     Raises:
         InputError: If there are too many photographs, one cannot be read, or shows no face.
@@ -65,23 +74,27 @@ def make_avatar(
     make_matting = get_matting(matting)
     for path in paths:
         read_rgb(path)  # a wrong path should not wait until the networks are loaded
+    known = None if cameras is None else read_cameras(cameras)
     checkpoint = checkpoint_path(model)
     net, loaded = load_model(checkpoint)
+    said: list[str] = []
     net = net.to(device)
-    detector = get_detector(DETECTOR)
     with networks_on(device):
-        find, cut = detector.make(), make_matting()
+        find, cut = get_detector(DETECTOR).make(), make_matting()
     found = photos.estimate_views(
-        paths, size or net.config.image_size, matting=cut, detector=find, progress=progress
-    )
+        paths, size or net.config.image_size, matting=cut, detector=find, tracker=HeadTracker(),
+        known=known, which=face, progress=progress, note=said.append if note is None else note,
+    )  # fmt: skip
     if sheet is not None:
         write_rgb(sheet, np.asarray(photos.sheet(found).convert("RGB")))
-    facts = {
+    facts: dict[str, Any] = {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": digest(checkpoint),
         "pictures": len(paths),
         "matting": matting,
     }
+    if known is not None and known.frame == "world" and known.static and found.tracked is not None:
+        facts["head_to_world"] = found.tracked.bundle.poses[0].tolist()
     layout, view = str(loaded.header["layout"]), found.view
     if net.config.guide == "none":
         made = Avatar.create(net, view.to(device), layout, facts)
@@ -104,6 +117,8 @@ def tracked(found: photos.Photos) -> tuple[View, TrackedMesh, ExpressionCode]:
     Returns:
         The pictures with the cameras that the mesh is seen from, the mesh, and a code for each.
     """
+    if found.tracked is not None:
+        return found.view, found.tracked.mesh, found.tracked.codes
     model, fit = MakeHumanFace(), _fit(found)
     with torch.no_grad():
         rest = FaceState.neutral(model.expression_size)
@@ -123,7 +138,7 @@ def _codes(found: photos.Photos, layout: str) -> ExpressionCode:
     """Fit the head model to the photographs' landmarks, for their expressions."""
     if layout != MAKEHUMAN:  # no other head model comes with the package
         return ExpressionCode(neutral_code(layout).values.repeat(len(found.view), 1), layout)
-    return _fit(found).codes
+    return _fit(found).codes if found.tracked is None else found.tracked.codes
 
 
 def _fit(found: photos.Photos) -> Track:

@@ -136,7 +136,7 @@ class MeshDetector:
         left, top, right, bottom = area
         side = max(right - left, bottom - top)
         middle = np.array([(left + right) / 2, (top + bottom) / 2])
-        raw, scores = self._detect(_square(picture, middle, side, 0.0, 256) * 2 - 1)
+        raw, scores = self._detect(cut_square(picture, middle, side, 0.0, 256) * 2 - 1)
         points = raw.reshape(-1, 8, 2).astype(float) / 256
         points[:, [0, *range(2, 8)]] += self._anchors[:, None]
         half = points[:, 1] / 2
@@ -155,7 +155,7 @@ class MeshDetector:
         # Each pass starts from the mesh before: the box of a small or turned head is poor.
         for _ in range(4):
             angle = float(np.arctan2(*(left_eye - right_eye)[::-1]))
-            raw, sure = self._mesh(_square(picture, middle, side, angle, 192))
+            raw, sure = self._mesh(cut_square(picture, middle, side, angle, 192))
             if _sigmoid(sure).item() < MIN_SCORE and mesh is None:
                 return None
             local = (raw.reshape(468, 3)[:, :2].astype(float) / 192 - 0.5) * side
@@ -193,7 +193,7 @@ class _Net:
         return [self._net.get_tensor(i).copy() for i in self._out]
 
 
-def _square(
+def cut_square(
     picture: Image.Image, middle: np.ndarray, side: float, angle: float, size: int
 ) -> Float32[np.ndarray, "size size 3"]:
     """Cut a turned square and give it at `size`, in [0, 1]; black outside the picture."""

@@ -3,8 +3,8 @@
 Letters: v photographs, s side of a crop.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +14,27 @@ from PIL import ExifTags, Image, ImageDraw, UnidentifiedImageError
 from scipy import ndimage
 
 from pipeline.core.arrays import Rgb
-from pipeline.core.errors import InputError, ShapeError
+from pipeline.core.errors import CameraError, InputError, ShapeError
 from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M, NECK, above_neck
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera, View
+from pipeline.io.camera_file import CameraFile
 from pipeline.io.images import open_picture, read_rgb
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
 from pipeline.perception.matting import MattingModel, ModNet
+from pipeline.perception.points import PointsSeen
 from pipeline.prep.stages.crop import Box, cropped, resample, square_at_head
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking import cameras
+from pipeline.tracking.tracker import HeadTracker, TrackedHead
 
 MIN_FACE = 64
 """A smaller face, in pixels, would be blown up to something that nobody looks like."""
 
 
+MAX_MISFIT, MAX_MISFIT_KNOWN = 1.0, 2.0
+"""Of a picture's points to the fitted head, in the network's own standard deviations: 0.15 is usual
+where the camera is free, 0.6 where it is given and right."""
 SENSORS = (4 / 3, 3 / 2, 16 / 9)
 """Proportions of pictures as cameras make them."""
 
@@ -61,6 +67,11 @@ class Photos:
     """Landmarks of the head model in this person's size, metres, head frame."""
     errors: Float64[np.ndarray, "v"]
     """Weighted distance between the two, over the longer side of the face."""
+    tracked: TrackedHead | None = None
+    """The head that is seen in them, if a tracker was given."""
+
+
+def _ignore(_: str) -> None: ...
 
 
 def estimate_views(
@@ -70,8 +81,12 @@ def estimate_views(
     matting: MattingModel | None = None,
     detector: Detector | None = None,
     model: Float64[np.ndarray, "68 3"] | None = None,
+    tracker: HeadTracker | None = None,
+    known: CameraFile | None = None,
+    which: int | None = None,
     config: CropConfig = CropConfig(),
     progress: Progress = silent,
+    note: Callable[[str], None] = _ignore,
 ) -> Photos:
     """Find the head in photographs of one person, estimate cameras, cut out and crop.
 
@@ -82,10 +97,16 @@ def estimate_views(
         detector: Finds faces; the face mesh if not given.
         model: 68 landmarks of the head model, metres, head frame, as the detector sees them; if
             not given, those of the average head as the face mesh does.
+        tracker: Fits the head to many points; if not given, cameras come of the 68 landmarks.
+        known: Cameras of the photographs, in their order; needs a tracker.
+        which: Face to take where there are several, from 1; large ones near the middle come
+            first.
         config: What the crops show.
         progress: Told after each photograph is read and after each is cut out.
+        note: Told what was decided about a photograph.
 
     Raises:
+        CameraError: If known cameras contradict what is seen, or a photograph the others.
         InputError: If there is no path, or a file is missing, not a picture, without a face,
             or with a face of under 64 pixels.
         MissingPackageError: If a default network's package is not installed.
@@ -106,17 +127,29 @@ def estimate_views(
     faces: list[Face] = []
     for i, path in enumerate(paths):
         pictures.append(_read(path))
-        faces.append(_main_face(detector(pictures[-1]), pictures[-1].shape, path))
+        found = detector(pictures[-1])
+        if not found and _lies(pictures[-1], detector):
+            raise InputError(f"The head in {path} lies on its side.", "Turn the picture upright.")
+        faces.append(_main_face(found, pictures[-1].shape, path, which, note))
         progress(i + 1, 2 * len(paths))
 
     sizes = [(rgb.shape[1], rgb.shape[0]) for rgb in pictures]
     focals = [_exif_focal(path, size) for path, size in zip(paths, sizes, strict=True)]
-    fit = cameras.estimate([face.landmarks for face in faces], sizes, model, focals)
+    tracked = None
+    if tracker is None:
+        fit = cameras.estimate([face.landmarks for face in faces], sizes, model, focals)
+        placed, head, errors = fit.cameras, fit.head, fit.errors
+    else:
+        seen = [tracker.see(rgb, face) for rgb, face in zip(pictures, faces, strict=True)]
+        tracked = _track(tracker, seen, paths, sizes, focals, known)
+        placed, head = list(tracked.bundle.cameras), tracked.landmarks.astype(float)
+        errors = tracked.bundle.errors
+        faces = [replace(face, landmarks=one.points[:68]) for face, one in zip(faces, seen)]
 
-    chin = float(fit.head[8, 1])
+    chin = float(head[8, 1])
     crops: list[View] = []
     landmarks: list[np.ndarray] = []
-    for i, (rgb, face, camera) in enumerate(zip(pictures, faces, fit.cameras, strict=True)):
+    for i, (rgb, face, camera) in enumerate(zip(pictures, faces, placed, strict=True)):
         box = square_at_head(camera, config.size, config.center)
         corner, side = np.array([box.left, box.top]), box.side
         alpha = _matte(rgb, face, corner, side, matting, config)
@@ -133,8 +166,55 @@ def estimate_views(
             size,
         ),
     )
-    relative = fit.errors / np.array([face.size for face in faces])
-    return Photos(view, tuple(p.name for p in paths), np.stack(landmarks), fit.head, relative)
+    relative = errors / np.array([face.size for face in faces])
+    names = tuple(p.name for p in paths)
+    return Photos(view, names, np.stack(landmarks), head, relative, tracked)
+
+
+def _track(
+    tracker: HeadTracker,
+    seen: Sequence[PointsSeen],
+    paths: Sequence[Path],
+    sizes: Sequence[tuple[int, int]],
+    focals: Sequence[float | None],
+    known: CameraFile | None,
+) -> TrackedHead:
+    """Fit the head; refuse what does not go together."""
+    if known is None:
+        found = tracker.fit(seen, sizes, focals=focals)
+    else:
+        rig = [_camera_of(known, i, path, sizes) for i, path in enumerate(paths)]
+        if len(known.cameras) != len(paths):
+            raise InputError(
+                f"{len(known.cameras)} cameras for {len(paths)} pictures.",
+                "Give one for each, in the order of the pictures.",
+            )
+        poses = "told" if known.frame == "head" else "static" if known.static else "each"
+        found = tracker.fit(seen, sizes, cameras=rig, poses=poses)
+    for path, misfit, error in zip(paths, found.bundle.misfit, found.bundle.errors, strict=True):
+        if not misfit <= (MAX_MISFIT if known is None else MAX_MISFIT_KNOWN):
+            what = "The head in" if known is None else "The camera given for"
+            raise CameraError(
+                f"{what} {path} does not fit what is seen there: the head is off by "
+                f"{error:.0f} pixels.",
+                "Leave this picture out."
+                if known is None
+                else "Check the cameras' order, axes (OpenCV) and units (metres); static: false "
+                "if the head moved between the pictures.",
+            )
+    return found
+
+
+def _camera_of(known: CameraFile, i: int, path: Path, sizes: Sequence[tuple[int, int]]) -> Camera:
+    """Return the camera of a picture, in its pixels."""
+    camera = known.cameras[min(i, len(known.cameras) - 1)]
+    width, height = sizes[i]
+    if abs(width * camera.height - height * camera.width) > max(camera.width, camera.height):
+        raise InputError(
+            f"{path} has {width}x{height} pixels, its camera {camera.width}x{camera.height}.",
+            "Give cameras of the pictures as they are: not cropped, not turned.",
+        )
+    return camera.resized(width, height)
 
 
 def sheet(photos: Photos) -> Image.Image:
@@ -147,8 +227,9 @@ def sheet(photos: Photos) -> Image.Image:
     scale = side / photos.view.camera.width
     canvas = Image.new("RGB", (3 * side, len(photos.names) * side), "white")
     axes = np.concatenate([np.zeros((1, 3)), 0.05 * np.eye(3)])
-    points = torch.from_numpy(np.concatenate([photos.head, axes])).float()
     for i, name in enumerate(photos.names):
+        head = photos.head if photos.tracked is None else photos.tracked.seen_landmarks(i)
+        points = torch.from_numpy(np.concatenate([head, axes])).float()
         view = photos.view[i]
         rgb = Image.fromarray((view.image.permute(1, 2, 0) * 255).round().byte().numpy())
         alpha = Image.fromarray((view.alpha[0] * 255).round().byte().numpy())
@@ -178,7 +259,18 @@ def _read(path: Path) -> Rgb:
     return read_rgb(path)
 
 
-def _main_face(faces: list[Face], shape: tuple[int, ...], path: Path) -> Face:
+def _lies(rgb: Rgb, detector: Detector) -> bool:
+    """Say whether a face is seen once the picture is turned."""
+    return any(detector(np.ascontiguousarray(np.rot90(rgb, turns))) for turns in (1, 3, 2))
+
+
+def _main_face(
+    faces: list[Face],
+    shape: tuple[int, ...],
+    path: Path,
+    which: int | None = None,
+    note: Callable[[str], None] = _ignore,
+) -> Face:
     """Return the largest face, where one at the picture's edge counts half of one in its middle."""
     if not faces:
         raise InputError(
@@ -191,7 +283,21 @@ def _main_face(faces: list[Face], shape: tuple[int, ...], path: Path) -> Face:
         off = np.abs(np.array([left + right, top + bottom]) / 2 - middle) / middle
         return face.size * (1 - 0.5 * min(float(off.max()), 1.0))
 
-    face = max(faces, key=weight)
+    ordered = sorted(faces, key=weight, reverse=True)
+    if which is not None and not 1 <= which <= len(ordered):
+        raise InputError(
+            f"{path} shows {len(ordered)} faces; there is no face {which}.",
+            f"Choose 1 to {len(ordered)}.",
+        )
+    face = ordered[(which or 1) - 1]
+    if len(ordered) > 1:
+        x, y = ((face.box[0] + face.box[2]) / 2, (face.box[1] + face.box[3]) / 2)
+        note(
+            f"{path.name} shows {len(ordered)} faces: number {which or 1}, at ({x:.0f}, {y:.0f}), "
+            "is taken."
+        )
+    if min(face.box[:2]) < 0 or face.box[2] > shape[1] or face.box[3] > shape[0]:
+        note(f"The face in {path.name} goes beyond the border: what is cut off is guessed.")
     if face.size < MIN_FACE:
         raise InputError(
             f"The face in {path} is only {face.size:.0f} pixels large.",

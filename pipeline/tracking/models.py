@@ -106,7 +106,7 @@ class MakeHumanFace:
     def __init__(self) -> None:
         self.topology = head_model(MAKEHUMAN).topology
         asset = makehuman.load_asset()
-        mean, basis = _people()
+        mean, basis = identity_space()
         self.identity_size = len(basis)
         self._mean, self._basis = torch.from_numpy(mean), torch.from_numpy(basis)
         self._units = torch.from_numpy(asset.units)
@@ -248,7 +248,7 @@ def rotation(vectors: Float[Tensor, "*t 3"]) -> Float[Tensor, "*t 3 3"]:
 
 
 @functools.cache
-def _people() -> tuple[np.ndarray, np.ndarray]:
+def identity_space() -> tuple[np.ndarray, np.ndarray]:
     """Return the mean of sampled neutral faces and their principal directions, variance one."""
     rng = np.random.default_rng(20260)
     faces = np.stack([makehuman.Head(sample_identity(rng)).neutral for _ in range(SAMPLES)])

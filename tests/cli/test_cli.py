@@ -20,7 +20,8 @@ COMMANDS = {
     "flame convert", "prep ava256",
     "prep check", "prep crop", "prep folder", "prep landmarks", "prep matte",
     "prep nersemble", "prep pack", "prep photos", "prep synthetic", "prep track",
-    "prep video", "prune", "render", "train", "vggt-cache", "view", "weights fetch",
+    "prep track-video", "prep video", "prune", "render", "train", "vggt-cache", "view",
+    "weights fetch",
 }  # fmt: skip
 
 

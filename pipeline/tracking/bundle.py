@@ -1,0 +1,651 @@
+"""The one fit of a head to its points in pictures: identity, states, poses and lenses together.
+
+Photographs with unknown cameras, a video, a calibrated rig and single pictures with known cameras
+differ in what is told and what is shared, not in how they are solved: Gauss-Newton on points with
+an uncertainty each. What all pictures share (identity, lenses, the pose of a static head) borders a
+matrix of small blocks, one for each moment, that only smoothing ties to their neighbours.
+
+Letters: n pictures, m moments, p points, k numbers of identity, s of state, g shared unknowns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial.transform import Rotation
+
+from pipeline.core.errors import CameraError, ShapeError
+from pipeline.core.types import Camera
+from pipeline.tracking.surface import EXPRESSION, EYES, JAW, LIDS, STATE, Posed, Surface
+
+MARKS = 68
+REGIONS = tuple(
+    np.array([i for part in parts for i in range(*part)])
+    for parts in (
+        ((17, 22), (36, 42)),
+        ((22, 27), (42, 48)),
+        ((6, 11), (31, 36), (48, 68)),
+    )
+)
+"""Landmarks that tell an expression: eye and brow on each side, and mouth, chin and nostrils. Each
+is seen against the middle of its region: to the detector, the whole head is turned another way."""
+POSE = 6
+"""Unknowns of a pose: a turn, then a shift."""
+FIXED = 1e15
+"""Weight of what does not move."""
+Poses = Literal["each", "static", "told"]
+"""One for each moment; one for all; or none, where cameras are given in the head frame."""
+
+
+@dataclass(frozen=True)
+class BundleConfig:
+    """What is believed before seeing a picture; widths are standard deviations."""
+
+    alike: float = 3.0
+    """Errors of a picture's points go together: so many times its sigma is each one's in the sum,
+    against what is believed beforehand."""
+    cauchy: float = 2.5
+    """Misses well beyond this many sigmas count for little."""
+    marks: float = 0.015
+    """Sigma of a detector's landmark within its region, in longer sides of the landmarks' box."""
+    outline: float = 2.2
+    """So many times that of one on the outline, which slides over the head."""
+    numbers: float = 3.0
+    """Times its sigma is what the network says of state and identity."""
+    identity: float = 1.0
+    expression: float = 1.0
+    jaw: tuple[float, float] = (0.15, 0.06)
+    """Open and aside, radians."""
+    gaze: float = 0.15
+    """Radians."""
+    vergence: float = 0.03
+    """Of the difference between the eyes, radians."""
+    lids: float = 0.4
+    limit: float = 0.03
+    """How far a lid goes beyond shut or a jaw beyond closed."""
+    distance: float = 1.0
+    """Camera to head, metres, where the focal length is unknown."""
+    distance_width: float = 0.25
+    """Of its logarithm."""
+    focal: float = 1.8
+    """In longer sides of the picture: a portrait lens, equivalent to 65 mm."""
+    focal_width: float = 0.5
+    """Of its logarithm, if the picture does not tell it."""
+    told_width: float = 0.05
+    """The same, if it does."""
+    same_width: float = 0.1
+    """Between pictures of one size that do not tell it: probably one camera took them."""
+    smooth: float = 0.0
+    """Weight of the change from moment to moment; 0 if they are not in order."""
+    pace: tuple[float, float, float] = (0.3, 0.03, 0.008)
+    """What smoothing takes for a usual change: of the state in its widths, radians, metres."""
+    iterations: int = 12
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What was seen in one picture."""
+
+    points: Float64[np.ndarray, "p 2"]
+    """Pixels; nan where unknown."""
+    sigma: Float64[np.ndarray, "p"]
+    """Of one coordinate, pixels."""
+    size: tuple[int, int]
+    """Width and height of the picture."""
+    moment: int = 0
+    camera: Camera | None = None
+    """World to camera; if not given, the picture has a frame of its own."""
+    focal: float | None = None
+    """Pixels, if the picture tells it."""
+    lens: int = 0
+    """Pictures of one lens share one focal length; the principal point is in the middle."""
+    marks: Float64[np.ndarray, "68 2"] | None = None
+    """A detector's landmarks, pixels."""
+    numbers: Float64[np.ndarray, "n"] | None = None
+    """State and then identity as far as a network tells them."""
+    numbers_sigma: Float64[np.ndarray, "n"] | None = None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What was found."""
+
+    identity: Float64[np.ndarray, "k"]
+    states: Float64[np.ndarray, "m s"]
+    poses: Float64[np.ndarray, "m 4 4"]
+    """Head to world; to the camera's own frame where the camera was unknown."""
+    cameras: tuple[Camera, ...]
+    """Of each picture, from the head frame."""
+    errors: Float64[np.ndarray, "n"]
+    """Weighted root mean square distance to the points, pixels."""
+    misfit: Float64[np.ndarray, "n"]
+    """The same in sigmas: about 1 if the head model can be what is seen."""
+
+
+def fit(
+    surface: Surface,
+    seen: Sequence[Sighting],
+    config: BundleConfig = BundleConfig(),
+    *,
+    poses: Poses = "each",
+    cuts: Collection[int] = (),
+    bias: Float64[np.ndarray, "68 3"] | None = None,
+) -> Bundle:
+    """Fit one person's head to what is seen in pictures.
+
+    Args:
+        surface: The points of the head model.
+        seen: Pictures; those of one moment show one state and, with known cameras, one pose.
+        config: Priors.
+        poses: What moves: the head from moment to moment, nothing in the world of the cameras, or
+            the cameras alone, which are then those of the head frame.
+        cuts: Moments that do not follow from the one before, where moments are smoothed.
+        bias: From the head model's landmarks, the first points of the surface, to where the
+            detector of the marks sees them, head frame, metres.
+
+    Raises:
+        ShapeError: If there is no picture, moments are not numbered from 0, or a moment has two
+            pictures whose cameras are unknown.
+        CameraError: If a moment has no picture with enough points.
+    """
+    problem = _Problem(surface, seen, config, poses, cuts, bias)
+    problem.start()
+    for _ in range(5):
+        problem.step(rigid=True)
+    damping, cost = 1e-3, problem.cost()
+    for _ in range(config.iterations):
+        before = problem.unknowns()
+        problem.step(damping=damping)
+        now = problem.cost()
+        if now > cost:
+            problem.put(before)
+            damping = min(damping * 10, 1e3)
+            continue
+        done = cost - now < 1e-4 * max(cost, 1.0)
+        damping, cost = max(damping / 5, 1e-6), now
+        if done:
+            break
+    return problem.result()
+
+
+class _Problem:
+    """Unknowns, residuals and the bordered normal equations."""
+
+    def __init__(
+        self,
+        surface: Surface,
+        seen: Sequence[Sighting],
+        config: BundleConfig,
+        poses: Poses,
+        cuts: Collection[int],
+        bias: Float64[np.ndarray, "68 3"] | None,
+    ) -> None:
+        moments = sorted({s.moment for s in seen})
+        if not seen or moments != list(range(len(moments))):
+            raise ShapeError("Moments are not numbered from 0.", "Give at least one picture each.")
+        self.free = seen[0].camera is None
+        if any((s.camera is None) != self.free for s in seen) or (
+            self.free and len(moments) != len(seen)
+        ):
+            raise ShapeError(
+                "Pictures with unknown cameras are moments of their own.",
+                "Give all cameras, or none and a moment for each picture.",
+            )
+        static = poses != "each"
+        if static and self.free:
+            raise ShapeError("A static head needs known cameras.", "Give them, or leave it free.")
+        self.surface, self.config, self.static = surface, config, static
+        self.plain = len(seen[0].points)
+        self.bias = np.zeros((MARKS, 3)) if bias is None else bias
+        self.seen = [_with_marks(s, config) for s in seen]
+        self.told_pose, self.cuts = poses == "told", cuts
+        self.m, self.k = len(moments), surface.identity_size
+        self.identity = np.zeros(self.k)
+        self.states = np.zeros((self.m, STATE))
+        self.turns = np.tile(np.eye(3), (1 if static else self.m, 1, 1))
+        self.t = np.zeros((len(self.turns), 3))
+        self.lenses = sorted({s.lens for s in seen}) if self.free else []
+        self._beliefs()
+
+    def _beliefs(self) -> None:
+        """Gather priors: a mean and an inverse variance for every number, and of lenses."""
+        config = self.config
+        width = np.zeros(STATE)
+        width[EXPRESSION], width[JAW] = config.expression, config.jaw
+        width[EYES], width[LIDS] = config.gaze, config.lids
+        self.width = width
+        self.state_weight = np.tile(width**-2.0, (self.m, 1))
+        self.state_mean = np.zeros((self.m, STATE))
+        self.identity_weight = np.full(self.k, config.identity**-2.0)
+        self.identity_mean = np.zeros(self.k)
+        total = {i: sum(s.moment == i for s in self.seen) for i in range(self.m)}
+        for s in self.seen:
+            if s.numbers is None or s.numbers_sigma is None:
+                continue
+            # Views of one moment, and pictures of one person, err together: they share one say.
+            w = (config.numbers * s.numbers_sigma) ** -2.0
+            own = w[:STATE] / total[s.moment]
+            self.state_mean[s.moment] += own * s.numbers[:STATE]
+            self.state_weight[s.moment] += own
+            who = w[STATE:] / len(self.seen)
+            count = len(who)
+            self.identity_mean[:count] += who * s.numbers[STATE:]
+            self.identity_weight[:count] += who
+        self.state_mean /= self.state_weight
+        self.identity_mean /= self.identity_weight
+        first = [next(s for s in self.seen if s.lens == lens) for lens in self.lenses]
+        guess = [s.focal or config.focal * max(s.size) for s in first]
+        self.log_guess = np.log(np.array(guess, float))
+        self.log_focal = self.log_guess.copy()
+        told = np.array([s.focal is not None for s in first], bool)
+        n = len(first)
+        self.lens_weight = np.diag(np.where(told, config.told_width, config.focal_width) ** -2.0)
+        self.told = told
+        for i in range(n):
+            same = [j for j in range(n) if first[j].size == first[i].size]
+            same = [j for j in same if not (told[i] or told[j])]
+            if len(same) > 1 and same[0] == i:
+                centred = np.eye(len(same)) - 1 / len(same)
+                self.lens_weight[np.ix_(same, same)] += centred * config.same_width**-2.0
+
+    def start(self) -> None:
+        """Place the mean head by weak perspective, from the picture that fits it best."""
+        mean = self.surface(self.identity, np.zeros(STATE)).points
+        mean = np.concatenate([mean, mean[:MARKS]])
+        best = np.full(len(self.turns), np.inf)
+        for s in self.seen:
+            known = np.isfinite(s.points).all(1) & (s.sigma > 0)
+            known[self.plain :] = False
+            if known.sum() < 12:
+                continue
+            weight = 1 / s.sigma[known]
+            K = self._K(s)
+            turn, scale, shift = _weak_perspective(s.points[known], mean[known], weight)
+            z = K[0, 0] / scale
+            if self.free and not self.told[self.lenses.index(s.lens)]:
+                z = self.config.distance
+                self.log_focal[self.lenses.index(s.lens)] = np.log(scale * z)
+            t = np.append((shift - K[:2, 2]) / scale, z)
+            miss = (s.points[known] - scale * mean[known] @ turn[:2].T - shift) / s.sigma[
+                known, None
+            ]
+            score, i = float(np.median(np.abs(miss))), 0 if self.static else s.moment
+            if s.camera is not None:
+                E = s.camera.world_to_camera.double().numpy()
+                turn, t = E[:3, :3].T @ turn, E[:3, :3].T @ (t - E[:3, 3])
+            if score < best[i]:
+                best[i] = score
+                if not self.told_pose:
+                    self.turns[i], self.t[i] = turn, t
+        if not np.isfinite(best).all():
+            raise CameraError(
+                f"Nothing is seen of moment {int(np.argmax(~np.isfinite(best)))}.",
+                "Leave its pictures out.",
+            )
+        self.states = self.state_mean.copy()
+        self.identity = self.identity_mean.copy()
+
+    def _K(self, s: Sighting) -> Float64[np.ndarray, "3 3"]:
+        if s.camera is not None:
+            return s.camera.K.double().numpy()
+        f = float(np.exp(self.log_focal[self.lenses.index(s.lens)]))
+        return np.array([[f, 0, s.size[0] / 2], [0, f, s.size[1] / 2], [0, 0, 1]])
+
+    def _view(self, s: Sighting) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return rotation and shift from the head to a camera, and from the world to it."""
+        i = 0 if self.static else s.moment
+        R, t = self.turns[i], self.t[i]
+        if s.camera is None:
+            return R, t, np.eye(3)
+        E = s.camera.world_to_camera.double().numpy()
+        return E[:3, :3] @ R, E[:3, :3] @ t + E[:3, 3], E[:3, :3]
+
+    def _posed(self, s: Sighting) -> Posed:
+        """Return the points, and once more the landmarks where the detector sees them."""
+        posed = self.surface(self.identity, self.states[s.moment])
+        return Posed(
+            np.concatenate([posed.points, posed.points[:MARKS] + self.bias]),
+            np.concatenate([posed.by_identity, posed.by_identity[:MARKS]]),
+            np.concatenate([posed.by_state, posed.by_state[:MARKS]]),
+        )
+
+    def _misses(
+        self, s: Sighting, points: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return misses [p, 2], points turned to the camera, their places, and known ones."""
+        R, t, _ = self._view(s)
+        turned = points @ R.T
+        inside = turned + t
+        depth = np.maximum(inside[:, 2:], 0.02)  # a wild step may go behind the camera
+        K = self._K(s)
+        miss = inside[:, :2] / depth * K[[0, 1], [0, 1]] + K[:2, 2] - s.points
+        known = np.isfinite(miss).all(1) & (s.sigma > 0)
+        miss = np.where(known[:, None], miss, 0.0)
+        return self._centred(miss, known), turned, inside, known
+
+    def _centred(self, values: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Return values [p + 68, ...], those of landmarks against the means of their regions."""
+        if known[self.plain :].any():
+            values = values.copy()
+            for region in REGIONS:
+                values[self.plain + region] -= values[self.plain + region].mean(0)
+        return values
+
+    def _alike(self) -> Float64[np.ndarray, "p"]:
+        """Return how many times its sigma is a point's in the sum."""
+        return np.repeat([self.config.alike, 1.0], [self.plain, MARKS])
+
+    def cost(self) -> float:
+        """Return half the robust sum of squares."""
+        config, total = self.config, 0.0
+        for s in self.seen:
+            posed = self._posed(s)
+            miss, _, _, known = self._misses(s, posed.points)
+            far = (miss**2).sum(1) / np.where(known, s.sigma, 1) ** 2
+            c = config.cauchy**2
+            rho = 0.5 * c * np.log1p(far / c) / self._alike() ** 2
+            total += float(rho[known].sum())
+        off = self.identity - self.identity_mean
+        total += 0.5 * float((self.identity_weight * off**2).sum())
+        total += 0.5 * float((self.state_weight * (self.states - self.state_mean) ** 2).sum())
+        for x in self.states:
+            total += 0.5 * sum(w * r**2 for _, r, w in self._limits(x))
+        total += 0.5 * float(sum((a @ x) ** 2 for x in self.states for a in self._vergence()))
+        if self.free:
+            d = self.log_focal - self.log_guess
+            total += 0.5 * float(d @ self.lens_weight @ d)
+            z = (np.log(self.t[:, 2].clip(0.02)) - np.log(config.distance)) / config.distance_width
+            total += 0.5 * float((self._unsure() * z**2).sum())
+        for _, r, w in self._changes():
+            total += 0.5 * float((w * r**2).sum())
+        return total
+
+    def _unsure(self) -> np.ndarray:
+        """Return 1 for each moment whose focal length is not told, else 0."""
+        out = np.zeros(self.m)
+        for s in self.seen:
+            out[s.moment] = not self.told[self.lenses.index(s.lens)]
+        return out
+
+    def _limits(self, x: np.ndarray) -> list[tuple[int, float, float]]:
+        """Return (number, excess, weight) of lids beyond open or shut and jaws beyond closed."""
+        w = self.config.limit**-2.0
+        found = [(JAW.start, min(x[JAW.start], 0.0), w)]
+        for i in range(LIDS.start, LIDS.stop):
+            found += [(i, min(x[i] + 0.1, 0.0), w), (i, max(x[i] - 1.05, 0.0), w)]
+        return [f for f in found if f[1] != 0]
+
+    def _vergence(self) -> list[np.ndarray]:
+        """Return rows that weigh the difference of the eyes' pitch and yaw."""
+        rows: list[np.ndarray] = []
+        for j in range(2):
+            row = np.zeros(STATE)
+            row[EYES.start + j], row[EYES.start + 2 + j] = 1, -1
+            rows.append(row / self.config.vergence)
+        return rows
+
+    def _changes(self) -> list[tuple[int, np.ndarray, np.ndarray]]:
+        """Return (moment, change from the one before, weights) in the order of the block."""
+        config = self.config
+        if not config.smooth or self.m < 2:
+            return []
+        pace = np.concatenate([config.pace[0] * self.width, np.full(3, config.pace[1]),
+                               np.full(3, config.pace[2])])  # fmt: skip
+        weights = config.smooth * pace**-2.0
+        out: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for i in sorted({*range(1, self.m)} - {*self.cuts}):
+            change = np.zeros(STATE + POSE)
+            change[:STATE] = self.states[i] - self.states[i - 1]
+            w = weights.copy()
+            if self.static:
+                w[STATE:] = 0
+            else:
+                turn = Rotation.from_matrix(self.turns[i] @ self.turns[i - 1].T).as_rotvec()
+                change[STATE:] = [*turn, *(self.t[i] - self.t[i - 1])]
+            out.append((i, change, w))
+        return out
+
+    def step(self, *, rigid: bool = False, damping: float = 1e-6) -> None:
+        """Take one Gauss-Newton step; of poses and lenses alone if `rigid`."""
+        config, k, g = self.config, self.k, self.k + len(self.lenses)
+        shared = g + (POSE if self.static else 0)
+        own = STATE + (0 if self.static else POSE)
+        normal, b = np.zeros((shared, shared)), np.zeros(shared)
+        blocks, rights = np.zeros((self.m, own, own)), np.zeros((self.m, own))
+        border = np.zeros((self.m, own, shared))
+        for s in self.seen:
+            J, r = self._picture(s, shared, own, g)
+            whole = J.T @ J
+            right = J.T @ r
+            normal += whole[:shared, :shared]
+            b += right[:shared]
+            blocks[s.moment] += whole[shared:, shared:]
+            rights[s.moment] += right[shared:]
+            border[s.moment] += whole[shared:, :shared]
+        at = np.arange(k)
+        normal[at, at] += self.identity_weight
+        b[:k] += self.identity_weight * (self.identity - self.identity_mean)
+        if self.told_pose:
+            normal[np.arange(g, shared), np.arange(g, shared)] += FIXED
+        if self.free:
+            d = self.log_focal - self.log_guess
+            normal[k:g, k:g] += self.lens_weight
+            b[k:g] += self.lens_weight @ d
+            z = self.t[:, 2].clip(0.02)
+            w = self._unsure() * config.distance_width**-2.0
+            blocks[:, own - 1, own - 1] += w
+            rights[:, own - 1] += w * (np.log(z) - np.log(config.distance))
+        at = np.arange(STATE)
+        blocks[:, at, at] += self.state_weight
+        rights[:, :STATE] += self.state_weight * (self.states - self.state_mean)
+        for i, x in enumerate(self.states):
+            for j, r, w in self._limits(x):
+                blocks[i, j, j] += w
+                rights[i, j] += w * r
+            for row in self._vergence():
+                blocks[i, :STATE, :STATE] += np.outer(row, row)
+                rights[i, :STATE] += row * (row @ x)
+        ties = np.zeros((self.m, own, own))
+        """Of each moment with the one before."""
+        for i, change, w in self._changes():
+            # A change of free poses counts in their own units: along the ray, by the depth.
+            now, before = self._units(i, own), self._units(i - 1, own)
+            w, change = w[:own], change[:own]
+            blocks[i] += now.T @ (w[:, None] * now)
+            blocks[i - 1] += before.T @ (w[:, None] * before)
+            ties[i] -= now.T @ (w[:, None] * before)
+            rights[i] += now.T @ (w * change)
+            rights[i - 1] -= before.T @ (w * change)
+        if rigid:
+            keep = np.arange(k, shared)
+            self_keep = np.arange(STATE, own)
+            normal, b = normal[np.ix_(keep, keep)], b[keep]
+            blocks = blocks[:, STATE:, STATE:]
+            ties, rights = ties[:, STATE:, STATE:], rights[:, STATE:]
+            border = border[:, STATE:][:, :, keep]
+        else:
+            keep, self_keep = np.arange(shared), np.arange(own)
+        scale = 1 + damping
+        i = np.arange(len(normal))
+        normal[i, i] *= scale
+        i = np.arange(blocks.shape[1])
+        blocks[:, i, i] *= scale
+        x, y = _solve_bordered(normal, b, blocks, ties, rights, border)
+        whole_x, whole_y = np.zeros(shared), np.zeros((self.m, own))
+        whole_x[keep] = -x
+        if len(self_keep):
+            whole_y[:, self_keep] = -y
+        self._move(whole_x, whole_y, g)
+
+    def _units(self, moment: int, own: int) -> Float64[np.ndarray, "o o"]:
+        """Return how a block's unknowns change state, turn and metres of shift."""
+        unit = np.eye(own)
+        if self.free:
+            unit[STATE + 3 :, STATE + 3 :] = self._shift_unit(moment)
+        return unit
+
+    def _shift_unit(self, moment: int) -> Float64[np.ndarray, "3 3"]:
+        """Return the columns of a free shift: aside in metres, and a factor along the ray."""
+        unit = np.eye(3)
+        unit[:, 2] = self.t[moment]
+        return unit
+
+    def _picture(
+        self, s: Sighting, shared: int, own: int, g: int
+    ) -> tuple[Float64[np.ndarray, "r u"], Float64[np.ndarray, "r"]]:
+        """Return the weighted Jacobian of a picture's points and their weighted misses."""
+        config, k = self.config, self.k
+        posed = self._posed(s)
+        miss, turned, inside, known = self._misses(s, posed.points)
+        R, _, world = self._view(s)
+        K = self._K(s)
+        z = np.maximum(inside[:, 2], 0.02)
+        P = np.zeros((len(z), 2, 3))
+        P[:, 0, 0], P[:, 1, 1] = K[0, 0] / z, K[1, 1] / z
+        P[:, 0, 2], P[:, 1, 2] = -P[:, 0, 0] * inside[:, 0] / z, -P[:, 1, 1] * inside[:, 1] / z
+        by_head = P @ R
+        slope = np.zeros((len(z), 2, shared + own))
+        slope[:, :, :k] = by_head @ posed.by_identity
+        slope[:, :, shared : shared + STATE] = by_head @ posed.by_state
+        # A turn comes after the pose, in the world: w x (R X) there, before the camera turns it.
+        arm = turned @ world
+        spin = np.zeros((len(z), 3, 3))
+        spin[:, 0, 1], spin[:, 0, 2] = arm[:, 2], -arm[:, 1]
+        spin[:, 1, 0], spin[:, 1, 2] = -arm[:, 2], arm[:, 0]
+        spin[:, 2, 0], spin[:, 2, 1] = arm[:, 1], -arm[:, 0]
+        by_world = P @ world
+        at = g if self.static else shared + STATE
+        slope[:, :, at : at + 3] = by_world @ spin
+        shift = self._shift_unit(s.moment) if self.free else np.eye(3)
+        slope[:, :, at + 3 : at + 6] = by_world @ shift
+        if self.free:
+            by_focal = inside[:, :2] / z[:, None] * K[0, 0]
+            slope[:, :, k + self.lenses.index(s.lens)] = by_focal
+        slope = self._centred(np.where(known[:, None, None], slope, 0.0), known)
+        sigma = np.where(known, s.sigma, 1) * self._alike()
+        far = (miss**2).sum(1) / np.where(known, s.sigma, 1) ** 2
+        weight = known / np.sqrt(1 + far / config.cauchy**2) / sigma
+        slope *= weight[:, None, None]
+        return slope.reshape(-1, shared + own), (miss * weight[:, None]).ravel()
+
+    def _move(self, x: np.ndarray, y: np.ndarray, g: int) -> None:
+        self.identity = self.identity + x[: self.k]
+        self.log_focal = self.log_focal + x[self.k : g].clip(-0.5, 0.5)
+        self.states = self.states + y[:, :STATE]
+        poses = x[None, g:] if self.static else y[:, STATE:]
+        turn = poses[:, :3]
+        size = np.linalg.norm(turn, axis=1, keepdims=True)
+        turn = turn * np.minimum(1, 0.6 / np.maximum(size, 1e-9))
+        self.turns = Rotation.from_rotvec(turn).as_matrix() @ self.turns
+        shift = poses[:, 3:].clip(-0.5, 0.5)
+        if self.free:
+            self.t = self.t * np.exp(shift[:, 2:]) + shift * [1, 1, 0]
+        else:
+            self.t = self.t + shift
+
+    def unknowns(self) -> tuple[np.ndarray, ...]:
+        return self.identity, self.log_focal, self.states, self.turns, self.t
+
+    def put(self, kept: tuple[np.ndarray, ...]) -> None:
+        self.identity, self.log_focal, self.states, self.turns, self.t = kept
+
+    def result(self) -> Bundle:
+        cameras: list[Camera] = []
+        errors, misfit = np.zeros(len(self.seen)), np.zeros(len(self.seen))
+        for i, s in enumerate(self.seen):
+            R, t, _ = self._view(s)
+            E = np.eye(4)
+            E[:3, :3], E[:3, 3] = R, t
+            K = torch.from_numpy(self._K(s)).float()
+            cameras.append(Camera(torch.from_numpy(E).float(), K, *s.size))
+            posed = self._posed(s)
+            miss, _, _, known = self._misses(s, posed.points)
+            known[self.plain :] = False
+            square = (miss**2).sum(1)[known] / 2
+            weight = s.sigma[known] ** -2.0
+            errors[i] = np.sqrt(2 * (square * weight).sum() / weight.sum())
+            misfit[i] = np.sqrt((square * weight).mean())
+        poses = np.tile(np.eye(4), (self.m, 1, 1))
+        poses[:, :3, :3], poses[:, :3, 3] = self.turns, self.t
+        return Bundle(self.identity, self.states, poses, tuple(cameras), errors, misfit)
+
+
+def _with_marks(s: Sighting, config: BundleConfig) -> Sighting:
+    """Return what was seen with the landmarks after the points; unknown ones without a sigma."""
+    marks, sigma = np.full((MARKS, 2), np.nan), np.zeros(MARKS)
+    if s.marks is not None and np.isfinite(s.marks).all():
+        marks = s.marks
+        sigma[np.concatenate(REGIONS)] = config.marks * float(np.ptp(marks, axis=0).max())
+        sigma[:17] *= config.outline
+    return replace(
+        s, points=np.concatenate([s.points, marks]), sigma=np.concatenate([s.sigma, sigma])
+    )
+
+
+def _solve_bordered(
+    H: np.ndarray,
+    b: np.ndarray,
+    blocks: np.ndarray,
+    ties: np.ndarray,
+    rights: np.ndarray,
+    border: np.ndarray,
+) -> tuple[Float64[np.ndarray, "g"], Float64[np.ndarray, "m o"]]:
+    """Solve [H B'; B T] [x; y] = [b; r] where T is block tridiagonal, by elimination of y.
+
+    Args:
+        H: Of the shared unknowns [g, g].
+        b: Their right side.
+        blocks: The diagonal of T [m, o, o].
+        ties: Its blocks left of the diagonal; the first is not used.
+        rights: Right sides [m, o].
+        border: B [m, o, g].
+    """
+    m, o, g = border.shape
+    if not o:
+        return np.linalg.solve(H, b) if g else b, rights
+    wide = np.concatenate([border, rights[..., None]], -1)
+    factors: list[tuple[np.ndarray, bool]] = []
+    for i in range(m):
+        block = blocks[i]
+        if i and ties[i].any():
+            carried = cho_solve(factors[-1], np.concatenate([ties[i].T, wide[i - 1]], 1))
+            block = block - ties[i] @ carried[:, :o]
+            wide[i] -= ties[i] @ carried[:, o:]
+        factors.append(cho_factor(block, lower=True))
+    solved = np.zeros_like(wide)
+    for i in reversed(range(m)):
+        right = wide[i]
+        if i + 1 < m and ties[i + 1].any():
+            right = right - ties[i + 1].T @ solved[i + 1]
+        solved[i] = cho_solve(factors[i], right)
+    if not g:
+        return b, solved[..., -1]
+    inner = np.einsum("mog,moh->gh", border, solved)
+    x = np.linalg.solve(H - inner[:, :g], b - inner[:, g])
+    return x, solved[..., g] - solved[..., :g] @ x
+
+
+def _weak_perspective(
+    pixels: Float64[np.ndarray, "p 2"],
+    model: Float64[np.ndarray, "p 3"],
+    weight: Float64[np.ndarray, "p"],
+) -> tuple[Float64[np.ndarray, "3 3"], float, Float64[np.ndarray, "2"]]:
+    """Return R, s, c such that pixels are nearly s R[:2] X + c.
+
+    Source: DeMenthon and Davis, Model-Based Object Pose in 25 Lines of Code, IJCV 1995; the
+    nearest rotation by singular values instead of their normalised rows.
+    """
+    w = weight[:, None]
+    system = np.concatenate([model, np.ones((len(model), 1))], axis=1)
+    solution = np.linalg.lstsq(system * w, pixels * w, rcond=None)[0]
+    U, S, Vt = np.linalg.svd(solution[:3].T, full_matrices=False)
+    if not S[1] > 1e-3 * S[0]:
+        raise CameraError("The points of a picture fall on one line.", "Leave this picture out.")
+    rows = U @ Vt
+    return np.stack([rows[0], rows[1], np.cross(rows[0], rows[1])]), float(S.mean()), solution[3]

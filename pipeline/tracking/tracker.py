@@ -1,0 +1,218 @@
+"""A tracked head: what the network sees of some pictures, and the one fit of all of them.
+
+Letters: n pictures, v vertices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from PIL import Image
+
+from pipeline.core.arrays import Rgb
+from pipeline.core.errors import CameraError
+from pipeline.core.types import Camera, ExpressionCode
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.makehuman import load_asset
+from pipeline.perception.detectors import get_detector
+from pipeline.perception.landmarks import Detector, Face
+from pipeline.perception.points import PointsFinder, PointsSeen
+from pipeline.system.progress import Progress, silent
+from pipeline.tracking.bundle import Bundle, BundleConfig, Poses, Sighting, fit
+from pipeline.tracking.models import FaceState, MakeHumanFace
+from pipeline.tracking.surface import Surface, face_state
+
+VIDEO = BundleConfig(smooth=1.0)
+"""Of moments in their order."""
+CUT = 30.0
+"""Mean change of small grey pictures, of 255, that only another shot makes."""
+
+
+@dataclass(frozen=True)
+class Followed:
+    """What was seen in the frames of a video."""
+
+    seen: list[PointsSeen | None]
+    """None where there is no face."""
+    cuts: list[int]
+    """Frames that begin another shot."""
+
+
+@dataclass(frozen=True)
+class TrackedHead:
+    """One person's head in some pictures."""
+
+    bundle: Bundle
+    mesh: TrackedMesh
+    """Neutral, and posed for each moment."""
+    codes: ExpressionCode
+    """Of each moment."""
+
+    @property
+    def landmarks(self) -> Float32[np.ndarray, "68 3"]:
+        """The neutral face's landmarks, head frame, metres."""
+        return _landmarks(self.mesh.neutral)
+
+    def seen_landmarks(self, moment: int) -> Float32[np.ndarray, "68 3"]:
+        """Return the landmarks as they are posed at a moment."""
+        return _landmarks(self.mesh.posed[moment])
+
+
+class HeadTracker:
+    """Sees the head model's points in pictures and fits the head to them.
+
+    Args:
+        finder: The network; the shipped one if not given.
+        detector: Name of the detector that finds the faces.
+    """
+
+    def __init__(self, finder: PointsFinder | None = None, detector: str = "mesh") -> None:
+        self.finder = finder or PointsFinder()
+        self.model = MakeHumanFace()
+        self._surface = Surface(self.finder.vertices)
+        self._bias = get_detector(detector).bias()
+
+    def see(self, rgb: Rgb, face: Face) -> PointsSeen:
+        """Return where the points of a detected face are."""
+        return self.finder(rgb, face)
+
+    def follow(
+        self, frames: Iterable[Rgb], detect: Detector, progress: Progress = silent
+    ) -> Followed:
+        """See one face through a video: each frame is looked at where the one before had it.
+
+        The detector's landmarks tell the expression of every frame.
+
+        Args:
+            frames: In their order.
+            detect: Finds faces.
+            progress: Told after each frame.
+        """
+        seen: list[PointsSeen | None] = []
+        cuts: list[int] = []
+        last, before = None, None
+        for i, rgb in enumerate(frames):
+            picture = Image.fromarray(rgb)
+            small = np.asarray(picture.convert("L").resize((32, 18)), np.float32)
+            cut = before is not None and float(np.abs(small - before).mean()) > CUT
+            if cut:
+                cuts.append(i)
+            face = _same(detect(rgb), None if cut else last)
+            if face is None:
+                last = None
+            elif last is None or cut:
+                last = self.finder(rgb, face)
+            else:
+                seen_here = self.finder.look(picture, self.finder.square(last))
+                last = replace(seen_here, marks=face.landmarks)
+            seen.append(last)
+            before = small
+            progress(i + 1, 0)
+        return Followed(seen, cuts)
+
+    def fit_video(
+        self, seen: Followed, size: tuple[int, int], focal: float | None = None
+    ) -> tuple[TrackedHead, list[int]]:
+        """Fit the head to a video of one lens.
+
+        All frames are solved together, each tied to the one before.
+
+        Returns:
+            The head, whose moments are frames that show a face, and the numbers of these frames.
+
+        Raises:
+            CameraError: If no frame shows a face.
+        """
+        frames = [i for i, one in enumerate(seen.seen) if one is not None]
+        if not frames:
+            raise CameraError("No frame shows a face.", "Give a video of one head.")
+        shown = [one for one in seen.seen if one is not None]
+        # A frame after a gap follows from nothing.
+        cuts = [n for n, i in enumerate(frames) if i in seen.cuts or i - 1 not in frames]
+        n = len(frames)
+        found = self.fit(
+            shown, [size] * n, focals=[focal] * n, lenses=[0] * n, cuts=cuts, config=VIDEO
+        )
+        return found, frames
+
+    def fit(
+        self,
+        seen: Sequence[PointsSeen],
+        sizes: Sequence[tuple[int, int]],
+        *,
+        focals: Sequence[float | None] | None = None,
+        cameras: Sequence[Camera] | None = None,
+        moments: Sequence[int] | None = None,
+        lenses: Sequence[int] | None = None,
+        poses: Poses = "each",
+        cuts: Collection[int] = (),
+        config: BundleConfig | None = None,
+    ) -> TrackedHead:
+        """Fit one person's head to what was seen.
+
+        Args:
+            seen: In each picture.
+            sizes: Width and height of each.
+            focals: Focal lengths in pixels that are known, for example from EXIF.
+            cameras: Of each picture, world to camera, if they are known.
+            moments: Which pictures show one moment; each its own if not given.
+            lenses: Which pictures one lens took, without a zoom; each its own if not given.
+            poses: See `pipeline.tracking.bundle.fit`.
+            cuts: Likewise.
+            config: Priors; those of photographs if not given.
+
+        Raises:
+            As `pipeline.tracking.bundle.fit`.
+        """
+        n = len(seen)
+        found = fit(
+            self._surface,
+            [
+                Sighting(
+                    points=one.points,
+                    sigma=one.sigma,
+                    size=sizes[i],
+                    moment=i if moments is None else moments[i],
+                    camera=None if cameras is None else cameras[i],
+                    focal=None if focals is None else focals[i],
+                    lens=i if lenses is None else lenses[i],
+                    marks=one.marks,
+                    numbers=one.numbers,
+                    numbers_sigma=one.numbers_sigma,
+                )
+                for i, one in zip(range(n), seen, strict=True)
+            ],
+            config or BundleConfig(),
+            poses=poses,
+            cuts=cuts,
+            bias=self._bias,
+        )
+        return self._tracked(found)
+
+    @torch.no_grad()
+    def _tracked(self, found: Bundle) -> TrackedHead:
+        identity = torch.from_numpy(found.identity).float()
+        state = face_state(found.states)
+        rest = FaceState.neutral(self.model.expression_size)
+        neutral = self.model.vertices(identity, rest)[0].numpy()
+        posed = self.model.vertices(identity, state).numpy()
+        mesh = TrackedMesh(self.model.layout, neutral, posed)
+        return TrackedHead(found, mesh, state.code(self.model.layout))
+
+
+def _same(faces: Sequence[Face], last: PointsSeen | None) -> Face | None:
+    """Return the face that was followed, else the largest."""
+    if not faces:
+        return None
+    if last is None:
+        return max(faces, key=lambda face: face.size)
+    middle = last.points.mean(0)
+    return min(faces, key=lambda face: float(np.linalg.norm(face.landmarks.mean(0) - middle)))
+
+
+def _landmarks(neutral: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "68 3"]:
+    return neutral[load_asset().landmarks]

@@ -1,0 +1,183 @@
+"""Tests of the one fit, on points of drawn people with noise."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.errors import CameraError, ShapeError
+from pipeline.core.geometry import project
+from pipeline.core.types import Camera
+from pipeline.faces.makehuman import Head, load_asset
+from pipeline.synthetic.cameras import sample_cameras
+from pipeline.synthetic.expressions import sample_expression
+from pipeline.synthetic.people import sample_identity
+from pipeline.tracking.bundle import Bundle, BundleConfig, Sighting, fit
+from pipeline.tracking.models import MakeHumanFace
+from pipeline.tracking.surface import EYES, JAW, STATE, Surface, face_state
+from tests.prep.test_synthetic import weights
+
+IDS = np.concatenate(
+    [load_asset().landmarks, np.arange(0, 5000, 25), load_asset().left_eye[::9],
+     load_asset().right_eye[::9]]
+).astype(np.int64)  # fmt: skip
+CONFIG = BundleConfig(alike=1.0)
+
+
+@pytest.fixture(scope="module")
+def surface() -> Surface:
+    return Surface(IDS)
+
+
+def degrees(R: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip((np.trace(R) - 1) / 2, -1, 1))))
+
+
+def sighting(points: np.ndarray, camera: Camera, moment: int, seed: int, known: bool) -> Sighting:
+    pixels = project(camera, torch.from_numpy(points))[0].double().numpy()
+    pixels += np.random.default_rng(seed).normal(0, 0.5, pixels.shape)
+    return Sighting(
+        pixels, np.full(len(pixels), 0.5), (512, 512), moment, camera if known else None,
+        lens=moment,
+    )  # fmt: skip
+
+
+def turned(found: Bundle, truth: list[Camera]) -> list[float]:
+    pairs = zip(found.cameras, truth, strict=True)
+    return [
+        degrees((a.world_to_camera[:3, :3] @ b.world_to_camera[:3, :3].mT).double().numpy())
+        for a, b in pairs
+    ]
+
+
+def people(count: int, seed: int) -> tuple[list[np.ndarray], Camera]:
+    """Points of one person's expressions, and cameras [count, 4]."""
+    rng = np.random.default_rng(seed)
+    head = Head(sample_identity(rng))
+    faces = [head.vertices(sample_expression(rng))[IDS] for _ in range(count)]
+    return faces, sample_cameras(rng, count, 4, 512)
+
+
+def test_points_are_those_of_the_head_and_their_derivatives_are_true(surface: Surface):
+    rng = np.random.default_rng(0)
+    who, state = rng.normal(0, 1, surface.identity_size), rng.normal(0, 0.2, STATE)
+    posed = surface(who, state)
+    whole = MakeHumanFace().vertices(torch.from_numpy(who).float(), face_state(state[None]))
+    np.testing.assert_allclose(posed.points, whole[0, IDS].numpy(), atol=1e-6)
+    h = 1e-5
+    for i in (0, 20, 39, 40, EYES.start, EYES.start + 1, STATE - 1):
+        step = h * np.eye(STATE)[i]
+        slope = (surface(who, state + step).points - surface(who, state - step).points) / (2 * h)
+        np.testing.assert_allclose(posed.by_state[..., i], slope, atol=1e-9)
+    step = h * np.eye(surface.identity_size)[3]
+    slope = (surface(who + step, state).points - surface(who - step, state).points) / (2 * h)
+    np.testing.assert_allclose(posed.by_identity[..., 3], slope, atol=1e-9)
+
+
+def test_a_rig_tells_the_pose_of_every_moment(surface: Surface):
+    faces, cameras = people(2, seed=1)
+    seen = [
+        sighting(face, cameras[0][v], t, 4 * t + v, known=True)
+        for t, face in enumerate(faces)
+        for v in range(4)
+    ]
+    found = fit(surface, seen, CONFIG)
+    assert max(turned(found, [cameras[0][v] for v in range(4)] * 2)) < 0.3
+    assert np.abs(found.poses[:, :3, 3]).max() < 0.002
+
+
+def test_photographs_without_cameras_are_found_to_a_fraction_of_a_degree(surface: Surface):
+    faces, cameras = people(4, seed=2)
+    truth = [cameras[t][t] for t in range(4)]
+    seen = [sighting(face, truth[t], t, t, known=False) for t, face in enumerate(faces)]
+    found = fit(surface, seen, CONFIG)
+    assert np.median(turned(found, truth)) < 0.4
+    assert found.misfit.max() < 3
+
+
+def test_a_static_head_has_one_pose_and_a_told_one_none(surface: Surface):
+    faces, cameras = people(3, seed=3)
+    world = torch.eye(4)
+    world[:3, :3] = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    world[:3, 3] = torch.tensor([0.4, -0.2, 3.0])
+    rig = replace(cameras[0], world_to_camera=cameras[0].world_to_camera @ torch.inverse(world))
+    seen = [
+        replace(sighting(face, cameras[0][t], t, t, known=True), camera=rig[t])
+        for t, face in enumerate(faces)
+    ]
+    static = fit(surface, seen, CONFIG, poses="static")
+    np.testing.assert_allclose(static.poses, world.expand(3, 4, 4).numpy(), atol=0.01)
+    np.testing.assert_array_equal(static.poses[0], static.poses[2])
+    seen = [replace(s, camera=cameras[0][t]) for t, s in enumerate(seen)]
+    told = fit(surface, seen, CONFIG, poses="told")
+    np.testing.assert_allclose(told.poses, np.tile(np.eye(4), (3, 1, 1)), atol=1e-6)
+
+
+def test_cameras_that_contradict_the_pictures_leave_a_misfit(surface: Surface):
+    faces, cameras = people(3, seed=4)
+    seen = [sighting(face, cameras[0][t], t, t, known=True) for t, face in enumerate(faces)]
+    good = fit(surface, seen, CONFIG, poses="static")
+    swapped = [replace(s, camera=cameras[0][(t + 1) % 3]) for t, s in enumerate(seen)]
+    bad = fit(surface, swapped, CONFIG, poses="static")
+    assert good.misfit.max() < 3 < 10 < bad.misfit.max()
+
+
+def test_smoothing_ties_moments_but_not_across_a_cut(surface: Surface):
+    faces, cameras = people(1, seed=5)
+    rng = np.random.default_rng(0)
+    seen = []
+    for t in range(8):
+        camera = cameras[0][0 if t < 4 else 1]
+        one = sighting(faces[0], camera, t, t, known=False)
+        points = one.points + rng.normal(0, 6, one.points.shape)
+        seen.append(replace(one, points=points, sigma=np.full(len(points), 6.0), lens=0))
+    loose = fit(surface, seen, CONFIG)
+    tied = fit(surface, seen, replace(CONFIG, smooth=30.0), cuts=[4])
+
+    def steps(found: Bundle) -> np.ndarray:
+        R = found.poses[:, :3, :3]
+        return np.array([degrees(a @ b.T) for a, b in zip(R, R[1:])])
+
+    assert steps(tied)[[0, 1, 2, 4, 5, 6]].mean() < 0.6 * steps(loose)[[0, 1, 2, 4, 5, 6]].mean()
+    assert abs(steps(tied)[3] - steps(loose)[3]) < 1.0
+
+
+def test_wild_points_turn_the_head_little(surface: Surface):
+    faces, cameras = people(1, seed=6)
+    one = sighting(faces[0], cameras[0][0], 0, 0, known=True)
+    points = one.points.copy()
+    points[::10] += 80
+    found = fit(surface, [replace(one, points=points)], CONFIG)
+    assert turned(found, [cameras[0][0]])[0] < 0.6
+
+
+def test_what_cannot_be_fitted_says_why(surface: Surface):
+    faces, cameras = people(1, seed=7)
+    one = sighting(faces[0], cameras[0][0], 0, 0, known=False)
+    with pytest.raises(ShapeError, match="numbered"):
+        fit(surface, [], CONFIG)
+    with pytest.raises(ShapeError, match="moments of their own"):
+        fit(surface, [one, one], CONFIG)
+    with pytest.raises(ShapeError, match="known cameras"):
+        fit(surface, [one], CONFIG, poses="static")
+    with pytest.raises(CameraError, match="Nothing is seen of moment 0"):
+        fit(surface, [replace(one, points=np.full_like(one.points, np.nan))], CONFIG)
+
+
+def test_landmarks_tell_the_expression_but_do_not_turn_the_head(surface: Surface):
+    rng = np.random.default_rng(8)
+    head = Head(sample_identity(rng))
+    face = head.vertices(weights(jawOpen=0.8))[IDS]
+    camera = sample_cameras(rng, 1, 4, 512)[0][0]
+    one = sighting(face, camera, 0, 8, known=True)
+    # The points are told so badly that they say where the head is, but not what it does.
+    blurred = replace(one, sigma=np.full(len(IDS), 12.0))
+    without = fit(surface, [blurred])
+    bias = np.full((68, 3), 0.004)
+    marks = project(camera, torch.from_numpy(face[:68] + bias).float())[0].double().numpy()
+    shifted = marks + [25.0, -10.0]
+    seen = fit(surface, [replace(blurred, marks=shifted)], bias=bias)
+    jaw = np.radians(22.9) * 0.8
+    assert abs(seen.states[0, JAW.start] - jaw) < 0.5 * abs(without.states[0, JAW.start] - jaw)
+    assert turned(seen, [camera])[0] < turned(without, [camera])[0] + 1.0

@@ -71,7 +71,8 @@ def test_a_preset_and_a_metric(shards: Path, tmp_path: Path):
 
     text.write_text(block("A metric", "toml"))
     out = tmp_path / "mine.json"
-    done = fastgha("eval", "--shards", shards, "--protocol", text, "--model", run, "--json", out,
+    done = fastgha("eval", "--shards", shards, "--protocol", text, "--model", run, "--allow-seen",
+                   "--json", out,
                    "-o", tmp_path / "report")  # fmt: skip
     found = json.loads(out.read_text())
     assert set(found["figures"]) == {"PSNR", "SSIM", "CONTRAST"}

@@ -23,6 +23,7 @@ from pipeline.system.machine import machine, peak_mb
 from pipeline.system.progress import Progress, silent
 from pipeline.train import folder
 from pipeline.train.config import RunConfig, TrainConfig
+from pipeline.train.optimizer import Optimizer
 from pipeline.train.step import (
     Clock,
     TrainingModule,

@@ -110,7 +110,9 @@ def _guide(config: TrainConfig, *, guided: bool) -> TrainConfig:
     if guided == (config.model.guide == "mesh"):
         state, other = ("guided", "no-guide") if guided else ("not guided", "guided")
         raise ConfigError(f"The preset is {state} already.", f"Take it as it is, or {other}.")
-    return _model(config, guide="mesh" if guided else "none")
+    if guided:
+        return _model(config, guide="mesh")
+    return _model(config, guide="none", interior=False)
 
 
 ABLATIONS: dict[str, Callable[[TrainConfig], TrainConfig]] = {

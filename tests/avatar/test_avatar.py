@@ -37,7 +37,7 @@ def test_a_file_gives_the_same_pictures_without_the_encoder(avatar: Avatar, tmp_
     loaded = Avatar.load(tmp_path / "x.avatar", "float32")
     camera = orbit(5, 64)[1]
     assert torch.equal(loaded.render(code(1), camera).color, avatar.render(code(1), camera).color)
-    assert loaded.made == {"by": "the tests"}
+    assert loaded.made == {"by": "the tests", "image_size": 64}
     with safe_open(tmp_path / "x.avatar", framework="pt") as file:
         assert not [k for k in file.keys() if k.startswith(("features.", "decoder"))]  # noqa: SIM118
 

@@ -79,6 +79,6 @@ def test_no_time_changes_nothing(avatar: Avatar):
 def test_what_cannot_be_refined_is_refused(avatar: Avatar):
     with pytest.raises(ShapeError, match="2 pictures, 1 codes"):
         refine(avatar, blob_views(2, 64), codes(1), CONFIG)
-    light, _ = bake(avatar, BakeConfig(tolerance_db=3, codes=40, held_out=2, size=48))
+    light, _ = bake(avatar, BakeConfig(tolerance_db=30, codes=40, held_out=2, size=48))
     with pytest.raises(ConfigError, match="Refine first"):
         refine(light, blob_views(2, 64), codes(2), CONFIG)

@@ -71,11 +71,11 @@ def test_a_training_step_is_a_line_with_a_column_for_each_part():
     ]
     found = train.show("tiny", rows, 9)
     assert found.title == "tiny: a training step, ms, median of 9 (spread)"
-    assert found.columns == ("variant", "size", "data", "step", "peak MB")
+    assert found.columns == ("variant", "size", "data", "step", "peak MB", "waits for data")
     assert found.rows == (
-        ("plain", "64", "1", "65 (3)", "512"),
-        ("compile", "64", "1", "65 (3)", "512"),
-        ("plain", "128", "1", "129 (3)", "512"),
+        ("plain", "64", "1", "65 (3)", "512", "2%"),
+        ("compile", "64", "1", "65 (3)", "512", "2%"),
+        ("plain", "128", "1", "129 (3)", "512", "1%"),
     )
     about = machine()
     assert found.notes == (f"{about['cpu']}, {about['threads']} threads {about['gpu']}",)

@@ -57,7 +57,7 @@ def test_a_recipe_without_options_asks_for_its_own_settings(source: str, asked: 
     ((raw, out, config, how),) = asked
     assert (raw, out, config) == (Path("raw"), Path("out"), AS_PLAIN[source])
     workers = 1 if source in ("photos", "video") else 2
-    assert how == {"workers": workers, "ray": None, "overwrite": False}
+    assert how == {"workers": workers, "ray": None, "overwrite": False, "device": "cpu"}
     assert said.startswith("codes of our own fit.")
     assert "3 items made, 2 were there already." in said and "x left out: too dark." in said
 
@@ -75,7 +75,7 @@ def test_every_option_reaches_the_setting_it_names(asked: list[tuple], tmp_path:
         matting="u2netp", detector="fan", need_codes=False, flame=str(tmp_path / "f.npz"),
         tracking=str(tmp_path), face=str(tmp_path / "g.npz"),
     )  # fmt: skip
-    assert how == {"workers": 7, "ray": "auto", "overwrite": True}
+    assert how == {"workers": 7, "ray": "auto", "overwrite": True, "device": "cpu"}
 
 
 def test_a_dry_run_makes_nothing_and_says_what_it_would(
@@ -95,7 +95,7 @@ def test_a_dry_run_makes_nothing_and_says_what_it_would(
 def test_a_stage_is_run_by_its_name(stage: str, asked: list[tuple]):
     fastgha("prep", stage, "out", "--ray", "local")
     workers = 1 if stage == "pack" else 2
-    assert asked == [(Path("out"), stage, {"workers": workers, "ray": "local"})]
+    assert asked == [(Path("out"), stage, {"workers": workers, "ray": "local", "device": "cpu"})]
 
 
 def test_the_table_names_every_source_every_stage_and_known_choices():

@@ -119,15 +119,15 @@ def _make_run(root: Path) -> None:
     shards.mkdir()
     write_shard(shards / "anna.h5", toy_capture("anna", 32, 3, 4), {"by": "the tests"})
     config = replace(train_tiny(), model=plain())
-    groups, layout = folder.find(shards, config)
+    found = folder.find(shards, config)
     run = root / "run"
     run.mkdir()
-    folder.claim(run, config, groups, None, 1)
-    model, optimizer = _model(config, layout)
+    folder.claim(run, config, found, None, 1)
+    model, optimizer = _model(config, found.layout)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    header = {"layout": layout, "train": {}, "step": 3}
+    header = {"layout": found.layout, "train": {}, "step": 3}
     save(run / "step-00000003.safetensors", model, optimizer, header)
     (run / LOG).write_text("".join(f'{{"step": {i}, "color": 0.5}}\n' for i in range(1, 5)))
 
@@ -140,11 +140,11 @@ def _model(config: Any, layout: str) -> tuple[FastGHA, Optimizer]:
 def _use_run(root: Path) -> None:
     run = root / "run"
     config = replace(train_tiny(), model=plain())
-    groups, layout = folder.find(root / "shards", config)
-    folder.claim(run, config, groups, None, 1)
+    known = folder.find(root / "shards", config)
+    folder.claim(run, config, known, None, 1)
     path = resolve(run)
     _, found = load_model(path)
-    model, optimizer = _model(config, layout)
+    model, optimizer = _model(config, known.layout)
     restore_optimizer(optimizer, model, found, path)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -156,9 +156,10 @@ def test_a_mesh_without_known_triangles_asks_for_them(tmp_path: Path, shot: Path
     corners = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
     obj.write_text(corners + "f 1/1 2/2 3/3 4/4\n")
     points.run(out, PointsConfig("mesh", topology=str(obj)))
-    obj.write_text("nothing")
+    bad = tmp_path / "bad.obj"
+    bad.write_text("nothing")
     with pytest.raises(FormatError, match="faces"):
-        points.run(tmp_path / "out", PointsConfig("mesh", topology=str(obj)), overwrite=True)
+        points.run(out, PointsConfig("mesh", topology=str(bad)), overwrite=True)
 
 
 def test_a_missing_point_map_is_named(shot: Path, tmp_path: Path):

@@ -34,7 +34,7 @@ def from_dict(kind: type[C], values: Mapping[str, Any], where: str = "") -> C:
         ConfigError: If a key is unknown (the nearest name is given) or a value has another
             type or is not one of the choices.
     """
-    if not isinstance(values, Mapping):
+    if not isinstance(values, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  from files
         raise ConfigError(
             f"{where or 'It'} is no group of settings: {short(values)}.", "Name each."
         )

@@ -178,12 +178,14 @@ def baselines(chosen: list[Task]) -> dict[str, Method]:
         others = [Shard(shards[name]) for name in [*people[at + 1 :], *people[:at]][:16]]
         return mean_head(seen.camera, others)
 
-    methods: dict[str, Method] = {
-        "nearest input view": lambda seen: nearest_input(seen.inputs, seen.camera)
-    }
-    if len(people) > 1:
-        methods[MEAN_HEAD] = mean
-    return methods | {"white image": lambda seen: white_image(seen.camera)}
+    def nearest(seen: Scene) -> Tensor:
+        return nearest_input(seen.inputs, seen.camera)
+
+    def white(seen: Scene) -> Tensor:
+        return white_image(seen.camera)
+
+    means: dict[str, Method] = {MEAN_HEAD: mean} if len(people) > 1 else {}
+    return {"nearest input view": nearest, **means, "white image": white}
 
 
 def _compare(metrics: Metrics, drawn: Tensor, truth: Tensor) -> Values:

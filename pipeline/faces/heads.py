@@ -174,9 +174,13 @@ class MakeHumanHead:
         self._mean, self._starts = asset.mean, starts
         self._tables: dict[torch.device, _Tables] = {}
 
-    @functools.cached_property
+    @property
     def interior(self) -> Inner:
         """Eyes, teeth, tongue, and the skin that hides among the teeth."""
+        return self._interior
+
+    @functools.cached_property
+    def _interior(self) -> Inner:
         mean = self.surface(self._mean, self._mean)
         skin, *ends = self._starts.tolist()
         ranges = dict(zip(PROXY_PARTS, zip([skin, *ends], ends)))
@@ -233,14 +237,18 @@ class MakeHumanHead:
             shares = np.zeros(refs.shape, np.float32)
             there = np.arange(refs.shape[1]) < counts[:, None]
             refs[there], shares[there] = self._hang.indices, self._hang.data
+
+            def on_device(x: np.ndarray) -> Tensor:
+                return torch.from_numpy(np.ascontiguousarray(x)).to(device)
+
             self._tables[device] = _Tables(
-                *(
-                    torch.from_numpy(np.ascontiguousarray(x)).to(device)
-                    for x in (refs, shares, self._offsets, asset.units)
-                ),
-                torch.from_numpy(asset.scale_pairs.astype(np.int64)).to(device),
+                on_device(refs),
+                on_device(shares),
+                on_device(self._offsets),
+                on_device(asset.units),
+                on_device(asset.scale_pairs.astype(np.int64)),
                 tuple(
-                    torch.from_numpy(np.asarray(ids, np.int64)).to(device)
+                    on_device(np.asarray(ids, np.int64))
                     for ids in (asset.left_eye, asset.right_eye)
                 ),
             )

@@ -321,7 +321,7 @@ class Shard:
             found = self._checksum() if self._version > 1 else self._checksum_of_version_1()
         except OSError as error:
             raise FormatError(f"{self.path} is damaged.", "Make this shard again.") from error
-        if found != self._file.attrs["checksum"]:
+        if found != self._file.attrs.get("checksum"):
             raise FormatError(
                 f"{self.path} does not have the content it was written with.",
                 "Make this shard again.",

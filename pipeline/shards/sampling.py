@@ -159,7 +159,8 @@ class Samples(Dataset[Sample | FastGHAError]):
             weights = np.array(self.config.mixture or [len(group) for group in self.groups], float)
             group = self.groups[int(rng.choice(len(self.groups), p=weights / weights.sum()))]
         person = group[int(rng.integers(len(group)))]
-        path = person[int(rng.integers(len(person)))] if len(person) > 1 else person[0]
+        # A person of one shard takes no random number: runs from before go on as they were.
+        path = person[int(rng.integers(len(person))) if len(person) > 1 else 0]
         try:
             size = self.resolutions.size_at(step)
             return draw(self._shard(path), self.config, size, rng, self.guide_stride)

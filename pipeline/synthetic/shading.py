@@ -140,7 +140,12 @@ def _place(rng: np.random.Generator) -> Lights:
     wrapped = np.clip((normals @ directions.T + WRAP) / (1 + WRAP), 0, None)
     seen = (wrapped @ colors).mean(0) + (upper + lower) / 2
     gain = rng.uniform(*EXPOSURE) / seen.mean() * (seen.mean() / seen) ** balanced
-    return Lights(*(np.float32(x) for x in (directions, colors * gain, upper * gain, lower * gain)))
+    return Lights(
+        directions.astype(np.float32),
+        (colors * gain).astype(np.float32),
+        (upper * gain).astype(np.float32),
+        (lower * gain).astype(np.float32),
+    )
 
 
 @functools.cache

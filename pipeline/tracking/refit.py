@@ -152,7 +152,8 @@ def _warped(source: FaceModel, target: FaceModel) -> tuple[_Side, _Side]:
     warp = RBFInterpolator(ours[1], theirs[1], kernel="thin_plate_spline", smoothing=1e-8)
     near = np.flatnonzero(KDTree(ours[1]).query(ours[0])[0] < REACH)
     distance, partner = KDTree(theirs[0]).query(warp(ours[0][near]))
-    mine, other = near[distance < NEAR], partner[distance < NEAR]
+    close = np.asarray(distance) < NEAR
+    mine, other = near[close], np.asarray(partner)[close]
     weights = torch.ones(68 + len(mine))
     weights[68:] = DENSE * np.sqrt(68 / max(len(mine), 1))
     turn = torch.from_numpy(fitted.scale * fitted.R.T).float()

@@ -41,12 +41,13 @@ class PrecomputedPoints:
         path = inside(self._folder, subject, f"{timestep:06d}.npz")
         try:
             file = read_npz(path, lambda name: name in ("points", "confidence"), LARGEST)
-            points = np.asarray(file["points"], np.float32)[list(views)]
-            sure = (
-                np.asarray(file["confidence"], np.float32)[list(views)]
-                if "confidence" in file
-                else np.ones(points.shape[:3], np.float32)
-            )
+            with np.errstate(over="ignore"):  # too large for a float is as unknown as infinite
+                points = np.asarray(file["points"], np.float32)[list(views)]
+                sure = (
+                    np.asarray(file["confidence"], np.float32)[list(views)]
+                    if "confidence" in file
+                    else np.ones(points.shape[:3], np.float32)
+                )
         except (MissingItemError, KeyError, ValueError, TypeError, IndexError) as error:
             raise FormatError(
                 f"{path} is missing or not a file of point maps: {error}.",

@@ -288,7 +288,9 @@ def _rig(tensors: Mapping[str, Tensor], layout: str, n: int, path: Path) -> Rig:
 def _gaussians(tensors: Mapping[str, Tensor], prefix: str, path: Path) -> Gaussians:
     parts: dict[str, Tensor] = {name: tensors.get(prefix + name, torch.zeros(0)) for name in FIELDS}
     n = len(parts["means"]) if parts["means"].ndim else 0
-    shapes = dict(zip(FIELDS, ((n, 3), (n, 4), (n, 3), (n,), (n, 3)), strict=True))
+    shapes: dict[str, tuple[int, ...]] = dict(
+        zip(FIELDS, ((n, 3), (n, 4), (n, 3), (n,), (n, 3)), strict=True)
+    )
     for name, value in parts.items():
         if value.shape != shapes[name] or not value.is_floating_point() or not n:
             raise damaged(path, f"{name} of its Gaussians are {_said(value)}")

@@ -260,7 +260,7 @@ class TrackStage:
     def _track(self, moments: list[Moment], person: Person | None) -> Track:
         poses = [moment.pose for moment in moments]
         given = [pose for pose in poses if pose is not None]
-        known: np.ndarray = np.isfinite(moments[0].E).all((1, 2))
+        known = np.asarray(np.isfinite(moments[0].E).all((1, 2)))
         # A lost camera sees nothing: any other stands for it.
         first = int(np.flatnonzero(known)[0])
         E, K = (np.where(known[:, None, None], x, x[first]) for x in (moments[0].E, moments[0].K))

@@ -102,7 +102,7 @@ def test_the_command_line_takes_a_network_that_was_added(tmp_path: Path):
             np.testing.assert_allclose(shard.landmarks(t), truth, atol=1e-3)
             for v in range(3):
                 alpha = shard.read([(t, v)], 128).alpha[0, 0]
-                assert alpha[64, 64] > 0.5 and alpha[:6].max() < 0.3
+                assert alpha[64, 64] == 1 and alpha[:6].max() < 0.3
     assert [one.problems for one in check.run(out)] == [[]]
 
 

@@ -49,9 +49,14 @@ HAIR = (
 )  # fmt: skip
 BROWS = tuple(f"eyebrow{i:03d}" for i in range(1, 13))
 LASHES = ("Eyelashes01", "eyelashes02", "eyelashes03", "eyelashes04")
-EYES = (
-    "blue", "bluegreen", "brown", "brownlight", "deepblue", "green", "grey", "ice", "lightblue",
-)  # fmt: skip
+EYES = {
+    "blue": (96, 120, 146), "bluegreen": (96, 120, 118), "brown": (82, 50, 33),
+    "brownlight": (122, 84, 52), "deepblue": (72, 92, 122), "green": (104, 108, 74),
+    "grey": (122, 126, 126), "ice": (150, 162, 168), "lightblue": (128, 150, 170),
+}  # fmt: skip
+"""sRGB that the middle of the iris gets. The source's are as bright as toys: its brown is a red."""
+PATTERN = "grey"
+"""The source's eye whose pattern all others get."""
 
 LANDMARKS = np.array(
     [
@@ -225,6 +230,27 @@ def triangles(quads: np.ndarray) -> np.ndarray:
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def recolored_eyes(source: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Give the source's eyes the iris colours of people.
+
+    The iris is where the source's eyes differ; its pattern, brighter and darker, is that of one of
+    them.
+    """
+    every = np.stack(list(source.values())).astype(np.float64)
+    differ = every.std(0).max(-1)
+    share = np.clip((differ - 6) / 14, 0, 1)[..., None]
+    pattern = source[PATTERN].astype(np.float64)
+    brightness = pattern.mean(-1, keepdims=True)
+    relative = brightness / np.percentile(brightness[share > 0.9], 75)
+    white = pattern  # outside the iris
+    return {
+        name: np.rint(white + share * (np.clip(relative * EYES[name], 0, 255) - white)).astype(
+            np.uint8
+        )
+        for name in source
+    }
 
 
 def build(data: Path, out: Path) -> None:
@@ -483,11 +509,10 @@ def write(arrays: dict[str, np.ndarray], source: Path, out: Path, rms: float) ->
             Image.fromarray(rgba).save(
                 textures / f"{kind}_{name.lower()}.webp", quality=75, alpha_quality=85, exact=True
             )
-    for name in EYES:
-        found = source / f"proxies/eyes/HighPolyEyes/textures/{name}_eye.png"
-        Image.fromarray(texture(found, 256)[..., :3]).save(
-            textures / f"eyes_{name}.jpg", quality=88
-        )
+    folder = source / "proxies/eyes/HighPolyEyes/textures"
+    found = [texture(folder / f"{name}_eye.png", 256)[..., :3] for name in EYES]
+    for name, eye in recolored_eyes(dict(zip(EYES, found, strict=True))).items():
+        Image.fromarray(eye).save(textures / f"eyes_{name}.jpg", quality=92, subsampling=0)
     teeth = texture(source / "proxies/teeth/Teeth_Base/textures/teeth.png", 512)[..., :3]
     Image.fromarray(teeth).save(textures / "teeth.jpg", quality=85)
     tongue = texture(source / "proxies/tongue/tongue01/textures/tongue01_diffuse.png", 256)

@@ -59,7 +59,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     tint = rng.uniform(0.86, 1.08) * warm
     if origin == "african":
         # These skins come very dark and very red.
-        tint = tint * rng.uniform(1.1, 1.4) * np.array([0.94, 1.06, 1.14])
+        tint = tint * rng.uniform(1.1, 1.4) * np.array([0.90, 1.07, 1.17])
     # The third and fourth are long and made up.
     lashes = str(rng.choice(LASH_STYLES if female else LASH_STYLES[:2]))
     return Identity(

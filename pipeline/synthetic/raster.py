@@ -480,14 +480,14 @@ def _shade(x, y, wa, wb, wc, t, turn, texel, mesh, material, light, view):
         max(n[0] * n[0] + n[1] * n[1] + n[2] * n[2], np.float32(1e-20))
     )
     n = (n[0] * size, n[1] * size, n[2] * size)
-    r, g, b_, sr, sg, sb = light_surface(
+    r, g, b_, gleam = light_surface(
         n, v, light[0], light[1], light[2], light[3], finish[layer, 3], material[5][layer]
     )
     seen = wa * openness[a] + wb * openness[b] + wc * openness[c]
     return (
-        keep_in_range(seen * (r * texel[0] * finish[layer, 0] + sr)),
-        keep_in_range(seen * (g * texel[1] * finish[layer, 1] + sg)),
-        keep_in_range(seen * (b_ * texel[2] * finish[layer, 2] + sb)),
+        keep_in_range(seen * (r * texel[0] * finish[layer, 0] + gleam)),
+        keep_in_range(seen * (g * texel[1] * finish[layer, 1] + gleam)),
+        keep_in_range(seen * (b_ * texel[2] * finish[layer, 2] + gleam)),
     )
 
 

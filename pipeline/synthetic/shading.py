@@ -266,7 +266,10 @@ def sample_texture(texels, first, h, w, u, v, linear):
 
 @numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)
 def light_surface(n, v, directions, colors, ambient, up, specular, glossy):
-    """Return the light a white surface returns: diffuse RGB and specular RGB, linear.
+    """Return the light a white surface returns: diffuse RGB and the highlight, linear.
+
+    The highlight has no colour: a light here stands for a wide part of the sky, whose blue would
+    lie on black hair as a patch.
 
     Args:
         n: Unit normal, three numbers, camera frame.
@@ -282,7 +285,7 @@ def light_surface(n, v, directions, colors, ambient, up, specular, glossy):
     r = ambient[1, 0] + sky * (ambient[0, 0] - ambient[1, 0])
     g = ambient[1, 1] + sky * (ambient[0, 1] - ambient[1, 1])
     b = ambient[1, 2] + sky * (ambient[0, 2] - ambient[1, 2])
-    sr, sg, sb = F0, F0, F0
+    gleam = F0
     for i in range(directions.shape[0]):
         lx, ly, lz = directions[i, 0], directions[i, 1], directions[i, 2]
         cosine = n[0] * lx + n[1] * ly + n[2] * lz
@@ -300,10 +303,8 @@ def light_surface(n, v, directions, colors, ambient, up, specular, glossy):
                 k = min(np.int64(step), GLOSS_STEPS - 1)
                 part = step - np.float32(k)
                 shine = specular * (glossy[k] + part * (glossy[k + 1] - glossy[k]))
-                sr += shine * colors[i, 0]
-                sg += shine * colors[i, 1]
-                sb += shine * colors[i, 2]
-    return r, g, b, sr, sg, sb
+                gleam += shine * (colors[i, 0] + colors[i, 1] + colors[i, 2]) / np.float32(3)
+    return r, g, b, gleam
 
 
 @numba.njit(cache=True, error_model="numpy", fastmath=True, forceinline=True)

@@ -28,8 +28,10 @@ def small() -> ModelConfig:
         foreground_only=True,
         features=FeatureConfig(kind="conv", channels=192, widths=(48, 96, 192)),
         transformer=TransformerConfig(width=192, layers=4, heads=4, pool=2),
-        decoder=DecoderConfig(kind="conv", widths=(192, 128, 64), blocks=2, heads=4, pool=2),
-        deform=DeformConfig(),
+        decoder=DecoderConfig(
+            kind="conv", widths=(192, 128, 64), split=2, blocks=2, heads=4, pool=2
+        ),
+        deform=DeformConfig(width=128, layers=4),
     )
 
 

@@ -126,7 +126,7 @@ def test_a_gaussian_turns_with_its_camera():
 
 def test_the_cached_first_layer_is_exact(model):
     torch.manual_seed(1)
-    deformation = Deformation(32, small().deform)
+    deformation = Deformation(32, ModelConfig().deform)
     deformation.set_layout(MAKEHUMAN)
     torch.nn.init.normal_(deformation.out.weight, std=0.1)
     head = model.reconstruct(blob_views(2, 64))
@@ -153,7 +153,7 @@ def test_the_cached_first_layer_is_exact(model):
 
 def test_no_code_throws_a_gaussian_away(model):
     torch.manual_seed(2)
-    deformation = Deformation(32, small().deform)
+    deformation = Deformation(32, ModelConfig().deform)
     torch.nn.init.normal_(deformation.out.weight, std=100.0)
     head = model.reconstruct(blob_views(1, 64))
     moved = deformation(deformation.prepare(head), torch.randn(120))
@@ -162,7 +162,7 @@ def test_no_code_throws_a_gaussian_away(model):
 
 def test_a_fresh_deformation_hears_every_part_of_the_code():
     torch.manual_seed(3)
-    deformation = Deformation(32, small().deform)
+    deformation = Deformation(32, ModelConfig().deform)
     deformation.set_layout(MAKEHUMAN)
     torch.nn.init.normal_(deformation.out.weight, std=1.0)
     features = torch.randn(50, 32)

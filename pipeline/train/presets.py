@@ -55,7 +55,7 @@ def train_small() -> TrainConfig:
         sampling=SamplingConfig(
             min_inputs=1, targets=6, tracking=Tracking(share=0.8), damage=Damage(share=0.5)
         ),
-        loss=LossConfig(motion=5.0),
+        loss=LossConfig(perceptual_of="brightness", motion=5.0),
         optimizer="muon",
         lr=4e-4,
         deform_lr=1e-3,

@@ -70,7 +70,7 @@ def _shards(root: Path) -> None:
 
 def _captures(root: Path) -> None:
     (root / "raw").mkdir()
-    ava.write(root / "raw", shoot(width=128, height=190))
+    ava.write(root / "raw", shoot(width=128, height=196))
     (root / "t.obj").write_text("".join(f"f {i} {i + 1} {i + 2}\n" for i in range(1, 3000, 3)))
 
 

@@ -180,7 +180,8 @@ class NersembleCapture(Capture):
             self._tracked[timestep.sentence] = read_npz(file)
         arrays = self._tracked[timestep.sentence]
         try:
-            frames = np.ravel(arrays["frames"]).astype(int)
+            with np.errstate(invalid="ignore"):  # what is not finite is no frame's number
+                frames = np.ravel(arrays["frames"]).astype(int)
             rows = np.flatnonzero(frames == timestep.index)
             if not len(rows):
                 raise MissingItemError(

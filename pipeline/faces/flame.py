@@ -352,7 +352,8 @@ def _embedding(path: Path, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found = read_pickle(path)
     table = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     try:
-        triangles = np.ravel(table["full_lmk_faces_idx"]).astype(np.int64)[:LANDMARKS]
+        with np.errstate(invalid="ignore"):  # what is not finite names no triangle
+            triangles = np.ravel(table["full_lmk_faces_idx"]).astype(np.int64)[:LANDMARKS]
         shares = np.asarray(table["full_lmk_bary_coords"], np.float32).reshape(-1, 3)[:LANDMARKS]
         corners = faces[triangles]
     except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -217,7 +217,8 @@ def _ours(path: Path, arrays: Mapping[str, np.ndarray]) -> Tracking:
 def _built(path: Path, tracker: str, make: Any) -> Tracking:
     """Make the fits; whatever is wrong with the arrays is told with the file's name."""
     try:
-        names, fits, cameras = make()
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite, fits refuse
+            names, fits, cameras = make()
     except (ShapeError, CameraError) as error:
         raise InputError(f"{path}: {error.problem}", error.remedy) from error
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError, OverflowError) as error:

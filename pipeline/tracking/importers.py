@@ -205,12 +205,13 @@ def _ours(path: Path, arrays: Mapping[str, np.ndarray]) -> Tracking:
             f"{path} has codes {list(codes.shape)} of {len(frames)} frames.",
             f"Give codes [t, {CODE_SIZE}] and as many numbers in frames.",
         )
-    if codes.dtype.kind != "f" or frames.dtype.kind not in "iu" or not np.isfinite(codes).all():
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        values = codes.astype(np.float32) if codes.dtype.kind == "f" else None
+    if values is None or frames.dtype.kind not in "iu" or not np.isfinite(values).all():
         raise InputError(
             f"{path} has codes or frames that are no finite numbers.", "Leave these frames out."
         )
-    values = torch.from_numpy(codes.astype(np.float32))
-    given = ExpressionCode(values, layout)
+    given = ExpressionCode(torch.from_numpy(values), layout)
     return Tracking("fastgha", tuple(str(int(f)) for f in frames), (), None, given)
 
 

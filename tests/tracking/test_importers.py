@@ -171,6 +171,9 @@ def test_our_own_file_gives_codes_by_the_numbers_of_its_frames(tmp_path: Path):
     np.savez(tmp_path / "short.npz", **{**whole, "frames": np.arange(2)})
     with pytest.raises(InputError, match="of 2 frames"):
         read_tracking(tmp_path / "short.npz")
+    np.savez(tmp_path / "large.npz", **{**whole, "codes": codes.astype(np.float64) * 1e300})
+    with pytest.raises(InputError, match="no finite numbers"):
+        read_tracking(tmp_path / "large.npz")
     np.savez(tmp_path / "strange.npz", **{**whole, "layout": np.array("arkit")})
     with pytest.raises(LayoutError, match="'arkit'"):
         read_tracking(tmp_path / "strange.npz")

@@ -71,7 +71,8 @@ def _shards(root: Path) -> None:
 def _captures(root: Path) -> None:
     (root / "raw").mkdir()
     ava.write(root / "raw", shoot(width=128, height=196))
-    (root / "t.obj").write_text("".join(f"f {i} {i + 1} {i + 2}\n" for i in range(1, 3000, 3)))
+    faces = "".join(f"f {i} {i + 1} {i + 2}\n" for i in range(1, 3000, 3))
+    (root / "t.obj").write_text("v 0 0 0\n" * 3000 + faces)
 
 
 def _photographs(root: Path) -> None:
@@ -259,17 +260,21 @@ def _measure(
                 reach = min(1.05, 2 / tries) if job.resumes else 1.05
                 for _ in range(tries):
                     sent = signal.SIGTERM if rng.random() < 0.25 else signal.SIGKILL
-                    told = _kill(command, rng.uniform(0, reach) * takes, sent, nursery, said)
-                    whole_now = told is None
-                    if told is None:
+                    after = rng.uniform(0, reach) * takes
+                    early, code, told = _kill(command, after, sent, nursery, said)
+                    whole_now = early and code == 0
+                    if whole_now:
                         finished += 1
                         if "frames" in command[-1]:
                             break  # a finished folder of frames is not written over
                         continue
-                    kills[sent.name] += 1
-                    if sent == signal.SIGTERM and told == [] and (left := _half_made(out)):
-                        told = [f"SIGTERM left {', '.join(left)}"]
-                    wrong += [f"folder {folders}: {fault}" for fault in told]
+                    kills[sent.name] += not early
+                    fault = _fault(early, code, told, sent)
+                    if code == -signal.SIGTERM and told and _over(command, out, nursery, said):
+                        fault = ""  # Python was only clearing up
+                    elif not fault and sent == signal.SIGTERM and (left := _half_made(out)):
+                        fault = f"SIGTERM left {', '.join(left)}"
+                    wrong += [f"folder {folders}: {fault}"] if fault else []
                 if not whole_now and ("frames" not in command[-1] or not _whole(out / "frames")):
                     fault = _finish(command, nursery, said)
                     wrong += [f"folder {folders}: {fault}"] if fault else []
@@ -309,29 +314,37 @@ def _finish(command: list[str], nursery: Nursery, said: Path) -> str:
 
 def _kill(
     command: list[str], after: float, sent: signal.Signals, nursery: Nursery, said: Path
-) -> list[str] | None:
-    """Kill a command; return what was wrong with how it ended, or None if it ended before."""
+) -> tuple[bool, int, str]:
+    """Kill a command; return whether it ended before, its exit code, and what it said."""
     said.unlink(missing_ok=True)
     number = nursery.start(command, said)
     early = nursery.ended(after)
     if not early:
         os.kill(number, sent)
         nursery.ended(None)
-    code = nursery.code()
-    if early and code == 0:
-        return None
-    told = said.read_text()
+    return early, nursery.code(), said.read_text() if said.exists() else ""
+
+
+def _fault(early: bool, code: int, told: str, sent: signal.Signals) -> str:
+    """Return what is wrong with how a command ended."""
     if early:
-        return [f"it ended with {code}: {told.strip()[-300:]}"]
-    if sent == signal.SIGKILL:
-        return []
-    # Before the program has read its own first lines, the system ends it.
-    if code == -signal.SIGTERM and not told:
-        return []
-    if code == 0:  # it had just finished
-        return []
-    stopped = code == 128 + signal.SIGTERM and "Stopped by SIGTERM" in told
-    return [] if stopped else [f"SIGTERM ended it with {code}: {told.strip()[-300:]}"]
+        fine = code == 0
+    elif sent == signal.SIGKILL:
+        fine = code in (0, -signal.SIGKILL)  # 0: it had just finished
+    elif code == -signal.SIGTERM:  # by the system, before the program has read its first lines
+        fine = not told
+    else:
+        stopped = code == 128 + signal.SIGTERM and "Stopped by SIGTERM" in told
+        fine = code == 0 or stopped
+    return "" if fine else f"{sent.name}, it ended with {code}: {told.strip()[-300:]}"
+
+
+def _over(command: list[str], out: Path, nursery: Nursery, said: Path) -> bool:
+    """Return whether a command had done everything: another run of it changes nothing."""
+    if "frames" in command[-1]:
+        return _whole(out / "frames")
+    before = dict(_digests(out))
+    return not _finish(command, nursery, said) and dict(_digests(out)) == before
 
 
 def _digests(out: Path) -> Iterator[tuple[str, str]]:

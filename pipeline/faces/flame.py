@@ -259,7 +259,7 @@ def convert(
             "regressor": arrays["J_regressor"], "weights": arrays["weights"],
         }  # fmt: skip
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-            parents = [int(p) for p in arrays["kintree_table"][0].astype(np.int64)]
+            parents = [int(p) for p in np.asarray(arrays["kintree_table"][0], np.int64)]
             plain = {key: np.asarray(value, np.float32) for key, value in numbers.items()}
             faces = arrays["f"].astype(np.int64)
     except (TypeError, ValueError, IndexError, OverflowError) as error:

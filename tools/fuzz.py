@@ -23,13 +23,14 @@ def main() -> int:
     """Run; the exit code is 1 if anything but a clear error or a whole result came out."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--count", type=int, default=2000)
+    options.add_argument("--first", type=int, default=0, help="of the numbers; goes on with a run")
     options.add_argument("--seed", type=int, help="a fresh one if left out; printed")
     options.add_argument("--target", choices=sorted(TARGETS))
     options.add_argument("--only", type=int, metavar="NUMBER", help="one case of --target again")
     options.add_argument("--json", type=Path)
     args = options.parse_args()
     seed = secrets.randbelow(2**31) if args.seed is None else args.seed
-    chosen = cases.numbered(args.count, args.target)
+    chosen = cases.numbered(args.first + args.count, args.target)[args.first :]
     if args.only is not None:
         if args.target is None:
             options.error("--only needs --target")
@@ -39,7 +40,8 @@ def main() -> int:
     outcome: Counter[str] = Counter()
     by_target: dict[str, Counter[str]] = {}
     failures: list[dict[str, str]] = []
-    for case in cases.run(seed, chosen):
+    facts: dict[str, object] = {"first": args.first, "seed": seed}
+    for done, case in enumerate(cases.run(seed, chosen), 1):
         outcome[case.outcome] += 1
         by_target.setdefault(case.target, Counter())[case.outcome] += 1
         if case.failed:
@@ -47,17 +49,16 @@ def main() -> int:
             print(f"{case.outcome}: {case.line}\n  {case.what}\n  {case.detail}", flush=True)
         elif args.only is not None:
             print(f"{case.outcome}: {case.what}")
-    facts = {
-        "count": len(chosen),
-        "seed": seed,
-        "seconds": round(time.perf_counter() - start, 1),
-        "outcome": dict(outcome),
-        "by target": {name: dict(found) for name, found in sorted(by_target.items())},
-        "failures": failures,
-    }
-    if args.json:
-        args.json.write_text(json.dumps(facts, indent=1))
-    print(f"{facts['seconds']} s: {dict(outcome)}")
+        if args.json and (done % 500 == 0 or done == len(chosen)):
+            facts |= {
+                "count": done,
+                "seconds": round(time.perf_counter() - start, 1),
+                "outcome": dict(outcome),
+                "by target": {name: dict(found) for name, found in sorted(by_target.items())},
+                "failures": failures,
+            }
+            args.json.write_text(json.dumps(facts, indent=1))
+    print(f"{time.perf_counter() - start:.1f} s: {dict(outcome)}")
     return 1 if failures else 0
 
 

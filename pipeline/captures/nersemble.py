@@ -180,13 +180,14 @@ class NersembleCapture(Capture):
             self._tracked[timestep.sentence] = read_npz(file)
         arrays = self._tracked[timestep.sentence]
         try:
-            frames = np.ravel(arrays["frames"]).astype(int)
-            rows = np.flatnonzero(frames == timestep.index)
-            if not len(rows):
-                raise MissingItemError(
-                    f"{file} has no frame {timestep.index}.", "The tracking left it out."
-                )
-            return _fit(arrays, int(rows[0]))
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite, fits refuse
+                frames = np.ravel(arrays["frames"]).astype(int)
+                rows = np.flatnonzero(frames == timestep.index)
+                if not len(rows):
+                    raise MissingItemError(
+                        f"{file} has no frame {timestep.index}.", "The tracking left it out."
+                    )
+                return _fit(arrays, int(rows[0]))
         except (KeyError, IndexError, TypeError, ValueError, ShapeError, CameraError) as error:
             raise MissingItemError(
                 f"{file}: {error}; it has {', '.join(sorted(arrays))}.", "Download it again."

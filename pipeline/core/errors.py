@@ -1,13 +1,16 @@
 """Errors that a user can cause. Each says what is wrong and what to do about it."""
 
+LONGEST = 900
+"""Letters of a problem or a remedy: what a file holds may be quoted in it, however long it is."""
+
 
 class FastGHAError(Exception):
     """A fault with its remedy; the command line prints both and exits with 1."""
 
     def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem, remedy)
-        self.problem = problem
-        self.remedy = remedy
+        self.problem = _shorten(problem)
+        self.remedy = _shorten(remedy)
+        super().__init__(self.problem, self.remedy)
 
     def __str__(self) -> str:
         return f"{self.problem} {self.remedy}"
@@ -66,3 +69,9 @@ class TrainingError(FastGHAError):
 
 class WorkerError(FastGHAError):
     """A worker process or machine of a run was lost."""
+
+
+def _shorten(text: str) -> str:
+    """Leave out the middle of a text that nobody would read to its end."""
+    half = LONGEST // 2
+    return text if len(text) <= LONGEST else f"{text[:half]} ... {text[-half:]}"

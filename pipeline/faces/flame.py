@@ -259,7 +259,7 @@ def convert(
             "regressor": arrays["J_regressor"], "weights": arrays["weights"],
         }  # fmt: skip
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-            parents = [int(p) for p in arrays["kintree_table"][0].astype(np.int64)]
+            parents = [int(p) for p in np.asarray(arrays["kintree_table"][0], np.int64)]
             plain = {key: np.asarray(value, np.float32) for key, value in numbers.items()}
             faces = arrays["f"].astype(np.int64)
     except (TypeError, ValueError, IndexError, OverflowError) as error:
@@ -352,7 +352,8 @@ def _embedding(path: Path, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found = read_pickle(path)
     table = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     try:
-        triangles = np.ravel(table["full_lmk_faces_idx"]).astype(np.int64)[:LANDMARKS]
+        with np.errstate(invalid="ignore"):  # what is not finite names no triangle
+            triangles = np.ravel(table["full_lmk_faces_idx"]).astype(np.int64)[:LANDMARKS]
         shares = np.asarray(table["full_lmk_bary_coords"], np.float32).reshape(-1, 3)[:LANDMARKS]
         corners = faces[triangles]
     except (KeyError, TypeError, ValueError, IndexError) as error:

@@ -121,7 +121,9 @@ class Archive:
                 (int(found[1]), i.header_offset, i.compress_size, i.file_size, i.CRC,
                  i.compress_type, i.flag_bits, i.filename.encode("ascii"))
                 for i in file.infolist()
-                if (found := self._member.fullmatch(i.filename)) and len(i.filename) <= 64
+                if (found := self._member.fullmatch(i.filename))
+                and len(i.filename) <= 64 and i.filename.isascii()
+                and max(int(found[1]), i.header_offset, i.compress_size, i.file_size) < 2**63
             ]  # fmt: skip
             index = np.array(rows, _ROW)
             file.filelist.clear()

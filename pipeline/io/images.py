@@ -61,8 +61,9 @@ def open_picture(source: Path | io.BytesIO, where: object) -> Image.Image:
     remedy = f"Give one of at most {MAX_PIXELS // 10**6} million pixels."
     try:
         with warnings.catch_warnings():
-            # Of sizes between Pillow's limit and ours.
+            # Of sizes between Pillow's limit and ours, and of odd metadata.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)
             image = Image.open(source)
     except Image.DecompressionBombError as error:
         raise InputError(f"{where} has too many pixels.", remedy) from error

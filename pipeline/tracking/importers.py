@@ -205,19 +205,21 @@ def _ours(path: Path, arrays: Mapping[str, np.ndarray]) -> Tracking:
             f"{path} has codes {list(codes.shape)} of {len(frames)} frames.",
             f"Give codes [t, {CODE_SIZE}] and as many numbers in frames.",
         )
-    if codes.dtype.kind != "f" or frames.dtype.kind not in "iu" or not np.isfinite(codes).all():
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        values = codes.astype(np.float32) if codes.dtype.kind == "f" else None
+    if values is None or frames.dtype.kind not in "iu" or not np.isfinite(values).all():
         raise InputError(
             f"{path} has codes or frames that are no finite numbers.", "Leave these frames out."
         )
-    values = torch.from_numpy(codes.astype(np.float32))
-    given = ExpressionCode(values, layout)
+    given = ExpressionCode(torch.from_numpy(values), layout)
     return Tracking("fastgha", tuple(str(int(f)) for f in frames), (), None, given)
 
 
 def _built(path: Path, tracker: str, make: Any) -> Tracking:
     """Make the fits; whatever is wrong with the arrays is told with the file's name."""
     try:
-        names, fits, cameras = make()
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite, fits refuse
+            names, fits, cameras = make()
     except (ShapeError, CameraError) as error:
         raise InputError(f"{path}: {error.problem}", error.remedy) from error
     except (KeyError, ValueError, TypeError, IndexError, RuntimeError, OverflowError) as error:

@@ -103,7 +103,8 @@ def test_the_papers_zips_are_read_by_either_folder_name(tmp_path, documented):
 
 
 def test_the_benchmark_has_mattes_a_black_backdrop_and_a_tracking(tmp_path):
-    capture = open_capture("nersemble", nersemble.write_benchmark(tmp_path, studio()))
+    out = nersemble.write_benchmark(tmp_path, studio())
+    capture = open_capture("nersemble", out)
     assert capture.layout == FLAME2023
     assert capture.facts["intrinsics"] == "a K for each camera"
     for i, serial in enumerate(SERIALS):
@@ -119,6 +120,10 @@ def test_the_benchmark_has_mattes_a_black_backdrop_and_a_tracking(tmp_path):
     np.testing.assert_allclose(code.values[:100], wanted, rtol=1e-6)
     with pytest.raises(MissingItemError, match="no frame 7"):
         capture.flame(Timestep(SEQUENCES[0], 7))
+    file = next(out.rglob("flame2023_tracking_v2.npz"))
+    np.savez(file, **(dict(np.load(file)) | {"frames": np.full(4, np.nan)}))
+    with pytest.raises(MissingItemError, match="no frame 1"):  # and no warning
+        open_capture("nersemble", out).flame(step)
 
 
 def test_what_vhap_left_beside_a_video_is_read_with_its_mattes(tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from fastgha_cli import console
+from pipeline.core.errors import InputError
 
 NAMES = [
     "x\\[/].jpg",
@@ -74,3 +75,13 @@ def test_no_command_for_the_terminal_gets_through_in_remarks_tables_and_bars(
     assert "\x1b" not in said and said.count(r"a\x1b[2J\udce9") >= 5
     assert "\nsecond line\n" in said
     said.encode()
+
+
+def test_an_error_stays_short_whatever_a_file_holds(terminal: io.StringIO):
+    error = InputError(
+        f"a.frame says {'x' * 100_000} where a number belongs.", "Give " + "y" * 9999
+    )
+    console.fail(error.problem, error.remedy)
+    shown = terminal.getvalue()
+    assert len(shown) < 2000 and len(shown.splitlines()) == 2
+    assert "a.frame says" in shown and "where a number belongs." in shown

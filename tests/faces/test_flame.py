@@ -125,6 +125,20 @@ def test_a_pickle_that_runs_something_is_refused_and_does_not_run_it(tmp_path: P
     assert [p.name for p in tmp_path.iterdir()] == ["evil.pkl"]
 
 
+@pytest.mark.parametrize("strange", [{"a": 1}, "x", None, [0], b"x"])
+@pytest.mark.parametrize("key", ["kintree_table", "f", "v_template", "shapedirs"])
+def test_what_stands_where_an_array_belongs_is_refused(tmp_path: Path, key: str, strange: object):
+    small: dict[str, object] = {
+        "v_template": np.zeros((9, 3)), "f": np.zeros((4, 3), np.uint32),
+        "shapedirs": np.zeros((9, 3, 4)), "posedirs": np.zeros((9, 3, 36)),
+        "J_regressor": np.zeros((5, 9)), "weights": np.zeros((9, 5)),
+        "kintree_table": np.zeros((2, 5), np.uint32),
+    }  # fmt: skip
+    (tmp_path / "bad.pkl").write_bytes(pickle.dumps(small | {key: [strange]}))
+    with pytest.raises(InputError):
+        convert(tmp_path / "bad.pkl", tmp_path / "out.npz", "2020")
+
+
 def test_damaged_pickles_give_an_error_and_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     small = {key: value[:50] for key, value in numbers().items()}
     write_pickle(tmp_path / "whole.pkl", small, monkeypatch)

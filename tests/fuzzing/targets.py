@@ -166,10 +166,10 @@ def _make_checkpoint(root: Path) -> None:
     )
 
 
-def _make_shards(root: Path) -> None:
+def _make_shards(root: Path, people: tuple[str, ...] = ("anna", "bert")) -> None:
     shards = root / "shards"
     shards.mkdir()
-    for name in ("anna", "bert"):
+    for name in people:
         write_shard(shards / f"{name}.h5", toy_capture(name, 32, 3, 4), {"by": "the tests"})
 
 
@@ -314,6 +314,7 @@ def _toys() -> Path:
     return root / "shards"
 
 
+@functools.cache
 def _chosen() -> list[protocols.Task]:
     return protocols.tasks(toys.TOY, _toys(), MAKEHUMAN)
 
@@ -477,7 +478,7 @@ TARGETS: dict[str, Target] = {
     "checkpoint": Target(_make_checkpoint, _use_checkpoint, 3),
     "run": Target(_make_run, _use_run, 3),
     "shard": Target(_make_shards, _use_shard, 4),
-    "shards-evaluated": Target(_make_shards, _use_shards_evaluated),
+    "shards-evaluated": Target(lambda r: _make_shards(r, ("anna",)), _use_shards_evaluated),
     "sequence": Target(_make_sequence, _use_sequence, 4),
     "sequence-arkit": Target(_make_weights, _expressions("s.npz", MAKEHUMAN), 4),
     "live-link": Target(_make_csv, _expressions("l.csv", MAKEHUMAN), 4),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COUNT = 400
+COUNT = 2000
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of memory and time need a fork")

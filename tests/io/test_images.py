@@ -70,3 +70,23 @@ def test_what_pillow_stumbles_over_is_no_picture(tmp_path: Path):
         path.write_bytes(data)
         with pytest.raises(InputError, match=r"broken\.png is not a picture"):
             read_rgb(path)
+
+
+def test_odd_metadata_neither_warns_nor_hides_a_picture(tmp_path: Path):
+    kept = io.BytesIO()
+    Image.new("RGB", (8, 6), "red").save(kept, "TIFF")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (tmp_path / "layers.tif").write_bytes(with_long_tag(kept.getvalue(), 284))
+        assert (read_rgb(tmp_path / "layers.tif") == [255, 0, 0]).all()
+        (tmp_path / "strips.tif").write_bytes(with_long_tag(kept.getvalue(), 273))
+        with pytest.raises(InputError, match="not a picture"):
+            read_rgb(tmp_path / "strips.tif")
+
+
+def with_long_tag(tiff: bytes, tag: int) -> bytes:
+    """Return a TIFF one of whose tags claims to be longer than the file."""
+    start = struct.unpack("<I", tiff[4:8])[0]
+    tags = range(start + 2, start + 2 + 12 * struct.unpack("<H", tiff[start : start + 2])[0], 12)
+    at = next(i for i in tags if struct.unpack("<H", tiff[i : i + 2])[0] == tag)
+    return tiff[: at + 4] + struct.pack("<I", 10**6) + tiff[at + 8 :]

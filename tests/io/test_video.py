@@ -13,9 +13,9 @@ from pipeline.core.errors import InputError
 from pipeline.io.video import MARK, write_mp4, write_pngs, write_webm
 
 
-def frames(count: int, channels: int = 3) -> Iterator[np.ndarray]:
+def frames(count: int, channels: int = 3, side: int = 34) -> Iterator[np.ndarray]:
     for i in range(count):
-        yield np.random.default_rng(i).integers(0, 255, (34, 34, channels), np.uint8)
+        yield np.random.default_rng(i).integers(0, 255, (side, side, channels), np.uint8)
 
 
 def broken(count: int) -> Iterator[np.ndarray]:
@@ -28,6 +28,20 @@ def test_one_input_gives_one_video(tmp_path: Path, kind: str, channels: int):
     write = write_mp4 if kind == "mp4" else write_webm
     for name in ("a", "b"):
         write(tmp_path / f"{name}.{kind}", frames(6, channels), 25)
+    assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux lends fewer cores")
+@pytest.mark.parametrize(("kind", "channels"), [("mp4", 3), ("webm", 4)])
+def test_a_video_does_not_depend_on_the_number_of_cores(tmp_path: Path, kind: str, channels: int):
+    write = write_mp4 if kind == "mp4" else write_webm
+    write(tmp_path / f"a.{kind}", frames(6, channels, 128), 25)
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})
+        write(tmp_path / f"b.{kind}", frames(6, channels, 128), 25)
+    finally:
+        os.sched_setaffinity(0, cores)
     assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 

@@ -150,6 +150,16 @@ def test_a_rotation_without_length_is_refused_with_the_file(tmp_path: Path):
         read_tracking(tmp_path / "0.frame")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_numbers_that_are_not_finite_are_refused_without_a_warning(tmp_path: Path, legacy: bool):
+    one = frame(0, False)
+    # A signalling nan, as flipped bits leave it: numpy warns of it where it becomes a double.
+    one["flame"]["exp"] = np.frombuffer(np.uint32(0x7FA00000).tobytes() * 100, np.float32)[None]
+    torch.save(one, tmp_path / "0.frame", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(InputError, match=r"0\.frame"):
+        read_tracking(tmp_path / "0.frame")
+
+
 def test_our_own_file_gives_codes_by_the_numbers_of_its_frames(tmp_path: Path):
     codes = np.tile(np.eye(120, dtype=np.float32)[0], (3, 1))
     whole = {"codes": codes, "layout": np.array(FLAME2023), "frames": np.array([7, 9, 30])}
@@ -161,6 +171,9 @@ def test_our_own_file_gives_codes_by_the_numbers_of_its_frames(tmp_path: Path):
     np.savez(tmp_path / "short.npz", **{**whole, "frames": np.arange(2)})
     with pytest.raises(InputError, match="of 2 frames"):
         read_tracking(tmp_path / "short.npz")
+    np.savez(tmp_path / "large.npz", **{**whole, "codes": codes.astype(np.float64) * 1e300})
+    with pytest.raises(InputError, match="no finite numbers"):
+        read_tracking(tmp_path / "large.npz")
     np.savez(tmp_path / "strange.npz", **{**whole, "layout": np.array("arkit")})
     with pytest.raises(LayoutError, match="'arkit'"):
         read_tracking(tmp_path / "strange.npz")

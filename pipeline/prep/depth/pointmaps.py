@@ -41,7 +41,8 @@ class PrecomputedPoints:
         path = inside(self._folder, subject, f"{timestep:06d}.npz")
         try:
             file = read_npz(path, lambda name: name in ("points", "confidence"), LARGEST)
-            with np.errstate(over="ignore"):  # too large for a float is as unknown as infinite
+            # Too large for a float is as unknown as infinite.
+            with np.errstate(over="ignore", invalid="ignore"):
                 points = np.asarray(file["points"], np.float32)[list(views)]
                 sure = (
                     np.asarray(file["confidence"], np.float32)[list(views)]

@@ -106,17 +106,25 @@ def export_web(avatar: Avatar, out: Path, sequence: Sequence) -> Path:
         ConfigError: If the avatar is not baked.
         InputError: If the folder cannot be written to; nothing is left in it then.
     """
-    files = {
-        "avatar.js": avatar_script(avatar, sequence),
-        **{name: (WEB / name).read_bytes() for name in FILES},
-        "index.html": page({}).encode(),
-        "package.json": json.dumps(_package(), indent=1).encode(),
-        "README.md": (WEB / "README.md").read_bytes(),
-    }
+    files = site_files(avatar_script(avatar, sequence))
     for name in files:
         sweep_parts(out / name)
     write_folder(out, {name: partial(_put, data) for name, data in files.items()})
     return out / "index.html"
+
+
+def site_files(script: bytes) -> dict[str, bytes]:
+    """Return the files of a page by name, its `index.html` last.
+
+    Args:
+        script: The avatar, from `avatar_script`.
+    """
+    return {
+        "avatar.js": script,
+        **{name: (WEB / name).read_bytes() for name in (*FILES[1:], "README.md")},
+        "package.json": json.dumps(_package(), indent=1).encode(),
+        "index.html": page({}).encode(),
+    }
 
 
 def page(settings: dict[str, Any]) -> str:

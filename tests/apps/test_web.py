@@ -90,6 +90,7 @@ HEAD = "document.querySelector('fastgha-avatar')"
 
 def opened(browser: Any, address: str, wait: str = "firstPicture") -> tuple[Any, list[str]]:
     page = browser.new_page(viewport={"width": 700, "height": 500})
+    page.set_default_timeout(180_000)
     faults: list[str] = []
     page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda error: faults.append(str(error)))
@@ -98,7 +99,7 @@ def opened(browser: Any, address: str, wait: str = "firstPicture") -> tuple[Any,
         "request", lambda request: faults.append(request.url) if _foreign(request.url) else None
     )
     page.goto(address)
-    page.wait_for_function(f"{HEAD}.{wait}", timeout=120_000)
+    page.wait_for_function(f"{HEAD}.{wait}")
     return page, faults
 
 
@@ -180,10 +181,8 @@ def test_a_slider_a_preset_and_the_keys_move_the_face(browser: Any, site: Path):
 
 def test_an_idle_face_moves_unless_the_reader_wants_little_motion(browser: Any, site: Path):
     page, _ = opened(browser, f"file://{site}?size=32")
-    page.evaluate(
-        f"{HEAD}.addEventListener('draw', () => {{ globalThis.draws = (globalThis.draws ?? 0) + 1 }})"
-    )
-    page.wait_for_function("globalThis.draws > 3", timeout=60_000)
+    page.evaluate(f"globalThis.draws = 0; {HEAD}.addEventListener('draw', () => draws++)")
+    page.wait_for_function("globalThis.draws > 3")
     page.emulate_media(reduced_motion="reduce")
     page.wait_for_timeout(1500)
     before = page.evaluate("globalThis.draws")
@@ -217,26 +216,28 @@ def test_a_page_says_what_is_wrong_with_its_avatar(
 
 def test_a_browser_that_cannot_draw_gets_a_sentence(browser: Any, site: Path):
     page = browser.new_page()
+    page.set_default_timeout(180_000)
     page.add_init_script("WebAssembly.validate = () => false")
     page.goto(f"file://{site}?size=64")
-    page.wait_for_function(f"{HEAD}.message.textContent", timeout=60_000)
+    page.wait_for_function(f"{HEAD}.message.textContent")
     assert "WebAssembly SIMD" in page.evaluate(f"{HEAD}.message.textContent")
     page.close()
     page = browser.new_page()
+    page.set_default_timeout(180_000)
     page.add_init_script(
         "HTMLCanvasElement.prototype.getContext = ((get) => function (kind, ...more) {"
         " return kind === 'webgl2' ? null : get.call(this, kind, ...more) })"
         "(HTMLCanvasElement.prototype.getContext)"
     )
     page.goto(f"file://{site}?size=64&idle=0")
-    page.wait_for_function(f"{HEAD}.firstPicture", timeout=60_000)
+    page.wait_for_function(f"{HEAD}.firstPicture")
     assert page.evaluate(f"{HEAD}.engine.name") == "wasm"
     page.close()
 
 
 def test_the_benchmark_of_the_page_names_machine_and_frames_a_second(browser: Any, site: Path):
     page, faults = opened(browser, f"file://{site}?size=64&bench&frames=8")
-    page.wait_for_function("window.BENCH", timeout=120_000)
+    page.wait_for_function("window.BENCH")
     found = page.evaluate("window.BENCH")
     assert found["fps"] > 0 and found["frames"] == 8 and found["width"] == 64
     assert found["first_picture_ms"] > 0 and found["engine"] == "wasm"

@@ -21,8 +21,18 @@ export function startApp(head, say) {
       const image = new Image();
       image.src = URL.createObjectURL(file);
       image.alt = file.name;
-      image.title = "Click to leave out";
-      image.onclick = () => { chosen = chosen.filter((other) => other !== file); choose([]); };
+      image.title = "Click to compare, twice to leave out";
+      image.tabIndex = 0;
+      image.onclick = () => compare(image.src);
+      image.onkeydown = ({ key }) => {
+        if (key === "Enter") compare(image.src);
+        if (key === "Delete") image.ondblclick();
+      };
+      image.ondblclick = () => {
+        compare("");
+        chosen = chosen.filter((other) => other !== file);
+        choose([]);
+      };
       return image;
     }));
     make.hidden = chosen.length === 0;
@@ -69,6 +79,16 @@ export function startApp(head, say) {
     head.say("");
     head.setAttribute("src", `avatar.js?${Date.now()}`);
     await head.ready;
+    saves.hidden = false;
+  }
+
+  // Beside the head, a photograph that was clicked, to compare.
+  const beside = document.getElementById("beside"), saves = document.getElementById("saves");
+  beside.onclick = () => compare("");
+  function compare(address) {
+    beside.hidden = !address;
+    document.body.classList.toggle("compared", Boolean(address));
+    if (address) beside.src = address;
   }
 
   ask("state").then((state) => {

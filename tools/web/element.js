@@ -137,6 +137,7 @@ export class FastghaAvatar extends HTMLElement {
   }
 
   /** How the head is turned beside that, in radians: what a webcam says. */
+  get headPose() { return { ...this.#pose }; }
   set headPose(pose) {
     this.#pose = { yaw: 0, pitch: 0, ...pose };
     this.refresh();

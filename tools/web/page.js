@@ -1,5 +1,6 @@
 // The page around <fastgha-avatar>: sliders, presets, keys, a still, a light and a dark side.
 import { startApp } from "./app.js";
+import { recordControls } from "./record.js";
 import { webcamControls } from "./webcam.js";
 
 const root = document.documentElement, head = document.querySelector("fastgha-avatar");
@@ -20,7 +21,7 @@ const PRESETS = {
 };
 
 /** Show a sentence for a moment. */
-export function say(text) {
+function say(text) {
   const box = document.getElementById("say");
   box.textContent = text;
   box.classList.add("on");
@@ -167,7 +168,8 @@ if (asked.has("engine")) head.setAttribute("engine", asked.get("engine"));
 if (Number(asked.get("size"))) head.setAttribute("size", Number(asked.get("size")));
 if (asked.has("background")) head.setAttribute("background", asked.get("background"));
 if (settings.app) startApp(head, say);
-webcamControls(head, settings, button, say, { glide, follow, mark });
+webcamControls(head, settings, button, say, () => { glide.stop(); mark(""); follow(); });
+recordControls(head, button, say);
 if (head.data) build();
 
 if (asked.has("bench"))

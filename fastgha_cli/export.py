@@ -72,12 +72,16 @@ def web(
         Path | None, typer.Option(help="Sequence to play; a talking head if left out.")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Loss of baking, dB.", min=0.001)] = 0.3,
+    webcam: Annotated[
+        bool,
+        typer.Option("--webcam", help="Let a webcam drive it (`fastgha weights fetch webcam`)."),
+    ] = False,
     device: options.Device = "auto",
 ) -> None:
-    """Write a page with the avatar: sliders, a sequence, an FPS counter, ?bench.
+    """Write a page with the avatar: sliders, expressions, a sequence, a custom element.
 
-    Everything is inside; index.html opens from the disk or from any server of files. ?size=256
-    fixes the picture's size, ?bench measures and prints JSON.
+    Everything is inside; index.html opens from the disk or from any server of files. ?bench
+    measures and prints JSON, ?size=256 fixes the picture's size; more is in docs/web.md.
     """
     from fastgha_cli import console
     from pipeline.apps.web import export_web
@@ -97,4 +101,4 @@ def web(
         loaded, _ = prune(loaded, tolerance_db=tolerance / 2)
         loaded, _ = bake(loaded, BakeConfig(tolerance_db=tolerance / 2))
     sequence = read_expressions(expr or SEQUENCE, loaded.layout)
-    console.result(str(export_web(loaded, out, sequence)))
+    console.result(str(export_web(loaded, out, sequence, webcam=webcam)))

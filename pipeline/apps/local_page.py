@@ -27,7 +27,7 @@ from pipeline.apps.viewer import foreign
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.bake import BakeConfig, bake
 from pipeline.avatar.prune import prune
-from pipeline.core.errors import FastGHAError, InputError
+from pipeline.core.errors import FastGHAError, InputError, MissingWeightsError
 from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.expressions.sequences import FPS, Sequence, read_sequence
 from pipeline.faces.layouts import MAKEHUMAN
@@ -41,7 +41,8 @@ LARGEST_PHOTO = 40 * 2**20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LOSS_DB = 0.15
 """That pruning, and then baking, may each cost."""
-KINDS = {".js": "text/javascript", ".html": "text/html", ".md": "text/markdown"}
+KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".html": "text/html"}
+KINDS |= {".wasm": "application/wasm"}
 POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; media-src blob:; "
@@ -81,6 +82,7 @@ class LocalPage:
         self.state = State()
         self.photos: list[Path] = []
         self._files: dict[str, bytes] = {}
+        self._tracker = _tracker()
         self._lock = threading.Lock()
         self._folder = tempfile.TemporaryDirectory(prefix="fastgha-app-")
         try:
@@ -159,7 +161,10 @@ class LocalPage:
     def file(self, name: str) -> bytes | None:
         """Return a file of the page by name; nothing if there is none."""
         if name == "index.html":
-            return web.page({"app": True}).encode()
+            webcam = f"{web.TRACKER}/" if self._tracker else ""
+            return web.page({"app": True, "webcam": webcam}).encode()
+        if name in self._tracker:
+            return self._tracker[name].read_bytes()
         if name in web.FILES:
             return (web.WEB / name).read_bytes()
         return self._files.get(name)
@@ -198,6 +203,14 @@ class LocalPage:
 
         self.state = State(stage, busy=True)
         return report
+
+
+def _tracker() -> dict[str, Path]:
+    """Return the face tracker's files by their place on the page; none if one is missing."""
+    try:
+        return {f"{web.TRACKER}/{path.name}": path for path in web.tracker_files()}
+    except MissingWeightsError:
+        return {}
 
 
 def _zip(script: bytes) -> bytes:
@@ -303,7 +316,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: HTTPStatus, data: bytes, kind: str) -> None:
         headers = {
-            "Content-Type": kind if "/octet" in kind else f"{kind}; charset=utf-8",
+            "Content-Type": f"{kind}; charset=utf-8" if kind.startswith("text/") else kind,
             "Content-Length": str(len(data)),
             "Cache-Control": "no-store",
             "Content-Security-Policy": POLICY,

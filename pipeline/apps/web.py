@@ -23,6 +23,7 @@ from pipeline.expressions.sequences import Sequence
 from pipeline.faces import layouts
 from pipeline.faces.layouts import ARKIT_NAMES, EXPRESSION, MAKEHUMAN, arkit_to_code, neutral_code
 from pipeline.model.baked import Baked
+from pipeline.system import weights
 from pipeline.system.assets import ASSETS
 from pipeline.system.files import sweep_parts, write_folder
 from pipeline.system.provenance import program, statement
@@ -68,6 +69,8 @@ REGIONS: dict[str, dict[str, tuple[str, ...]]] = {
 UNITS = {name: units for region in REGIONS.values() for name, units in region.items()}
 RAW = 8
 """Raw expression numbers that get sliders in layouts without ARKit units."""
+TRACKER = "webcam"
+"""Folder of the face tracker beside the page."""
 FILES = ("index.html", "page.js", "fastgha-avatar.js", "LICENSES.txt")
 """Of the page, beside the avatar."""
 
@@ -85,28 +88,39 @@ def sliders(layout: str) -> dict[str, Float[Tensor, "120"]]:
         return found
     found = {}
     for name, units in UNITS.items():
-        weights = np.zeros(len(ARKIT_NAMES), np.float32)
-        weights[[ARKIT_NAMES.index(unit) for unit in units]] = 1
-        found[name] = arkit_to_code(weights).values - rest
+        on = np.zeros(len(ARKIT_NAMES), np.float32)
+        on[[ARKIT_NAMES.index(unit) for unit in units]] = 1
+        found[name] = arkit_to_code(on).values - rest
     return found
 
 
-def export_web(avatar: Avatar, out: Path, sequence: Sequence) -> Path:
+def export_web(avatar: Avatar, out: Path, sequence: Sequence, *, webcam: bool = False) -> Path:
     """Write a page that shows a baked avatar, with sliders and a sequence to play.
 
     Args:
         avatar: A baked avatar.
         out: Folder to write.
         sequence: Expressions in the avatar's layout.
+        webcam: Put a face tracker beside the page, so that a webcam drives the head.
 
     Returns:
         The page, `index.html`. It opens from the disk, or from any server of files.
 
     Raises:
-        ConfigError: If the avatar is not baked.
+        ConfigError: If the avatar is not baked, or its layout has no face units for a webcam.
+        MissingWeightsError: If the face tracker is not on this machine.
         InputError: If the folder cannot be written to; nothing is left in it then.
     """
     files = site_files(avatar_script(avatar, sequence))
+    if webcam:
+        if avatar.layout != MAKEHUMAN:
+            raise ConfigError(
+                f"A webcam drives face units, which {avatar.layout} has not.",
+                "Leave out --webcam, or take a model of MakeHuman codes.",
+            )
+        files["index.html"] = page({"webcam": f"{TRACKER}/"}).encode()
+        tracker = {file.name: partial(_put, file.read_bytes()) for file in tracker_files()}
+        write_folder(out / TRACKER, tracker)
     for name in files:
         sweep_parts(out / name)
     write_folder(out, {name: partial(_put, data) for name, data in files.items()})
@@ -125,6 +139,15 @@ def site_files(script: bytes) -> dict[str, bytes]:
         "package.json": json.dumps(_package(), indent=1).encode(),
         "index.html": page({}).encode(),
     }
+
+
+def tracker_files() -> list[Path]:
+    """Return the files of the face tracker that a page drives a head with.
+
+    Raises:
+        MissingWeightsError: If one is not on this machine.
+    """
+    return [weights.find(name) for name in weights.SETS["webcam"]]
 
 
 def page(settings: dict[str, Any]) -> str:

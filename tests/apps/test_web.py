@@ -8,11 +8,15 @@ import hashlib
 import io
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -23,8 +27,9 @@ from pipeline.apps.web import UNITS, export_web, sliders
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.bake import BakeConfig, bake
 from pipeline.avatar.camera_path import TARGET, orbit
-from pipeline.core.errors import ConfigError, InputError
+from pipeline.core.errors import ConfigError, InputError, MissingWeightsError
 from pipeline.core.geometry import look_at
+from pipeline.expressions.read import read_expressions
 from pipeline.expressions.sequences import Sequence, read_sequence
 from pipeline.faces.layouts import ARKIT_NAMES, FLAME2023, MAKEHUMAN, arkit_to_code
 from pipeline.model.baked import Baked
@@ -34,6 +39,7 @@ from tests.conftest import blob_views, plain
 
 ARGUMENTS = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 ARGUMENTS += ["--no-sandbox"]
+ARGUMENTS += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
 SIZE = 96
 CASES: list[tuple[dict[str, float], dict[str, float]]] = [
     ({}, {}),
@@ -99,7 +105,9 @@ def opened(browser: Any, address: str, wait: str = "firstPicture") -> tuple[Any,
         "request", lambda request: faults.append(request.url) if _foreign(request.url) else None
     )
     page.goto(address)
-    page.wait_for_function(f"{HEAD}.{wait}")
+    page.wait_for_function(f"{HEAD}.{wait} || {HEAD}.message.textContent")
+    said = page.evaluate(f"{HEAD}.message.textContent")
+    assert "message" in wait or not said, said
     return page, faults
 
 
@@ -156,6 +164,155 @@ def test_the_page_shows_what_the_cpu_renderer_shows(
     assert np.abs(turned - rest).mean() > 0.01, "the view turns it"
     assert faults == []
     page.close()
+
+
+def test_the_page_makes_the_codes_that_we_make(browser: Any, site: Path):
+    page, _ = opened(browser, f"file://{site}?size=16&idle=0")
+    rng = np.random.default_rng(0)
+    for scale in (1.0, 0.3):
+        units = (scale * rng.random(52)).astype(np.float32)
+        weights = dict(zip(ARKIT_NAMES, units.tolist(), strict=True))
+        code = page.evaluate(f"weights => [...{HEAD}.data.code(weights)]", weights)
+        np.testing.assert_allclose(code, arkit_to_code(units).values, atol=2e-5)
+    page.close()
+
+
+def test_what_is_recorded_comes_back_as_a_sequence(browser: Any, site: Path, tmp_path: Path):
+    page, faults = opened(browser, f"file://{site}?size=32&idle=0")
+    page.set_viewport_size({"width": 1000, "height": 700})
+    page.evaluate(f"{HEAD}.weights = {{ jawOpen: 0.75, mouthLeft: 0.25 }}")
+    page.get_by_role("button", name="Record").click()
+    page.wait_for_timeout(1500)
+    page.get_by_role("button", name="Stop").click()
+    wanted = np.zeros(52, np.float32)
+    wanted[[ARKIT_NAMES.index("jawOpen"), ARKIT_NAMES.index("mouthLeft")]] = 0.75, 0.25
+    for kind, name in (("npz", "face.npz"), ("CSV", "face.csv")):
+        with page.expect_download() as saved:
+            page.get_by_role("button", name=f"Save {kind}").click()
+        saved.value.save_as(tmp_path / name)
+        sequence = read_expressions(tmp_path / name, MAKEHUMAN)
+        assert len(sequence) >= 5
+        for values in sequence.codes.values:
+            np.testing.assert_allclose(values, arkit_to_code(wanted).values, atol=1e-4)
+    assert read_expressions(tmp_path / "face.npz").fps == 30
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save video").click()
+    saved.value.save_as(tmp_path / "head.webm")
+    with av.open(str(tmp_path / "head.webm")) as film:
+        assert film.streams.video[0].width == 32
+        assert len(list(film.decode(video=0))) >= 1
+    assert faults == []
+    page.close()
+
+
+STAND_IN = """
+// In place of the tracker, whose weights are not here: a face that opens its jaw in a sine, after a
+// second at rest with the mouth a little open. It wants the pictures of the camera to be there.
+export class FaceLandmarker {
+  static async createFromOptions(files, options) {
+    if (!options.baseOptions.modelAssetPath.endsWith("webcam/face_landmarker.task")) throw Error();
+    return new FaceLandmarker();
+  }
+  detectForVideo(video, time) {
+    if (!(video.videoWidth > 0)) throw Error("no picture");
+    this.start ??= time;
+    const t = (time - this.start) / 1000;
+    const open = t < 1.2 ? 0.2 : 0.2 + 0.4 * (1 - Math.cos(1.5 * (t - 1.2)));
+    globalThis.truth = { jawOpen: (open - 0.2) / 0.8, yaw: t < 1.2 ? 0 : 0.4 };
+    const yaw = globalThis.truth.yaw, c = Math.cos(yaw), s = Math.sin(yaw);
+    const categories = [["_neutral", 0.9], ["jawOpen", open], ["eyeBlinkLeft", 0.05]];
+    const named = categories.map(([categoryName, score]) => ({ categoryName, score }));
+    return {
+      faceBlendshapes: [{ categories: named }],
+      facialTransformationMatrixes: [{ data: [c, 0, -s, 0, 0, 1, 0, 0, s, 0, c, 0, 0, 0, 0, 1] }],
+    };
+  }
+}
+"""
+
+
+@pytest.fixture
+def served(light: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A page with a webcam on a server of files, with a stand-in for the tracker."""
+    tracker = tmp_path / "weights"
+    tracker.mkdir()
+    for name in ("face_landmarker.task", "vision_wasm_internal.js", "vision_wasm_internal.wasm"):
+        (tracker / name).write_bytes(b"")
+    (tracker / "vision_bundle.mjs").write_text(STAND_IN)
+    monkeypatch.setattr(web, "tracker_files", lambda: sorted(tracker.iterdir()))
+    out = tmp_path / "site"
+    codes = read_sequence(SEQUENCE, MAKEHUMAN).codes
+    export_web(light, out, Sequence(codes[:2], 25.0), webcam=True)
+
+    class Files(SimpleHTTPRequestHandler):
+        extensions_map = {**SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}
+
+        def log_message(self, format: str, *args: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Files, directory=str(out)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/index.html"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_face_before_the_camera_drives_the_head(browser: Any, served: str):
+    page, faults = opened(browser, f"{served}?size=32&idle=0")
+    page.set_viewport_size({"width": 1000, "height": 700})
+    page.get_by_role("button", name="Webcam").click()
+    page.wait_for_function(
+        "document.getElementById('say').textContent.includes('stay in this page')"
+    )
+    page.wait_for_function(f"{HEAD}.weights.jawOpen > 0.3")
+    pairs = page.evaluate(
+        """async () => {
+            const head = document.querySelector("fastgha-avatar"), pairs = [];
+            for (let i = 0; i < 120; i++) {
+                pairs.push([globalThis.truth.jawOpen, head.weights.jawOpen, head.headPose.yaw]);
+                await new Promise((go) => setTimeout(go, 50));
+            }
+            return pairs;
+        }"""
+    )
+    truth, jaw, yaw = np.array(pairs).T
+    assert np.corrcoef(truth, jaw)[0, 1] > 0.9
+    assert jaw.min() < 0.25 and jaw.max() > 0.75, "the resting mouth counts as shut"
+    assert yaw[-1] == pytest.approx(-0.4, abs=0.05), "a head that turns left shows its right side"
+    assert page.evaluate(f"{HEAD}.weights.eyeBlinkLeft") < 0.02
+    page.get_by_role("button", name="Webcam").click()
+    assert page.evaluate("document.getElementById('camera').srcObject") is None
+    assert faults == []
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("NotAllowedError", "was refused"), ("NotFoundError", "There is no camera")]
+)
+def test_a_camera_that_cannot_be_used_is_said(fault: str, said: str, browser: Any, served: str):
+    page = browser.new_page(viewport={"width": 1000, "height": 700})
+    page.set_default_timeout(180_000)
+    refusal = f"() => Promise.reject(new DOMException('', '{fault}'))"
+    page.add_init_script(f"navigator.mediaDevices.getUserMedia = {refusal}")
+    page.goto(f"{served}?size=32&idle=0")
+    page.get_by_role("button", name="Webcam").click()
+    page.wait_for_function(f"document.getElementById('say').textContent.includes('{said}')")
+    page.close()
+
+
+def test_a_webcam_needs_its_tracker_and_face_units(
+    light: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FASTGHA_WEIGHTS", str(tmp_path / "none"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "none"))
+    sequence = read_sequence(SEQUENCE, MAKEHUMAN)
+    with pytest.raises(MissingWeightsError, match="weights fetch face_landmarker"):
+        export_web(light, tmp_path / "site", sequence, webcam=True)
+    assert not (tmp_path / "site").exists()
+    with pytest.raises(ConfigError, match="Leave out --webcam"):
+        export_web(replace(light, layout=FLAME2023), tmp_path / "site", sequence, webcam=True)
 
 
 def test_a_slider_a_preset_and_the_keys_move_the_face(browser: Any, site: Path):
@@ -242,7 +399,7 @@ def test_the_benchmark_of_the_page_names_machine_and_frames_a_second(browser: An
     assert found["fps"] > 0 and found["frames"] == 8 and found["width"] == 64
     assert found["first_picture_ms"] > 0 and found["engine"] == "wasm"
     assert "Chrome" in found["agent"] and faults == []
-    assert "median_ms" in page.inner_text("#bench")
+    assert "median_ms" in page.text_content("#bench")
     page.close()
 
 

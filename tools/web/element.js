@@ -17,7 +17,9 @@ export function orbitCamera(view, header, width, height) {
   const r = [-f[2] / length, 0, f[0] / length];
   const d = [f[1] * r[2] - f[2] * r[1], f[2] * r[0] - f[0] * r[2], f[0] * r[1] - f[1] * r[0]];
   const rows = [r, d, f].flatMap((row) => [...row, -row.reduce((s, v, i) => s + v * eye[i], 0)]);
-  const focal = (Math.min(width, height) * header.distance) / header.field;
+  // A tall picture shows shoulders less, so that a phone is filled by the face.
+  const field = Math.min(height, width * Math.min(1.3, Math.max(1, height / width)));
+  const focal = (field * header.distance) / header.field;
   return Float32Array.from([...rows, focal, focal, width / 2, height / 2]);
 }
 

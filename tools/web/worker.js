@@ -38,7 +38,8 @@ function draw({ weights, camera, width, height, first, last, background, splats 
   wasm.sort();
   let data;
   if (splats) {
-    data = new Float32Array(wasm.memory.buffer, wasm.sorted(), 12 * count).slice().buffer;
+    const at = wasm.sorted(); // may take memory, and then the old buffer is gone
+    data = new Float32Array(wasm.memory.buffer, at, 12 * count).slice().buffer;
   } else {
     const rows = last - first, tiles = Math.ceil(width / 16) * Math.ceil(rows / 16);
     if (width * rows > pixelRoom || tiles > tileRoom) {

@@ -33,7 +33,7 @@ def view(
 ) -> None:
     """Show an avatar in the browser: sliders, a sequence, canonical and animated. Ctrl-C ends."""
     if avatar is None:
-        app(None, host, port, device)
+        app(None, None, host, port, device)
         return
     from fastgha_cli import console
     from pipeline.apps.viewer import Viewer
@@ -59,6 +59,9 @@ def view(
 
 
 def app(
+    avatar: Annotated[
+        Path | None, typer.Argument(help="Avatar file to begin with; photographs if left out.")
+    ] = None,
     model: options.Model = None,
     host: Host = "127.0.0.1",
     port: Port = 8080,
@@ -71,16 +74,21 @@ def app(
     """
     from fastgha_cli import console
     from pipeline.apps.local_page import LocalPage
+    from pipeline.avatar.avatar import Avatar
     from pipeline.avatar.create import make_avatar
     from pipeline.train.device import choose
 
     console.consent()
     place = choose(device)
+    loaded = None if avatar is None else Avatar.load(avatar).to(place)
     running = LocalPage(
         lambda photos, progress: make_avatar(photos, model, device=place, progress=progress),
         host,
         port,
     )
+    if loaded is not None:
+        console.say("Making it light.")
+        running.show(loaded)
     console.result(running.address)
     _until_stopped(running.close)
 

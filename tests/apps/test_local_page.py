@@ -100,6 +100,13 @@ def test_photographs_become_a_head_a_page_and_a_file(
         assert "head/index.html" in site.namelist()
 
 
+def test_it_may_begin_with_an_avatar(running: LocalPage, maker: Maker):
+    assert ask(running, "GET", "/avatar.js")[0] == 404
+    running.show(maker.avatar)
+    assert json.loads(ask(running, "GET", "/state")[1])["ready"]
+    assert ask(running, "GET", "/avatar.js")[0] == 200
+
+
 def test_what_goes_wrong_is_said_in_a_sentence(
     running: LocalPage, maker: Maker, capfd: pytest.CaptureFixture[str]
 ):

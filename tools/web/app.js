@@ -8,12 +8,14 @@ async function ask(path, options) {
   return said;
 }
 
-export function startApp(head, say) {
+export function startApp(head, say, drawer) {
   const box = document.getElementById("app"), drop = document.getElementById("drop"), input = document.getElementById("files");
   const photos = document.getElementById("photos"), make = document.getElementById("make");
   const progress = document.getElementById("progress"), bar = progress.querySelector("progress"), stage = progress.querySelector("p");
   let chosen = [];
   box.hidden = false;
+  document.body.classList.add("empty");
+  drawer(true);
 
   function choose(files) {
     chosen = [...chosen, ...[...files].filter((file) => file.type.startsWith("image/"))].slice(0, 6);
@@ -80,6 +82,8 @@ export function startApp(head, say) {
     head.setAttribute("src", `avatar.js?${Date.now()}`);
     await head.ready;
     saves.hidden = false;
+    document.body.classList.remove("empty");
+    drawer(false);
   }
 
   // Beside the head, a photograph that was clicked, to compare.

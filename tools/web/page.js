@@ -6,7 +6,7 @@ import { webcamControls } from "./webcam.js";
 const root = document.documentElement, head = document.querySelector("fastgha-avatar");
 const settings = JSON.parse(root.dataset.settings || "{}"), asked = new URLSearchParams(location.search);
 const still = matchMedia("(prefers-reduced-motion: reduce)"), dark = matchMedia("(prefers-color-scheme: dark)");
-const panel = document.getElementById("panel"), scroll = document.getElementById("scroll");
+const panel = document.getElementById("panel"), list = document.getElementById("sliders");
 
 const both = (...names) => names.flatMap((name) => [`${name}Left`, `${name}Right`]);
 const all = (x, names) => Object.fromEntries(names.map((name) => [name, x]));
@@ -42,14 +42,14 @@ function button(row, text, act, title = "") {
 let sliders = [];
 function unitsOf(control) { return control.units ?? [control.name]; }
 function build() {
-  scroll.replaceChildren();
+  list.replaceChildren();
   const regions = new Map();
   sliders = head.data.header.controls.map((control) => {
     if (!regions.has(control.region)) {
       const box = document.createElement("details");
       box.open = regions.size < 3;
       box.append(Object.assign(document.createElement("summary"), { textContent: control.region }));
-      scroll.append(box);
+      list.append(box);
       regions.set(control.region, box);
     }
     const label = document.createElement("label"), output = document.createElement("output");
@@ -167,7 +167,7 @@ mark("neutral");
 if (asked.has("engine")) head.setAttribute("engine", asked.get("engine"));
 if (Number(asked.get("size"))) head.setAttribute("size", Number(asked.get("size")));
 if (asked.has("background")) head.setAttribute("background", asked.get("background"));
-if (settings.app) startApp(head, say);
+if (settings.app) startApp(head, say, drawer);
 webcamControls(head, settings, button, say, () => { glide.stop(); mark(""); follow(); });
 recordControls(head, button, say);
 if (head.data) build();
@@ -176,5 +176,5 @@ if (asked.has("bench"))
   head.addEventListener("ready", async () => {
     idle(false);
     globalThis.BENCH = await head.bench(Number(asked.get("frames")) || 60);
-    scroll.prepend(Object.assign(document.createElement("pre"), { id: "bench", textContent: JSON.stringify(globalThis.BENCH, null, 1) }));
+    list.prepend(Object.assign(document.createElement("pre"), { id: "bench", textContent: JSON.stringify(globalThis.BENCH, null, 1) }));
   }, { once: true });

@@ -170,6 +170,7 @@ def test_a_browser_takes_photographs_to_a_head(running: LocalPage, browser: Any,
     page.wait_for_function(f"{HEAD}.firstPicture")
     picture = np.asarray(Image.open(io.BytesIO(page.locator("canvas").screenshot())).convert("L"))
     assert picture.std() > 5, "there is a head"
+    page.click("#handle")  # the drawer has closed to show the head
     page.locator("#photos img").first.click()
     assert page.is_visible("#beside") and page.is_visible("#saves")
     assert faults == []

@@ -91,7 +91,10 @@ export function recordControls(head, button, say) {
     frames = [];
     film = [];
     offer(false, false);
-    timer = setInterval(() => frames.push({ weights: head.weights, pose: head.headPose }), 1000 / FPS);
+    timer = setInterval(() => {
+      frames.push({ weights: head.weights, pose: head.headPose });
+      head.refresh(); // a video has no frames of a picture that is not drawn again
+    }, 1000 / FPS);
     toggle.textContent = "Stop";
     toggle.setAttribute("aria-pressed", true);
     if (typeof MediaRecorder !== "function" || !head.canvas.captureStream) return;

@@ -19,7 +19,7 @@ from pipeline.apps.local_page import LARGEST_PHOTO, LocalPage
 from pipeline.avatar.avatar import Avatar
 from pipeline.core.errors import InputError
 from pipeline.system.progress import Progress
-from tests.apps.test_web import HEAD, opened
+from tests.apps.test_web import HEAD, opened, until
 from tests.apps.test_web import browser as browser
 from tests.apps.test_web import light as light
 
@@ -167,7 +167,7 @@ def test_a_browser_takes_photographs_to_a_head(running: LocalPage, browser: Any,
     page.set_input_files("#files", [tmp_path / "0.png", tmp_path / "1.png"])
     assert page.locator("#photos img").count() == 2
     page.click("#make")
-    page.wait_for_function(f"{HEAD}.firstPicture")
+    until(page, f"{HEAD}.firstPicture")
     picture = np.asarray(Image.open(io.BytesIO(page.locator("canvas").screenshot())).convert("L"))
     assert picture.std() > 5, "there is a head"
     page.click("#handle")  # the drawer has closed to show the head

@@ -162,7 +162,7 @@ class LocalPage:
         """Return a file of the page by name; nothing if there is none."""
         if name == "index.html":
             webcam = f"{web.TRACKER}/" if self._tracker else ""
-            return web.page({"app": True, "webcam": webcam}).encode()
+            return web.page({"app": True, "webcam": webcam}, "").encode()
         if name in self._tracker:
             return self._tracker[name].read_bytes()
         if name in web.FILES:

@@ -150,11 +150,16 @@ def tracker_files() -> list[Path]:
     return [weights.find(name) for name in weights.SETS["webcam"]]
 
 
-def page(settings: dict[str, Any]) -> str:
-    """Return the page; `settings` is what its script finds on the root element, by name."""
+def page(settings: dict[str, Any], avatar: str = "avatar.js") -> str:
+    """Return the page.
+
+    Args:
+        settings: What its script finds on the root element, by name.
+        avatar: File that it shows, beside it; none if empty.
+    """
     text = (WEB / "index.html").read_text()
     words = {"program": program(), "statement": statement(), "title": "Head avatar"}
-    words["settings"] = json.dumps(settings)
+    words |= {"settings": json.dumps(settings), "avatar": avatar}
     for word, value in words.items():
         text = text.replace(f"{{{{{word}}}}}", html.escape(value))
     return text

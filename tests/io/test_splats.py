@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import InputError
 from pipeline.core.types import Gaussians
@@ -75,18 +76,37 @@ def test_trimesh_sees_the_points_of_a_glb(tmp_path: Path):
     np.testing.assert_allclose(cloud.vertices, g.means, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["ply", "spz", "glb"])
-def test_splat_transform_reads_what_we_write(kind: str, tmp_path: Path):
+def splat_transform(source: Path, target: Path) -> None:
     program = shutil.which("splat-transform")
     if program is None:
         pytest.skip("splat-transform is not installed (npm install -g @playcanvas/splat-transform)")
+    done = subprocess.run([program, source, target], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_a_glb_is_what_splat_transform_makes_of_the_ply(tmp_path: Path):
+    g = gaussians()
+    write_splats(tmp_path / "a.ply", g)
+    write_splats(tmp_path / "a.glb", g)
+    splat_transform(tmp_path / "a.ply", tmp_path / "b.glb")
+    (_, ours), (_, theirs) = columns(tmp_path / "a.glb"), columns(tmp_path / "b.glb")
+    assert set(ours) == set(theirs)
+    for name in ("SCALE", "OPACITY", "SH_DEGREE_0_COEF_0"):
+        key = f"KHR_gaussian_splatting:{name}"
+        np.testing.assert_allclose(ours[key], theirs[key], atol=1e-6)
+    # It holds that a PLY has y down and turns it by half a turn about z; ours has y up.
+    half_turn = Rotation.from_euler("z", 180, degrees=True)
+    np.testing.assert_allclose(half_turn.apply(ours["POSITION"]), theirs["POSITION"], atol=1e-6)
+    turns = [Rotation.from_quat(c["KHR_gaussian_splatting:ROTATION"]) for c in (ours, theirs)]
+    assert ((half_turn * turns[0]) * turns[1].inv()).magnitude().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["ply", "spz"])
+def test_splat_transform_reads_what_we_write(kind: str, tmp_path: Path):
     g = gaussians()
     write_splats(tmp_path / f"a.{kind}", g)
     target = tmp_path / "back.ply"
-    done = subprocess.run(
-        [program, tmp_path / f"a.{kind}", target], capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
+    splat_transform(tmp_path / f"a.{kind}", target)
     back = read_ply(_plain(target))
     coarse = kind == "spz"
     torch.testing.assert_close(back.means, g.means, atol=2e-5, rtol=0)

@@ -89,6 +89,7 @@ export class FastghaAvatar extends HTMLElement {
   disconnectedCallback() {
     cancelAnimationFrame(this.#ticking);
     this.#observer.disconnect();
+    this.#observer = null;
     this.engine?.close();
     this.engine = this.data = null;
     this.#loading++;
@@ -97,7 +98,8 @@ export class FastghaAvatar extends HTMLElement {
   attributeChangedCallback(name, before, after) {
     if (before === after) return;
     if (name === "background") this.#background = rgba(after || "white");
-    if ((name === "src" || name === "engine") && this.isConnected) this.#load();
+    // While the element is made, its attributes come before it is connected: that loads once.
+    if ((name === "src" || name === "engine") && this.#observer) this.#load();
     this.refresh();
   }
 

@@ -41,8 +41,12 @@ LARGEST_PHOTO = 40 * 2**20
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 LOSS_DB = 0.15
 """That pruning, and then baking, may each cost."""
-KINDS = {".js": "text/javascript", ".mjs": "text/javascript", ".html": "text/html"}
-KINDS |= {".wasm": "application/wasm"}
+KINDS = {
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".wasm": "application/wasm",
+}
 POLICY = (
     "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; worker-src blob:; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' blob: data:; media-src blob:; "
@@ -235,8 +239,12 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
     timeout = 60
+
+    @property
+    def _page(self) -> LocalPage:
+        assert isinstance(self.server, _Server)
+        return self.server.page
 
     def do_GET(self) -> None:
         """Give a file of the page, or the state."""
@@ -244,9 +252,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         name = urlsplit(self.path).path.removeprefix("/") or "index.html"
         if name == "state":
-            self._json(HTTPStatus.OK, asdict(self.server.page.state))
+            self._json(HTTPStatus.OK, asdict(self._page.state))
             return
-        data = self.server.page.file(name)
+        data = self._page.file(name)
         if data is None:
             self._json(HTTPStatus.NOT_FOUND, {"error": f"There is no {name[:80]}."})
             return
@@ -258,7 +266,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._refused():
             return
         asked = urlsplit(self.path)
-        page = self.server.page
+        page = self._page
         if asked.path == "/photos":
             name = parse_qs(asked.query).get("name", [""])[0][-80:]
             data = self._body()
@@ -272,7 +280,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         """Forget the photographs."""
         if not self._refused():
-            self._do(self.server.page.forget_photos)
+            self._do(self._page.forget_photos)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet."""
@@ -280,7 +288,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refused(self) -> bool:
         """Answer requests that another page may have made, and say so."""
         get = self.headers.get_all
-        why = foreign(self.server.page.host, get("Host") or [], get("Origin") or [])
+        why = foreign(self._page.host, get("Host") or [], get("Origin") or [])
         # A page that takes in our script tells no origin; browsers say from where it is asked.
         if self.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
             why = why or "Another page asked for this one."

@@ -199,8 +199,10 @@ def _pack(avatar: Avatar, sequence: Sequence) -> bytes:
         "out_weight": net.out.weight if net.out is not None else nothing,
         "steps": steps,
     }
+    colors = avatar.canonical.colors.clone()
+    colors[net.config.moving :].clamp_(0, 1)  # those that move are cut when they have moved
     still = {name: getattr(avatar.canonical, name) for name in ("quats", "scales", "opacities")}
-    light = {"colors": avatar.canonical.colors, "mean": net.mean, "codes": sequence.codes.values}
+    light = {"colors": colors, "mean": net.mean, "codes": sequence.codes.values}
     parts: list[bytes] = []
     arrays: dict[str, tuple[str, int, int]] = {}
     start = 0

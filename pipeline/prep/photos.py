@@ -291,7 +291,7 @@ def cut_head(
     planes = resample(np.concatenate([head, alpha[..., None]], axis=-1), box, size)
     pixels = torch.from_numpy(planes).permute(2, 0, 1)
     seen = cropped(camera, box, size)
-    pixels = pixels * above_neck(seen, float(landmarks[CHIN, 1]), config.neck)
+    pixels = pixels * above_neck(seen, float(landmarks[CHIN, 1]), config.neck).to(pixels)
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)
     return View(image, matte, seen)

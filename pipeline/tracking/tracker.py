@@ -1,6 +1,6 @@
 """A tracked head: what the network sees of some pictures, and the one fit of all of them.
 
-Letters: n pictures, v vertices.
+Letters: n pictures, v vertices, k numbers of identity.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from PIL import Image
 
 from pipeline.core.arrays import Rgb
@@ -152,6 +152,7 @@ class HeadTracker:
         lenses: Sequence[int] | None = None,
         poses: Poses = "each",
         cuts: Collection[int] = (),
+        identity: Float64[np.ndarray, "k"] | None = None,
         config: BundleConfig | None = None,
     ) -> TrackedHead:
         """Fit one person's head to what was seen.
@@ -165,6 +166,7 @@ class HeadTracker:
             lenses: Which pictures one lens took, without a zoom; each its own if not given.
             poses: See `pipeline.tracking.bundle.fit`.
             cuts: Likewise.
+            identity: Of a head that was fitted before, so that this one is the same.
             config: Priors; those of photographs if not given.
 
         Raises:
@@ -192,6 +194,7 @@ class HeadTracker:
             poses=poses,
             cuts=cuts,
             bias=self._bias,
+            identity=identity,
         )
         return self._tracked(found)
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from pipeline.core.errors import CameraError, ConfigError, FormatError, InputErr
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.evaluate.protocol import Pair, Protocol, Task
 from pipeline.faces.guide import TrackedMesh
+from pipeline.io.raw_files import read_npz
 from pipeline.io.sheets import to_bytes
 from pipeline.perception.detectors import get_detector
 from pipeline.perception.landmarks import Detector
@@ -141,8 +141,7 @@ def read_estimates(path: Path) -> Estimates:
         FormatError: If the file is not whole.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         E, K, codes = (torch.from_numpy(arrays[name]) for name in ("E", "K", "codes"))
         size, layout = int(arrays["size"]), str(arrays["layout"])
         return Estimates(
@@ -151,7 +150,7 @@ def read_estimates(path: Path) -> Estimates:
             ExpressionCode(codes, layout),
             TrackedMesh(layout, arrays["neutral"], arrays["posed"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (InputError, ValueError, KeyError, TypeError) as error:
         raise FormatError(f"{path} is damaged.", "Delete it: it is made again.") from error
 
 

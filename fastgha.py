@@ -8,6 +8,8 @@ from pipeline.avatar.avatar import Avatar as Avatar
 from pipeline.avatar.bake import BakeConfig as BakeConfig
 from pipeline.avatar.bake import bake as bake
 from pipeline.avatar.camera_path import orbit as orbit
+from pipeline.avatar.create import make_avatar as make_avatar
+from pipeline.avatar.create import reconstruct as reconstruct
 from pipeline.avatar.prune import prune as prune
 from pipeline.avatar.refine import refine as refine
 from pipeline.core.errors import FastGHAError as FastGHAError
@@ -18,5 +20,9 @@ from pipeline.core.types import View as View
 from pipeline.expressions.read import read_expressions as read_expressions
 from pipeline.expressions.sequences import read_sequence as read_sequence
 from pipeline.io.splats import write_splats as write_splats
+from pipeline.prep.photos import Photos as Photos
+from pipeline.prep.photos import Picture as Picture
+from pipeline.prep.photos import estimate_views as estimate_views
+from pipeline.prep.photos import read_picture as read_picture
 from pipeline.render import Rendering as Rendering
 from pipeline.render import render as render

@@ -20,8 +20,8 @@ ProtocolName = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE.toml",
-        help="ava256-, nersemble- or synthetic-, then same, mixed or one; or a file; chosen by "
-        "--table and the shards if left out.",
+        help="ava256-, nersemble- or synthetic-, then same, mixed or one; synthetic-photos (all "
+        "estimated from the pictures); or a file; chosen by --table and the shards if left out.",
     ),
 ]
 Inputs = Annotated[
@@ -50,7 +50,7 @@ def evaluate(
     figure: Annotated[
         int | None,
         typer.Option(
-            help="The paper's figure: 11 (colour offsets), 12 (inputs), 14 (camera noise)."
+            help="The paper's figure: 11 (colour offsets), 12 (inputs), 14 (errors of cameras)."
         ),
     ] = None,
     runs: Annotated[
@@ -68,6 +68,20 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="Earlier --json of the same protocol, into the same table. Repeatable."),
     ] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            help="Reenact a video of one person in place of shards: some frames make an avatar, "
+            "the others are compared; tracked here.",
+            dir_okay=False,
+        ),
+    ] = None,
+    frames: Annotated[
+        str,
+        typer.Option(
+            metavar="N,N,...", help="With --video: its frames that are inputs, counted from 0."
+        ),
+    ] = "",
     inputs: Inputs = None,
     size: PictureSize = None,
     targets: Targets = None,
@@ -102,13 +116,20 @@ def evaluate(
 
     request = experiments.Request(
         shards, model, protocol, table, figure, runs, predictions, name, tuple(results or ()),
-        inputs, size, targets, device, out, allow_seen,
+        inputs, size, targets, device, out, allow_seen, video, _numbers(frames),
     )  # fmt: skip
     report = experiments.run(request, console.progress)
     console.tables(report.tables)
     if out is not None:
         console.result(str(report.write(out)))
     console.write_json(json, report.values)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(",") if word.strip())
+    except ValueError as error:
+        raise typer.BadParameter(f"{text} is no list of numbers.", param_hint="--frames") from error
 
 
 @app.command(

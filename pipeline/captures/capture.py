@@ -119,6 +119,10 @@ class Capture(ABC):
         """
         return self.view(timestep, camera).camera
 
+    def focal(self, timestep: Timestep) -> float | None:
+        """Return the focal length in pixels that a picture of an unknown camera tells, if any."""
+        return None
+
     def head_to_world(self, timestep: Timestep) -> Float64[np.ndarray, "4 4"] | None:
         """Return the rigid motion from the head frame to the world, metres; None if not shipped.
 

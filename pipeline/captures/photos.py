@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from pipeline.captures.capture import Capture, RawView, Timestep, backdrop, natural
 from pipeline.core.arrays import Matte
 from pipeline.core.errors import InputError, MissingItemError
+from pipeline.io.images import open_picture
 from pipeline.io.raw_files import read_picture, rgb_of
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".tif", ".tiff", ".bmp")
@@ -21,6 +22,8 @@ UNREAD = (".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng")
 """Photographs too, but in formats that are not read."""
 OPAQUE = 250
 CAMERA = "photo"
+SENSORS = (4 / 3, 3 / 2, 16 / 9)
+"""Proportions of pictures as cameras make them."""
 
 
 class PhotosCapture(Capture):
@@ -64,17 +67,47 @@ class PhotosCapture(Capture):
             raise MissingItemError(
                 f"{self.path} has no photograph {timestep.index}.", f"It has {len(self.files)}."
             )
-        file = self.files[timestep.index]
-        picture = read_picture(file)
-        matte: Matte | None = None
-        if "A" in picture.getbands():
-            cover = np.asarray(picture.getchannel("A"))
-            # Many programs save an alpha channel that is opaque everywhere: nobody cut that out.
-            matte = cover if cover.min() < OPAQUE else None
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture.convert("RGBA"))
-        image = rgb_of(picture, file)
-        return RawView(image, None, matte, backdrop(image, matte))
+        return read_photo(self.files[timestep.index])
+
+    def focal(self, timestep: Timestep) -> float | None:
+        """Return the focal length that the camera noted, pixels."""
+        return exif_focal(self.files[timestep.index])
+
+
+def read_photo(path: Path) -> RawView:
+    """Read one photograph upright; a transparent one has its matte with it.
+
+    Raises:
+        MissingItemError: If it is missing or damaged.
+    """
+    picture = read_picture(path)
+    matte: Matte | None = None
+    if "A" in picture.getbands():
+        cover = np.asarray(picture.getchannel("A"))
+        # Many programs save an alpha channel that is opaque everywhere: nobody cut that out.
+        matte = cover if cover.min() < OPAQUE else None
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture.convert("RGBA"))
+    image = rgb_of(picture, path)
+    return RawView(image, None, matte, backdrop(image, matte))
+
+
+def exif_focal(path: Path) -> float | None:
+    """Return the focal length in pixels if the camera noted it and the picture was not cut.
+
+    A cut keeps the note but makes it wrong; most cuts also change the picture's proportions.
+    """
+    try:
+        with open_picture(path, path) as image:
+            size = image.size
+            tags = image.getexif().get_ifd(ExifTags.IFD.Exif)
+            equivalent = float(tags.get(ExifTags.Base.FocalLengthIn35mmFilm, 0))
+    except (OSError, UnidentifiedImageError, SyntaxError, TypeError, ValueError):
+        return None  # damaged metadata is no reason to refuse a picture that can be read
+    whole = any(abs(max(size) / min(size) - ratio) < 0.01 * ratio for ratio in SENSORS)
+    # 43.27 mm is the diagonal of a 36 x 24 mm film.
+    focal = float(np.hypot(*size)) * equivalent / 43.27
+    return focal if whole and 8 <= equivalent <= 1000 else None
 
 
 def is_photo(path: Path) -> bool:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError
+from pipeline.evaluate.estimates import estimate, lost
 from pipeline.evaluate.protocol import Protocol, Task, tasks
 from pipeline.model.checkpoint import Checkpoint, load_model
 from pipeline.model.fastgha import FastGHA
 from pipeline.system.files import digest
+from pipeline.system.progress import Progress, silent
 
 NAMED = 6
 """People that a message names at most."""
@@ -27,6 +29,8 @@ class Candidate:
     device: str = "cpu"
     marks: tuple[str, ...] = ()
     """What makes its figures no fair ones."""
+    notes: tuple[str, ...] = ()
+    """What else every table has to say."""
 
 
 def load_candidate(
@@ -36,6 +40,7 @@ def load_candidate(
     device: str = "cpu",
     *,
     allow_seen: bool = False,
+    progress: Progress = silent,
 ) -> Candidate:
     """Load a model to be measured under a protocol.
 
@@ -45,6 +50,7 @@ def load_candidate(
         shards: Folder of shards.
         device: Where it computes.
         allow_seen: Measure it also on people that it was trained on.
+        progress: Called while pictures are tracked, if the protocol asks for it.
 
     Raises:
         ConfigError: If it was trained on people of the protocol and that is not allowed, or as
@@ -53,7 +59,12 @@ def load_candidate(
     model, loaded = load_model(checkpoint)
     chosen = tasks(protocol, shards, loaded.header["layout"])
     marks = refuse_seen(loaded, chosen, allow=allow_seen)
-    return Candidate(model.to(device), chosen, digest(checkpoint), device, marks)
+    notes: tuple[str, ...] = ()
+    if protocol.estimated:
+        tracked = estimate(protocol, chosen, progress=progress)
+        gone = lost(chosen, tracked)
+        chosen, notes = tracked, (gone,) if gone else ()
+    return Candidate(model.to(device), chosen, digest(checkpoint), device, marks, notes)
 
 
 def refuse_seen(checkpoint: Checkpoint, chosen: Sequence[Task], *, allow: bool) -> tuple[str, ...]:

@@ -13,10 +13,12 @@ from pipeline.core.errors import ConfigError, InputError
 from pipeline.evaluate import figures, results, tables
 from pipeline.evaluate import speed as speeds
 from pipeline.evaluate.candidate import Candidate, lacking, load_candidate
+from pipeline.evaluate.estimates import refuse
 from pipeline.evaluate.inputs import some_views
 from pipeline.evaluate.metrics import Metrics, prepare
 from pipeline.evaluate.predictions import read_predictions
 from pipeline.evaluate.protocol import Protocol, Task, read, tasks
+from pipeline.evaluate.reenactment import INPUTS, TARGETS, Reenactment, reenact
 from pipeline.evaluate.report import Picture, Report, Sheet
 from pipeline.evaluate.results import Result
 from pipeline.evaluate.run import MEAN_HEAD, baselines, measure, ours
@@ -65,6 +67,10 @@ class Request:
     """Where pictures go, and what a stopped evaluation had finished."""
     allow_seen: bool = False
     """Measure a model also on people that it was trained on."""
+    video: Path | None = None
+    """A video to reenact, in place of shards."""
+    frames: tuple[int, ...] = ()
+    """Numbers of its frames that are inputs."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +85,15 @@ class Ground:
     notes: tuple[str, ...] = ()
     """What every table says."""
 
-    def candidate(self, checkpoint: Path, protocol: Protocol | None = None) -> Candidate:
+    def candidate(
+        self, checkpoint: Path, bars: Bars, protocol: Protocol | None = None
+    ) -> Candidate:
         """Load a model to be measured, under another protocol if one is given."""
-        return load_candidate(
-            checkpoint, protocol or self.protocol, self.shards, self.device,
-            allow_seen=self.allow_seen,
-        )  # fmt: skip
+        with bars("Choosing the pictures") as tick:
+            return load_candidate(
+                checkpoint, protocol or self.protocol, self.shards, self.device,
+                allow_seen=self.allow_seen, progress=tick,
+            )  # fmt: skip
 
     def finished(self, name: str) -> Path | None:
         """Return where a method's finished avatars are kept."""
@@ -101,6 +110,8 @@ def run(request: Request, bars: Bars = no_bars) -> Report:
     Raises:
         ConfigError: If there is no such experiment, or something that it needs was not named.
     """
+    if request.video is not None:
+        return reenact(_reenactment(request, request.video), request.out, bars)
     if request.table == SPEED_TABLE:
         return measure_speed(request.model, request.shards, choose(request.device), bars)
     if request.shards is None:
@@ -125,6 +136,13 @@ def run(request: Request, bars: Bars = no_bars) -> Report:
     return compare_methods(
         ground, request.model, table=request.table, predictions=request.predictions,
         name=request.name, earlier=request.earlier, bars=bars,
+    )  # fmt: skip
+
+
+def _reenactment(request: Request, video: Path) -> Reenactment:
+    return Reenactment(
+        video, request.model, request.inputs or INPUTS, request.frames, request.targets or TARGETS,
+        request.size, device=choose(request.device),
     )  # fmt: skip
 
 
@@ -190,16 +208,18 @@ def compare_methods(
     Raises:
         ConfigError: If another method has no name, or results do not belong into one table.
     """
-    sheet, marks = Sheet(), ()
+    sheet, marks, notes = Sheet(), (), ()
     found = [results.read(path) for path in earlier]
     if predictions is not None:
         if not name:
             raise ConfigError("The method has no name.", "Add --name METHOD.")
+        refuse(ground.protocol, "another method cannot be measured under it")
         chosen = tasks(ground.protocol, ground.shards, None)
         method, net, sha256 = read_predictions(predictions, ground.protocol, chosen), None, ""
     else:
-        mine = ground.candidate(checkpoint_path(model))
+        mine = ground.candidate(checkpoint_path(model), bars)
         net, chosen, sha256, marks = mine.model, mine.chosen, mine.sha256, mine.marks
+        notes = mine.notes
         method, name = ours(net), name or MODEL
     metrics = prepare(ground.protocol, ground.device)
     with bars(f"Measuring {name}") as tick:
@@ -217,7 +237,7 @@ def compare_methods(
             )  # fmt: skip
     comparison = tables.comparison([result, *found, *others], ground.protocol, table)
     lone = () if MEAN_HEAD in [other.method for other in others] else (NOBODY_ELSE,)
-    comparison = _noted(comparison, ground, chosen, lone)
+    comparison = _noted(comparison, ground, chosen, (*notes, *lone))
     values = result.to_json() | {"baselines": [result.to_json() for result in others]}
     return Report(_title(ground), (comparison,), _sheet(ground, sheet), values)
 
@@ -252,7 +272,7 @@ def compare_variants(ground: Ground, table: int, runs: Path | None, bars: Bars =
             seed = int(folder.name.removeprefix("seed-"))
             name = {FULL: "one", ONE_SHOT: "one, fine-tuned"}.get(variant, variant)
             path = resolve(run_of(runs, variant, seed))
-            mine = ground.candidate(path)
+            mine = ground.candidate(path, bars)
             chosen = mine.chosen
             found.append(
                 _measure_seed(
@@ -303,10 +323,10 @@ def draw_figure(
     if figure is None:
         raise ConfigError(f"There is no figure {number} to draw.", "Choose 11, 12 or 14.")
     protocol = figure.protocol(ground.protocol)
-    mine = ground.candidate(checkpoint_path(model), protocol)
+    mine = ground.candidate(checkpoint_path(model), bars, protocol)
     with bars(f"Figure {number}") as tick:
         curves = figure.draw(mine, protocol, tick)
-    numbers = _noted(figures.table(number, curves), ground, mine.chosen)
+    numbers = _noted(figures.table(number, curves), ground, mine.chosen, mine.notes)
     pictures: tuple[Picture, ...] = ()
     if ground.out:
         drawn = ground.out / f"figure-{number}.png"

@@ -1,4 +1,4 @@
-"""Figures 12 and 14: quality against the number of inputs, and against camera noise."""
+"""Figures 12 and 14: quality against the number of inputs, and against errors of cameras."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.evaluate.camera_errors import ERRORS, ErrorKind
 from pipeline.evaluate.candidate import Candidate
 from pipeline.evaluate.metrics import Metrics, prepare
 from pipeline.evaluate.protocol import Protocol
@@ -16,8 +17,6 @@ from pipeline.system.files import write_whole
 from pipeline.system.progress import Progress
 
 INPUTS = (2, 3, 4, 5, 6)
-DEGREES = (0.0, 0.5, 1.0, 2.0, 4.0)
-MILLIMETRES = (0.0, 2.0, 5.0, 10.0, 20.0)
 
 
 @dataclass(frozen=True)
@@ -51,21 +50,16 @@ def against_inputs(candidate: Candidate, protocol: Protocol, progress: Progress)
 
 
 def against_noise(candidate: Candidate, protocol: Protocol, progress: Progress) -> list[Curve]:
-    """Measure with errors on the inputs' cameras: of direction, then of place."""
+    """Measure with errors on the inputs' cameras, a curve for each kind."""
     metrics = prepare(protocol, candidate.device)
-    curves: list[Curve] = []
-    total, done = len(DEGREES) + len(MILLIMETRES), 0
-    axes = (("degrees about each axis", DEGREES), ("mm along each axis", MILLIMETRES))
-    for axis, levels in axes:
-        results: list[Result] = []
-        for level in levels:
-            noise = (level, 0.0) if levels is DEGREES else (0.0, level)
-            name = f"{level:g} {axis}"
-            results.append(_measure(candidate, protocol, name, metrics, noise))
-            done += 1
-            progress(done, total)
-        curves.append(Curve(axis, levels, tuple(results)))
-    return curves
+    levels = [(error, level) for error in ERRORS for level in error.levels if level]
+    still = _measure(candidate, protocol, "no error", metrics)
+    found = {error.axis: [still] for error in ERRORS}
+    for done, (error, level) in enumerate(levels, start=1):
+        name = f"{level:g} {error.axis}"
+        found[error.axis].append(_measure(candidate, protocol, name, metrics, error, level))
+        progress(done, len(levels))
+    return [Curve(error.axis, error.levels, tuple(found[error.axis])) for error in ERRORS]
 
 
 def widest(protocol: Protocol) -> Protocol:
@@ -122,10 +116,11 @@ def _measure(
     protocol: Protocol,
     name: str,
     metrics: Metrics,
-    noise: tuple[float, float] = (0.0, 0.0),
+    error: ErrorKind | None = None,
+    level: float = 0.0,
 ) -> Result:
     return measure(
-        ours(candidate.model, noise, protocol.seed), name, protocol, candidate.chosen,
+        ours(candidate.model, error, level, protocol.seed), name, protocol, candidate.chosen,
         checkpoint=candidate.sha256, device=candidate.device, metrics=metrics,
         marks=candidate.marks,
     )  # fmt: skip

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.core.errors import InputError
 from pipeline.core.types import Camera
+from pipeline.evaluate.estimates import refuse
 from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.run import Method, Scene, scene
 from pipeline.io.images import BROKEN, open_picture, read_rgb, write_rgb
@@ -47,6 +48,7 @@ def export_targets(
     Returns:
         The list, `targets.json`.
     """
+    refuse(protocol, "there are no targets to export")
     avatars: list[dict[str, Any]] = []
     for done, task in enumerate(chosen, start=1):
         seen, _ = scene(task, protocol)

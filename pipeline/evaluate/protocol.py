@@ -69,6 +69,9 @@ class Protocol:
     """Names of networks; see `pipeline.evaluate.metrics`."""
     metrics: tuple[str, ...] = ()
     """Measured beside the paper's five, as NAME, or NAME:NETWORK if it needs one."""
+    estimated: bool = False
+    """Whether cameras, codes and meshes are estimated from the pictures, as those of photographs
+    are; else those of the shards are taken."""
     paper: tuple[PaperRow, ...] = ()
 
     def __post_init__(self) -> None:
@@ -84,8 +87,9 @@ class Protocol:
         deciding = to_dict(self)
         for words in ("name", "note", "paper"):
             del deciding[words]
-        if not self.metrics:  # protocols that were frozen before there was the setting
-            del deciding["metrics"]
+        for later in ("metrics", "estimated"):
+            if not deciding[later]:  # protocols that were frozen before there was the setting
+                del deciding[later]
         return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
@@ -109,6 +113,8 @@ class Task:
     avatar: int
     inputs: tuple[Pair, ...]
     targets: tuple[Pair, ...]
+    estimates: Path | None = None
+    """File of what a tracker says about the pictures; see `pipeline.evaluate.estimates`."""
 
 
 def names() -> list[str]:
@@ -177,8 +183,19 @@ def tasks(protocol: Protocol, folder: Path, layout: str | None) -> list[Task]:
 
 
 def selection_hash(chosen: Sequence[Task]) -> str:
-    """Return twelve digits of which pictures were chosen: differs if the shards hold others."""
-    listing = [[task.subject, task.inputs, task.targets] for task in chosen]
+    """Return twelve digits of which pictures were chosen: differs if the shards hold others.
+
+    Of an estimated protocol, it differs too if another tracker was at work.
+    """
+    listing = [
+        [
+            task.subject,
+            task.inputs,
+            task.targets,
+            *([task.estimates.name] if task.estimates else []),
+        ]
+        for task in chosen
+    ]
     return hashlib.sha256(json.dumps(listing).encode()).hexdigest()[:12]
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from pipeline.core.config import from_dict
 from pipeline.core.errors import ConfigError, FormatError, StaleOutputError
-from pipeline.core.geometry import jitter
 from pipeline.core.types import Camera, ExpressionCode, View
 from pipeline.evaluate.baselines import mean_head, nearest_input, white_image
+from pipeline.evaluate.camera_errors import ErrorKind
+from pipeline.evaluate.estimates import read_estimates
 from pipeline.evaluate.metrics import Metrics, prepare
 from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.results import Result, summarise
@@ -53,14 +54,21 @@ class Scene:
         Raises:
             FormatError: If the shard has none that a guided model could take.
         """
+        if self.task.estimates is not None:
+            return read_estimates(self.task.estimates).mesh
         with Shard(self.task.shard) as shard:
             return shard.mesh([t for t, _ in self.task.inputs])
 
-    def guide(self, model: FastGHA) -> Guide | None:
-        """Draw the inputs' guide for a model, on its device; nothing for a model without."""
+    def guide(self, model: FastGHA, camera: Camera | None = None) -> Guide | None:
+        """Draw the inputs' guide for a model, on its device; nothing for a model without.
+
+        Args:
+            model: That takes it.
+            camera: Where the mesh is seen from; the inputs' cameras if not given.
+        """
         if model.config.guide == "none":
             return None
-        guide = model.guide(self.mesh(), self.inputs.camera)
+        guide = model.guide(self.mesh(), self.inputs.camera if camera is None else camera)
         return None if guide is None else guide.to(next(model.parameters()).device)
 
 
@@ -74,6 +82,15 @@ def scene(task: Task, protocol: Protocol) -> tuple[Scene, Float[Tensor, "v 3 h w
     with Shard(task.shard) as shard:
         inputs = shard.read(task.inputs, protocol.size)
         targets = shard.read(task.targets, protocol.size)
+        if task.estimates is not None:
+            found, count = read_estimates(task.estimates), len(task.inputs)
+            return Scene(
+                task,
+                replace(inputs, camera=found.camera[:count]),
+                found.codes[:count],
+                found.camera[count:],
+                found.codes[count:],
+            ), targets.image
         return Scene(
             task,
             inputs,
@@ -138,23 +155,26 @@ def measure(
     return summarise(name, protocol, selection, checkpoint, by_subject, metrics, device, marks)
 
 
-def ours(model: FastGHA, noise: tuple[float, float] = (0.0, 0.0), seed: int = 0) -> Method:
+def ours(
+    model: FastGHA, error: ErrorKind | None = None, level: float = 0.0, seed: int = 0
+) -> Method:
     """Return the method that a model is.
 
     Args:
         model: Makes one avatar of the inputs, and draws it under every code.
-        noise: Error of the inputs' cameras: degrees about each axis, mm along each axis. Meshes
-            are fitted in the pictures and move with the cameras, so that a guide stays as it is.
+        error: Kind of error on the inputs' cameras.
+        level: How large it is.
         seed: Start of the errors.
     """
 
     def draw(seen: Scene) -> Tensor:
         device = next(model.parameters()).device
-        inputs = seen.inputs
-        guide = seen.guide(model)
-        if any(noise):
+        inputs, seen_from = seen.inputs, seen.inputs.camera
+        if error is not None and level:
             rng = np.random.default_rng([seed, seen.task.avatar, *seen.task.subject.encode()])
-            inputs = replace(inputs, camera=jitter(inputs.camera, *noise, rng))
+            inputs = replace(inputs, camera=error.disturb(inputs.camera, level, rng))
+            seen_from = seen_from if error.carries_mesh else inputs.camera
+        guide = seen.guide(model, seen_from)
         prepared = model.prepare(model.reconstruct(inputs.to(device), guide))
         white = torch.ones(3, device=device)
         drawn: list[Tensor] = []

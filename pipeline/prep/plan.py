@@ -57,8 +57,6 @@ class PrepConfig:
     """2D landmarks: the face mesh, face-alignment (fan), or none."""
     min_cover: float = 0.02
     """A view whose head covers less of the crop, in [0, 1], is dropped."""
-    tracker: Literal["makehuman", "none"] = "makehuman"
-    """Head model that is fitted to photographs and videos, for their codes."""
     flame: str = ""
     """Converted FLAME model: the head poses of captures that were tracked with FLAME need it."""
     tracking: str = ""

@@ -298,10 +298,13 @@ SETS = {
 def home() -> Path:
     """Return the folder that `fetch` writes to: $FASTGHA_WEIGHTS or ~/.cache/fastgha/weights."""
     chosen = os.environ.get("FASTGHA_WEIGHTS")
-    if chosen:
-        return Path(chosen).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "fastgha" / "weights"
+    return Path(chosen).expanduser() if chosen else cache_home() / "weights"
+
+
+def cache_home() -> Path:
+    """Return the folder of what can be made or fetched again: ~/.cache/fastgha."""
+    chosen = os.environ.get("XDG_CACHE_HOME")
+    return (Path(chosen) if chosen else Path.home() / ".cache") / "fastgha"
 
 
 def get(name: str) -> Weight:

@@ -136,6 +136,7 @@ def fit(
     poses: Poses = "each",
     cuts: Collection[int] = (),
     bias: Float64[np.ndarray, "68 3"] | None = None,
+    identity: Float64[np.ndarray, "k"] | None = None,
 ) -> Bundle:
     """Fit one person's head to what is seen in pictures.
 
@@ -148,13 +149,14 @@ def fit(
         cuts: Moments that do not follow from the one before, where moments are smoothed.
         bias: From the head model's landmarks, the first points of the surface, to where the
             detector of the marks sees them, head frame, metres.
+        identity: The person's, if it is known.
 
     Raises:
         ShapeError: If there is no picture, moments are not numbered from 0, or a moment has two
             pictures whose cameras are unknown.
         CameraError: If a moment has no picture with enough points.
     """
-    problem = _Problem(surface, seen, config, poses, cuts, bias)
+    problem = _Problem(surface, seen, config, poses, cuts, bias, identity)
     problem.start()
     for _ in range(5):
         problem.step(rigid=True)
@@ -185,6 +187,7 @@ class _Problem:
         poses: Poses,
         cuts: Collection[int],
         bias: Float64[np.ndarray, "68 3"] | None,
+        identity: Float64[np.ndarray, "k"] | None,
     ) -> None:
         moments = sorted({s.moment for s in seen})
         if not seen or moments != list(range(len(moments))):
@@ -212,6 +215,8 @@ class _Problem:
         self.t = np.zeros((len(self.turns), 3))
         self.lenses = sorted({s.lens for s in seen}) if self.free else []
         self._beliefs()
+        if identity is not None:
+            self.identity_mean, self.identity_weight = identity, np.full(self.k, FIXED)
 
     def _beliefs(self) -> None:
         """Gather priors: a mean and an inverse variance for every number, and of lenses."""

@@ -1,6 +1,6 @@
 """A tracked head: what the network sees of some pictures, and the one fit of all of them.
 
-Letters: n pictures, v vertices.
+Letters: n pictures, v vertices, k numbers of identity.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64
 from PIL import Image
 
 from pipeline.core.arrays import Rgb
@@ -18,7 +18,7 @@ from pipeline.core.errors import CameraError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.makehuman import load_asset
-from pipeline.perception.detectors import get_detector
+from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.landmarks import Detector, Face
 from pipeline.perception.points import PointsFinder, PointsSeen
 from pipeline.system.progress import Progress, silent
@@ -55,11 +55,11 @@ class TrackedHead:
     @property
     def landmarks(self) -> Float32[np.ndarray, "68 3"]:
         """The neutral face's landmarks, head frame, metres."""
-        return _landmarks(self.mesh.neutral)
+        return landmarks_of(self.mesh.neutral)
 
     def seen_landmarks(self, moment: int) -> Float32[np.ndarray, "68 3"]:
         """Return the landmarks as they are posed at a moment."""
-        return _landmarks(self.mesh.posed[moment])
+        return landmarks_of(self.mesh.posed[moment])
 
 
 class HeadTracker:
@@ -67,14 +67,17 @@ class HeadTracker:
 
     Args:
         finder: The network; the shipped one if not given.
-        detector: Name of the detector that finds the faces.
+        detector: The detector that finds the faces, or its name.
     """
 
-    def __init__(self, finder: PointsFinder | None = None, detector: str = "mesh") -> None:
+    def __init__(
+        self, finder: PointsFinder | None = None, detector: str | DetectorEntry = "mesh"
+    ) -> None:
         self.finder = finder or PointsFinder()
         self.model = MakeHumanFace()
         self._surface = Surface(self.finder.vertices)
-        self._bias = get_detector(detector).bias()
+        entry = get_detector(detector) if isinstance(detector, str) else detector
+        self._bias = entry.bias()
 
     def see(self, rgb: Rgb, face: Face) -> PointsSeen:
         """Return where the points of a detected face are."""
@@ -96,9 +99,8 @@ class HeadTracker:
         cuts: list[int] = []
         last, before = None, None
         for i, rgb in enumerate(frames):
-            picture = Image.fromarray(rgb)
-            small = np.asarray(picture.convert("L").resize((32, 18)), np.float32)
-            cut = before is not None and float(np.abs(small - before).mean()) > CUT
+            picture, small = Image.fromarray(rgb), thumbnail(rgb)
+            cut = before is not None and is_cut(before, small)
             if cut:
                 cuts.append(i)
             face = _same(detect(rgb), None if cut else last)
@@ -150,6 +152,7 @@ class HeadTracker:
         lenses: Sequence[int] | None = None,
         poses: Poses = "each",
         cuts: Collection[int] = (),
+        identity: Float64[np.ndarray, "k"] | None = None,
         config: BundleConfig | None = None,
     ) -> TrackedHead:
         """Fit one person's head to what was seen.
@@ -163,6 +166,7 @@ class HeadTracker:
             lenses: Which pictures one lens took, without a zoom; each its own if not given.
             poses: See `pipeline.tracking.bundle.fit`.
             cuts: Likewise.
+            identity: Of a head that was fitted before, so that this one is the same.
             config: Priors; those of photographs if not given.
 
         Raises:
@@ -190,6 +194,7 @@ class HeadTracker:
             poses=poses,
             cuts=cuts,
             bias=self._bias,
+            identity=identity,
         )
         return self._tracked(found)
 
@@ -204,6 +209,16 @@ class HeadTracker:
         return TrackedHead(found, mesh, state.code(self.model.layout))
 
 
+def thumbnail(rgb: Rgb) -> Float32[np.ndarray, "18 32"]:
+    """Return a small grey picture, by which shots are told apart."""
+    return np.asarray(Image.fromarray(rgb).convert("L").resize((32, 18)), np.float32)
+
+
+def is_cut(before: Float32[np.ndarray, "18 32"], now: Float32[np.ndarray, "18 32"]) -> bool:
+    """Say whether a frame begins another shot than that of the one before, by their thumbnails."""
+    return float(np.abs(now - before).mean()) > CUT
+
+
 def _same(faces: Sequence[Face], last: PointsSeen | None) -> Face | None:
     """Return the face that was followed, else the largest."""
     if not faces:
@@ -214,5 +229,6 @@ def _same(faces: Sequence[Face], last: PointsSeen | None) -> Face | None:
     return min(faces, key=lambda face: float(np.linalg.norm(face.landmarks.mean(0) - middle)))
 
 
-def _landmarks(neutral: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "68 3"]:
-    return neutral[load_asset().landmarks]
+def landmarks_of(mesh: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "68 3"]:
+    """Return the landmarks of a mesh of the head model."""
+    return mesh[load_asset().landmarks]

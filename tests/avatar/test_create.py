@@ -1,4 +1,3 @@
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +8,19 @@ from PIL import Image
 from pipeline.avatar import create
 from pipeline.core.errors import InputError, MissingPackageError, MissingWeightsError, ShapeError
 from pipeline.core.geometry import look_at, project
-from pipeline.core.types import Camera, View
-from pipeline.faces.guide import draw_guide
-from pipeline.faces.heads import head_model
-from pipeline.faces.layouts import MAKEHUMAN
-from pipeline.faces.makehuman import Head, Identity, mean_landmarks
-from pipeline.perception.landmarks import MESH_HEAD, Face
+from pipeline.core.types import Camera
+from pipeline.faces.layouts import FLAME2020
+from pipeline.faces.makehuman import load_asset, mean_landmarks
+from pipeline.model.fastgha import FastGHA
+from pipeline.perception.landmarks import Face
+from pipeline.perception.points import PointsSeen
 from pipeline.prep import photos
 from pipeline.prep.stages.crop import Box, cropped, square_at_head
-from pipeline.synthetic.subject import Subject
-from pipeline.tracking.fit import Observations, Track, track
-from pipeline.tracking.models import FaceState, MakeHumanFace
-from tests.conftest import dome
-from tests.faces.heads import HEAD
-from tests.prep.test_synthetic import weights
+from pipeline.tracking.tracker import HeadTracker
+from pipeline.train.presets import tiny
+from tests.conftest import LAYOUT, plain
 
+HEAD = mean_landmarks().astype(float)
 WHOLE = photos.CropConfig(neck=(5.0, 6.0))
 """Leave the body on."""
 
@@ -71,11 +68,21 @@ def grey(camera: Camera) -> np.ndarray:
     return np.full((camera.height, camera.width, 3), 90, np.uint8)
 
 
+class Marks:
+    """Sees the landmarks where the detector has them, and no other points."""
+
+    vertices = load_asset().landmarks.astype(np.int64)
+
+    def __call__(self, rgb: np.ndarray, face: Face) -> PointsSeen:
+        return PointsSeen(face.landmarks, np.ones(68), np.zeros(107), np.full(107, 0.3))
+
+
 def run(paths: list[Path], faces: list[Face], **options: object) -> photos.Photos:
+    tracker = HeadTracker(Marks())  # pyright: ignore[reportArgumentType]
     return photos.estimate_views(
         paths,
         128,
-        **{"matting": everything, "detector": lambda rgb: faces, "model": HEAD, **options},
+        **{"matting": everything, "detector": lambda rgb: faces, "tracker": tracker, **options},
     )
 
 
@@ -144,9 +151,9 @@ def test_a_focal_length_in_the_exif_data_is_believed(tmp_path: Path):
     told = run([save(tmp_path, grey(phone), "told.jpg", exif=exif)], faces)
     untold = run([save(tmp_path, grey(phone), "untold.jpg")], faces)
     assert float(told.view.camera.centers[0].norm()) == pytest.approx(0.4, rel=0.05)
-    assert float(untold.view.camera.centers[0].norm()) > 0.5
+    assert float(untold.view.camera.centers[0].norm()) > 0.46
     cut = run([save(tmp_path, grey(phone)[:700], "cut.jpg", exif=exif)], faces)
-    assert float(cut.view.camera.centers[0].norm()) > 0.5
+    assert float(cut.view.camera.centers[0].norm()) > 0.46
 
 
 def test_outside_of_the_photograph_the_view_is_white_and_empty(tmp_path: Path):
@@ -194,7 +201,7 @@ def test_people_in_the_background_are_left_out(tmp_path: Path):
 def test_the_body_below_the_neck_fades_out(tmp_path: Path):
     short = photos.CropConfig(neck=(0.03, 0.06))
     found = run([save(tmp_path, grey(camera()))], [face(seen_by(camera()))], config=short)
-    chin = found.head[8]
+    chin = found.tracked.landmarks[8]
     below = [chin + [0, dy, -0.07] for dy in (-0.02, -0.07)]
     (x, y0), (_, y1) = seen_by(found.view.camera[0], np.array(below)).round().astype(int)
     assert found.view.alpha[0, 0, y0, x] == 1
@@ -243,7 +250,7 @@ def test_a_missing_photograph_is_named(tmp_path: Path):
 
 def test_a_text_file_is_no_photograph(tmp_path: Path):
     (tmp_path / "notes.jpg").write_text("not a picture")
-    with pytest.raises(InputError, match=r"notes\.jpg is not a picture"):
+    with pytest.raises(InputError, match=r"notes\.jpg is not a whole picture"):
         run([tmp_path / "notes.jpg"], [])
 
 
@@ -259,7 +266,7 @@ def test_a_photograph_without_a_face_is_named(tmp_path: Path):
 
 
 def test_a_tiny_face_is_refused(tmp_path: Path):
-    with pytest.raises(InputError, match=r"The face in .*far\.png is only 38 pixels large"):
+    with pytest.raises(InputError, match=r"The face in .*far\.png is only 40 pixels large"):
         tiny = face(seen_by(camera()) * 0.22)
         run([save(tmp_path, grey(camera()), "far.png")], [tiny])
 
@@ -279,7 +286,7 @@ def test_an_astronaut_is_cut_out_and_looks_at_the_camera(tmp_path: Path):
         from pipeline.perception.landmarks import MeshDetector
         from pipeline.perception.matting import ModNet
 
-        networks = {"detector": MeshDetector(), "matting": ModNet()}
+        networks = {"detector": MeshDetector(), "matting": ModNet(), "tracker": HeadTracker()}
     except (MissingPackageError, MissingWeightsError) as missing:
         pytest.skip(missing.problem)
     found = run([save(tmp_path, data.astronaut())], [], **networks)
@@ -290,67 +297,28 @@ def test_an_astronaut_is_cut_out_and_looks_at_the_camera(tmp_path: Path):
     assert alpha[50:80, 55:75].min() > 0.95 and alpha[:5].max() < 0.05
 
 
-def test_photographs_of_a_guided_model_come_with_the_mesh_that_is_seen_in_them():
-    """What the tracker says fits together: camera, posed mesh, neutral mesh and code."""
-    subject = Subject.sample(1)
-    bias = MESH_HEAD - mean_landmarks()
-    size, acts = 128, [weights(jawOpen=0.6), weights(), weights(browInnerUp=1.0)]
-    cameras = dome(3, size, seed=1)
-    K = cameras.K + torch.tensor([[0, 0, 30.0], [0, 0, -20], [0, 0, 0]])
-    cameras = replace(cameras, K=K)  # of a crop from the side of a photograph
-    frames = [subject.render(w, cameras[i]) for i, w in enumerate(acts)]
-    points = np.stack([seen_by(cameras[i], f.landmarks + bias) for i, f in enumerate(frames)])
-    image = torch.from_numpy(np.stack([f.rgb for f in frames])).permute(0, 3, 1, 2) / 255
-    alpha = torch.from_numpy(np.stack([f.alpha for f in frames]))[:, None] / 255
-    found = photos.Photos(
-        View(image, alpha, cameras), ("a", "b", "c"), points, MESH_HEAD, np.zeros(3)
+def test_a_transparent_photograph_is_cut_out_by_its_own_matte(tmp_path: Path):
+    truth = camera()
+    x, y = seen_by(truth).mean(0)
+    v, u = np.mgrid[:700, :640] + 0.5
+    cover = np.where((u - x) ** 2 + (v - y) ** 2 < 100**2, 255, 0).astype(np.uint8)
+    path = save(tmp_path, np.dstack([grey(truth), cover]))
+    view = run([path], [face(seen_by(truth))]).view
+    assert view.alpha[0, 0, 64, 64] == 1 and view.image[0, 0, 64, 64] == pytest.approx(90 / 255)
+    assert 0.05 < view.alpha.mean() < 0.25 and view.image[0, :, 4, 4].min() == 1
+
+
+def test_an_avatar_of_a_guided_model_takes_the_mesh_that_was_tracked(tmp_path: Path):
+    truth = camera()
+    found = run([save(tmp_path, grey(truth))], [face(seen_by(truth))])
+    torch.manual_seed(0)
+    net = FastGHA(tiny(), "float32").eval().requires_grad_(False)
+    made = create.reconstruct(net, found, LAYOUT, {"pictures": 1})
+    assert made.head.rig is not None and made.image_size == 128
+    torch.testing.assert_close(
+        made.head.rig.neutral, torch.from_numpy(found.tracked.mesh.neutral), rtol=0, atol=0
     )
-    view, mesh, codes = create.tracked(found)
-    head, model = Head(Identity()), head_model(mesh.layout)
-    torch.testing.assert_close(view.camera.K[:, :2, 2], cameras.K[:, :2, 2])
-    R, truth = view.camera.world_to_camera[:, :3, :3], cameras.world_to_camera[:, :3, :3]
-    cosines = ((R * truth).sum((1, 2)) - 1) / 2
-    assert (torch.rad2deg(torch.arccos(cosines.clamp(-1, 1))) < 2.0).all()
-    for i in range(3):
-        drawn = seen_by(view.camera[i], head.landmarks(mesh.posed[i]) + bias)
-        assert np.abs(drawn - points[i]).mean() < 1.0
-        again = model.posed(mesh.neutral, codes[i])
-        np.testing.assert_allclose(again, mesh.posed[i], atol=1e-3)
-    assert np.abs(mesh.posed[0] - mesh.neutral).max() > 0.01
-    guide = draw_guide(mesh, view.camera)
-    matte = view.alpha > 0.5
-    assert ((guide.coverage > 0) & matte).sum() > 0.7 * matte.sum()
-
-
-def test_expressions_of_photographs_are_found_as_the_face_mesh_sees_them(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    # Faces whose expression is known, with landmarks where the default detector has them.
-    model, view = MakeHumanFace(), close_up()
-    jaw = torch.tensor([[0.0, 0, 0], [0.25, 0, 0]])
-    still = [torch.zeros(2, *shape) for shape in ((model.expression_size,), (2, 3), (2,))]
-    state = FaceState(still[0], jaw, *still[1:])
-    points = model.landmarks(torch.zeros(model.identity_size), state).numpy()
-    points = points + (MESH_HEAD - mean_landmarks())
-    pixels = np.stack([seen_by(view.camera[i], points[i]) for i in range(2)])
-    fitted: list[Observations] = []
-
-    def watched(model: MakeHumanFace, seen: Observations) -> Track:
-        fitted.append(seen)
-        return track(model, seen)
-
-    monkeypatch.setattr(create, "track", watched)
-    found = photos.Photos(view, ("a", "b"), pixels, MESH_HEAD, np.zeros(2))
-    codes = create._codes(found, MAKEHUMAN)  # pyright: ignore[reportPrivateUsage]
-    # A bias that is left out or turned round is off by 2 or more.
-    np.testing.assert_allclose(codes.values, state.code(MAKEHUMAN).values, atol=0.5)
-    # A wrong size moves the middle of the lens, of which most goes into the pose.
-    assert fitted[0].sizes == ((256, 256), (256, 256))
-
-
-def close_up() -> View:
-    """Two pictures of 256 pixels from so near that the perspective tells the focal length."""
-    centers = torch.tensor([[0.15, 0.0, 0.5], [-0.2, 0.05, 0.5]])
-    K = torch.tensor([[300.0, 0, 128], [0, 300.0, 128], [0, 0, 1]]).expand(2, 3, 3)
-    cameras = Camera(look_at(centers, torch.zeros(2, 3)), K, 256, 256)
-    return View(torch.ones(2, 3, 256, 256), torch.ones(2, 1, 256, 256), cameras)
+    with pytest.raises(InputError, match="tracked with the MakeHuman head"):
+        create.reconstruct(net, found, FLAME2020)
+    bare = FastGHA(plain(), "float32").eval().requires_grad_(False)
+    assert create.reconstruct(bare, found, FLAME2020).head.rig is None

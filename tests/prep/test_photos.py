@@ -98,7 +98,7 @@ def test_a_tracked_head_comes_with_its_mesh_cameras_and_codes(
 ):
     notes: list[str] = []
     found = run(paths, points, tracker, note=notes.append)
-    assert found.tracked is not None and len(found.tracked.codes) == 3
+    assert len(found.tracked.codes) == 3
     for i in range(3):
         turn = degrees(found.view.camera.world_to_camera[i], cameras.world_to_camera[i])
         assert turn < 2
@@ -123,7 +123,6 @@ def test_cameras_of_a_world_tell_where_the_head_is_in_it(
     (tmp_path / "rig.json").write_text(json.dumps({**data, "frame": "world"}))
     known = read_cameras(tmp_path / "rig.json")
     found = run(paths, points, tracker, known=known)
-    assert found.tracked is not None
     pose = torch.from_numpy(found.tracked.bundle.poses[0]).float()
     assert degrees(pose, place) < 0.5 and float((pose - place)[:3, 3].norm()) < 0.005
     # The same file draws the head where it was seen.

@@ -1,7 +1,10 @@
-"""Stage: 68 landmarks in every raw picture.
+"""Stage: 68 landmarks in every raw picture; where no camera is known, all points of the tracker.
 
 Out   work/<capture>/landmarks/<timestep>.npz   points [v 68 2], pixels of the raw picture, nan
-      where no face was found; sizes [v 2], width and height
+      where no face was found; sizes [v 2], width and height; notes: by camera, why there is none.
+      Without cameras also, if there is a face, what `PointsSeen` has: seen_points [p 2],
+      seen_sigma [p], numbers [n], numbers_sigma [n]; and focal [1], pixels, nan where unknown;
+      thumbnail [18 32]
 """
 
 from __future__ import annotations
@@ -11,11 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.core.errors import FastGHAError
+from pipeline.captures.capture import RawView
+from pipeline.core.arrays import Rgb
+from pipeline.core.errors import FastGHAError, InputError
 from pipeline.perception.device import networks_on
 from pipeline.perception.landmarks import Detector
+from pipeline.perception.points import PointsFinder
 from pipeline.prep.items import Item, save_item
+from pipeline.prep.photos import Picture, find_face
 from pipeline.prep.plan import Job
+from pipeline.tracking.tracker import thumbnail
 
 
 @dataclass
@@ -24,10 +32,11 @@ class LandmarksStage:
 
     job: Job
     _detector: Detector | None = None
+    _finder: PointsFinder | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the network behind: a worker loads its own."""
-        return {**self.__dict__, "_detector": None}
+        """Leave the networks behind: a worker loads its own."""
+        return {**self.__dict__, "_detector": None, "_finder": None}
 
     def __call__(self, key: tuple[str, int]) -> None:
         """Make the item of one timestep."""
@@ -36,6 +45,7 @@ class LandmarksStage:
         points = np.full((len(plan.cameras), 68, 2), np.nan, np.float32)
         sizes = np.zeros((len(plan.cameras), 2), np.int32)
         notes: dict[str, str] = {}
+        more: dict[str, np.ndarray] = {}
         for v, camera in enumerate(plan.cameras):
             if self.job.detector is None:
                 break
@@ -49,10 +59,38 @@ class LandmarksStage:
             except FastGHAError:
                 continue  # the crop stage says why
             sizes[v] = image.shape[1], image.shape[0]
+            if not self.job.reader.calibrated:
+                try:
+                    more = self._points(image, capture.focal(step), self._detector)
+                except InputError as error:
+                    notes[camera] = error.problem
+                    continue
+                points[v] = more["marks"]
+                continue
             faces = self._detector(image)
             if faces:
                 points[v] = max(faces, key=lambda face: face.size).landmarks
             else:
                 notes[camera] = "no face was found"
-        item = Item({"points": points, "sizes": sizes}, notes=notes)
+        item = Item({"points": points, "sizes": sizes, **more}, notes=notes)
         save_item(self.job.path("landmarks", *key), item)
+
+    def _points(self, image: Rgb, focal: float | None, detector: Detector) -> dict[str, np.ndarray]:
+        """Return what the tracker sees of the face in a picture of an unknown camera.
+
+        Raises:
+            InputError: If there is no face that is large enough.
+        """
+        if self._finder is None:
+            self._finder = PointsFinder()
+        face = find_face(Picture("the picture", RawView(image, None, None)), detector)
+        seen = self._finder(image, face)
+        return {
+            "marks": face.landmarks,
+            "seen_points": seen.points,
+            "seen_sigma": seen.sigma,
+            "numbers": seen.numbers,
+            "numbers_sigma": seen.numbers_sigma,
+            "focal": np.array([np.nan if focal is None else focal]),
+            "thumbnail": thumbnail(image),
+        }

@@ -1,5 +1,8 @@
 """Stage: cut the head from its background where the data set ships no matte.
 
+Heads in photographs and videos, whose cameras are estimated, are cut out of the whole picture and
+end at the neck, as `fastgha avatar` does it.
+
 Out   work/<capture>/matte/<timestep>.npz   rgb: JPEG on white; alpha: PNG; empty where the crop
       has its matte already
 """
@@ -13,10 +16,14 @@ import numpy as np
 
 from pipeline.core.arrays import Alpha, Matte, Rgb
 from pipeline.io.images import decode, encode_jpeg, encode_png
+from pipeline.io.sheets import to_bytes
 from pipeline.perception.device import networks_on
 from pipeline.perception.matting import MattingModel
 from pipeline.prep.items import Item, load_item, save_item
+from pipeline.prep.photos import CropConfig, cut_head
 from pipeline.prep.plan import Job
+from pipeline.prep.stages.crop import camera_of
+from pipeline.tracking.tracker import landmarks_of
 
 
 def cut_out(image: Rgb, inside: Alpha, matting: MattingModel) -> tuple[Rgb, Matte]:
@@ -53,18 +60,40 @@ class MatteStage:
             data, shipped = crops.pictures["rgb"][v], crops.pictures["alpha"][v]
             if not data:
                 continue
-            if shipped:
+            if not self.job.reader.calibrated:
+                on_white, cover = self._head(key, camera)
+                rgb[v], alpha[v] = encode_jpeg(on_white), encode_png(cover)
+            elif shipped:
                 cover = np.asarray(decode(shipped))
             else:
-                if self._matting is None:
-                    with networks_on(self.job.device):
-                        self._matting = self.job.matting()
                 image = np.asarray(decode(data).convert("RGB"))
                 inside = np.asarray(decode(crops.pictures["inside"][v])) / np.float32(255)
-                on_white, cover = cut_out(image, inside, self._matting)
+                on_white, cover = cut_out(image, inside, self._network)
                 rgb[v], alpha[v] = encode_jpeg(on_white), encode_png(cover)
             if cover.mean() < 255 * config.min_cover:
                 rgb[v] = alpha[v] = b""
                 dropped[camera] = f"the head covers {cover.mean() / 255:.1%} of the crop"
         pictures = {"rgb": tuple(rgb), "alpha": tuple(alpha)}
         save_item(self.job.path("matte", *key), Item({}, pictures, dropped))
+
+    def _head(self, key: tuple[str, int], camera: str) -> tuple[Rgb, Matte]:
+        """Return the head in a picture whose camera was estimated, on white, and its matte."""
+        capture, step = self.job.capture(key[0]), self.job.plans[key[0]].timesteps[key[1]]
+        track = load_item(self.job.path("track", *key)).arrays
+        raw = capture.view(step, camera)
+        view = cut_head(
+            raw,
+            camera_of(raw.image, track["world_to_camera"][0], track["K"][0]),
+            landmarks_of(track["neutral"]),
+            self.job.config.size,
+            self._network,
+            CropConfig(size=self.job.config.metres),
+        )
+        return to_bytes(view.image), to_bytes(view.alpha)[..., 0]
+
+    def _network(self, image: Rgb) -> Alpha:
+        """Matte a picture; the network is loaded the first time."""
+        if self._matting is None:
+            with networks_on(self.job.device):
+                self._matting = self.job.matting()
+        return self._matting(image)

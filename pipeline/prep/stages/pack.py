@@ -142,7 +142,7 @@ class PackStage:
         matte = load_item(self.job.path("matte", name, i))
         rgb, alpha = list(matte.pictures["rgb"]), list(matte.pictures["alpha"])
         for v, camera in enumerate(self.job.plans[name].cameras):
-            if crop.pictures["alpha"][v] and camera not in matte.dropped:
+            if not rgb[v] and crop.pictures["alpha"][v] and camera not in matte.dropped:
                 rgb[v], alpha[v] = crop.pictures["rgb"][v], crop.pictures["alpha"][v]
         return {"rgb": tuple(rgb), "alpha": tuple(alpha)}
 

@@ -2,8 +2,8 @@
 
 What the capture ships or a tracker left of it is taken; landmarks in space come from several
 calibrated cameras. If our own fit is asked for, a head model is fitted to the landmarks of these
-cameras: first the person, over a few moments, then every moment. Of photographs, a few together, a
-head model is fitted without knowing the cameras.
+cameras: first the person, over a few moments, then every moment. In photographs and videos, all of
+a person together, the head is tracked without knowing the cameras.
 
 Out   work/<capture>/person.npz   identity [k], seat [4 4] (of the model in the shipped head frame)
       work/<capture>/track/<timestep>.npz   world_to_camera [v 4 4] and K [v 3 3] (head frame,
@@ -28,20 +28,21 @@ from pipeline.core.errors import CameraError, FastGHAError, MissingItemError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.flame_fit import FlameFit
 from pipeline.faces.heads import topology_of
-from pipeline.perception.landmarks import MESH_HEAD
-from pipeline.prep.codes import MAKEHUMAN_FACE, Trackings, face_model, flame_model
+from pipeline.perception.points import PointsSeen
+from pipeline.prep.codes import Trackings, face_model, flame_model
 from pipeline.prep.items import WORK, Item, load_item, save_item
+from pipeline.prep.photos import MAX_MISFIT
 from pipeline.prep.plan import Job
 from pipeline.system.files import inside
-from pipeline.tracking import cameras as estimation
 from pipeline.tracking.fit import Observations, Person, Track, TrackConfig, track
 from pipeline.tracking.models import FaceModel, FaceState
+from pipeline.tracking.tracker import VIDEO, HeadTracker, TrackedHead, is_cut
 from pipeline.tracking.triangulate import triangulate
 
 T = TypeVar("T")
 
 TOGETHER = 8
-"""Photographs whose cameras are estimated in one go."""
+"""Timesteps that our own fit takes in one go."""
 TOLERANCE = 0.03
 """Landmarks may be so far off, in widths of the face."""
 
@@ -53,23 +54,6 @@ MAX_MISS = 0.08
 """A fit that misses the landmarks by more of the face is none."""
 SIDE = 1000
 """Pixels: stands for the pictures' sizes, which a fit with known cameras does not need."""
-SMOOTH = 0.3
-"""Of videos, how much less likely a face is that changes from frame to frame."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found about one photograph."""
-
-    camera: Camera
-    landmarks: np.ndarray
-    """[68, 3], where the detector sees them, head frame, metres."""
-    error: float
-    """Pixels."""
-    vertices: np.ndarray | None = None
-    neutral: np.ndarray | None = None
-    code: np.ndarray | None = None
-    notes: dict[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,10 +96,11 @@ class TrackStage:
 
     job: Job
     _trackings: dict[str, Trackings] = field(default_factory=lambda: dict[str, Trackings]())
+    _tracker: HeadTracker | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave what was read behind: a worker reads its own."""
-        return {**self.__dict__, "_trackings": {}}
+        return {**self.__dict__, "_trackings": {}, "_tracker": None}
 
     def __call__(self, group: tuple[str, tuple[int, ...]]) -> None:
         """Make the items of a group of timesteps of one capture."""
@@ -132,6 +117,9 @@ class TrackStage:
         """Return what is tracked together."""
         if self.job.reader.calibrated and not self.job.config.face:
             return [(name, (i,)) for name, i in todo]
+        if not self.job.reader.calibrated:
+            names = dict.fromkeys(name for name, _ in todo)
+            return [(name, tuple(range(self._count(name)))) for name in names]
         blocks = sorted({(name, i // TOGETHER) for name, i in todo})
         return [
             (name, tuple(range(b * TOGETHER, min((b + 1) * TOGETHER, self._count(name)))))
@@ -332,58 +320,69 @@ class TrackStage:
         self._save(name, i, E, K, dropped={**moment.dropped, "timestep": moment.reason})
 
     def _estimate(self, name: str, steps: tuple[int, ...]) -> None:
-        items = [load_item(self.job.path("landmarks", name, i)) for i in steps]
-        points = np.stack([item.arrays["points"][0] for item in items]).astype(float)
-        sizes = [(int(w), int(h)) for w, h in (item.arrays["sizes"][0] for item in items)]
-        seen = [n for n in range(len(steps)) if np.isfinite(points[n]).all()]
-        found, reason = None, "no face was found"
-        if seen:
-            try:
-                found = self._fitted(points[seen], [sizes[n] for n in seen])
-            except CameraError as error:
-                reason = error.problem
-        for n, i in enumerate(steps):
-            E, K = np.full((1, 4, 4), np.nan), np.full((1, 3, 3), np.nan)
-            if found is None or n not in seen:
-                self._save(name, i, E, K, dropped={"timestep": reason})
-                continue
-            one = found[seen.index(n)]
-            E[0], K[0] = one.camera.world_to_camera.numpy(), one.camera.K.numpy()
-            face = float(np.ptp(points[n], axis=0).max())
+        items = {i: load_item(self.job.path("landmarks", name, i)) for i in steps}
+        seen = [i for i, item in items.items() if "seen_points" in item.arrays]
+        for i in set(steps) - set(seen):
+            reason = next(iter(items[i].notes.values()), "no face was found")
+            self._nothing(name, i, reason.removesuffix("."))
+        if not seen:
+            return
+        try:
+            head = self._tracked(name, [items[i] for i in seen], seen)
+        except CameraError as error:
+            for i in seen:
+                self._nothing(name, i, error.problem)
+            return
+        bias = np.zeros((68, 3)) if self.job.detector is None else self.job.detector.bias()
+        for n, i in enumerate(seen):
+            camera, bundle = head.bundle.cameras[n], head.bundle
+            face = float(np.ptp(items[i].arrays["points"][0], axis=0).max())
+            far = not bundle.misfit[n] <= MAX_MISFIT
+            off = f"the tracked head is off by {bundle.errors[n]:.0f} pixels from what is seen"
             self._save(
-                name, i, E, K, code=one.code, landmarks=one.landmarks, vertices=one.vertices,
-                neutral=one.neutral, error=np.array([one.error / face]), notes=one.notes,
+                name, i, camera.world_to_camera.double().numpy()[None],
+                camera.K.double().numpy()[None], code=head.codes.values[n].numpy(),
+                landmarks=head.seen_landmarks(n) + bias, vertices=head.mesh.posed[n],
+                neutral=head.mesh.neutral, error=bundle.errors[n : n + 1] / face,
+                dropped={"timestep": off} if far else {},
+                notes={"layout": head.mesh.layout, "topology": self._head_tracker.model.topology},
             )  # fmt: skip
 
-    def _fitted(self, points: np.ndarray, sizes: list[tuple[int, int]]) -> list[Found]:
-        """Return what landmarks of photographs say about each; raises CameraError."""
-        config = self.job.config
-        if config.tracker == "none":
-            fit = estimation.estimate(list(points), sizes, MESH_HEAD)
-            return [
-                Found(camera, fit.head, float(error))
-                for camera, error in zip(fit.cameras, fit.errors, strict=True)
-            ]
-        model = face_model(MAKEHUMAN_FACE)
-        bias = np.zeros((68, 3)) if self.job.detector is None else self.job.detector.bias()
-        fit = track(
-            model,
-            Observations(points[:, None], None, tuple(sizes), bias),
-            TrackConfig(smooth=SMOOTH if self.job.reader.moving else 0.0),
-        )
-        with torch.no_grad():
-            vertices = model.vertices(fit.identity, fit.state).numpy()
-            rest = FaceState.neutral(model.expression_size)
-            neutral = model.vertices(fit.identity, rest)[0].numpy()
-        landmarks = fit.landmarks.double().numpy() + bias
-        return [
-            Found(
-                fit.cameras[n][0], landmarks[n], float(fit.errors[n, 0]), vertices[n],
-                neutral, fit.codes.values[n].numpy(),
-                {"layout": model.layout, "topology": model.topology},
+    def _nothing(self, name: str, i: int, reason: str) -> None:
+        E, K = np.full((1, 4, 4), np.nan), np.full((1, 3, 3), np.nan)
+        self._save(name, i, E, K, dropped={"timestep": reason})
+
+    @property
+    def _head_tracker(self) -> HeadTracker:
+        if self._tracker is None:
+            self._tracker = HeadTracker(detector=self.job.detector or "mesh")
+        return self._tracker
+
+    def _tracked(self, name: str, items: list[Item], steps: list[int]) -> TrackedHead:
+        """Fit the head to what was seen in all pictures of one person.
+
+        Raises:
+            CameraError: If nothing fits.
+        """
+        seen = [
+            PointsSeen(
+                a["seen_points"], a["seen_sigma"], a["numbers"], a["numbers_sigma"], a["marks"]
             )
-            for n in range(len(points))
-        ]  # fmt: skip
+            for a in (item.arrays for item in items)
+        ]
+        sizes = [(int(w), int(h)) for w, h in (item.arrays["sizes"][0] for item in items)]
+        told = [float(item.arrays["focal"][0]) for item in items]
+        focals = [focal if np.isfinite(focal) else None for focal in told]
+        if not self.job.reader.moving:
+            return self._head_tracker.fit(seen, sizes, focals=focals)
+        # A frame follows from another only if it is the next one of the same shot.
+        frames = [self.job.plans[name].timesteps[i].index for i in steps]
+        shots = [item.arrays["thumbnail"] for item in items]
+        cuts = [n for n in range(1, len(items))
+                if frames[n] != frames[n - 1] + 1 or is_cut(shots[n - 1], shots[n])]  # fmt: skip
+        return self._head_tracker.fit(
+            seen, sizes, focals=focals, lenses=[0] * len(seen), cuts=cuts, config=VIDEO
+        )
 
     def _save(
         self,

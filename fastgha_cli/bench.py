@@ -68,10 +68,10 @@ def render(
             cpu = bench.examine_cpu(sizes, used, tick)
         for row in cpu:
             console.say(bench.remark(row, used))
+    console.write_json(json, {"rows": rows, "cpu": cpu})
     if plot is not None:
         bench.plot(rows, plot)
         console.say(f"wrote {plot}")
-    console.write_json(json, {"rows": rows, "cpu": cpu})
 
 
 @app.command(epilog="Example:  fastgha bench model --preset small --json model.json")

@@ -251,8 +251,9 @@ SETS = {
     "photos": ("modnet", "face_detection_back", "face_landmark"),
     "landmarks": ("s3fd", "fan_2d"),
     "eval": ("alexnet", "lpips_alex", "fr_feature", "face_detection_back", "face_landmark"),
+    "packaged": tuple(w.name for w in WEIGHTS.values() if w.package is not None),
 }
-"""Names for what is usually wanted together."""
+"""Names for what is usually wanted together; `packaged` is all that package registries carry."""
 
 
 def home() -> Path:

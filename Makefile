@@ -33,6 +33,10 @@ format: $(VENV)/.dev  ## Put the code into its standard shape
 docs: $(VENV)/.dev  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict --quiet
 
+bench: $(VENV)/.dev $(VENV)/.weights  ## Measure everything: a record in bench.json, and docs/performance.md
+	$(BIN)/fastgha bench all -o bench.json
+	$(BIN)/python tools/performance_page.py bench.json
+
 package: $(VENV)/.dev  ## Build wheel and sdist, install the wheel alone, run it
 	$(BIN)/python tools/check_package.py
 

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN
 
 COMMANDS = {
-    "avatar", "bake", "bench avatar", "bench model", "bench motion", "bench prep", "bench render",
+    "avatar", "bake", "bench all", "bench avatar", "bench compare", "bench model", "bench motion", "bench prep", "bench render",
     "bench track", "bench train", "demo", "doctor", "eval", "eval export-targets",
     "eval submit-nersemble", "export splats", "export web", "expressions convert",
     "flame convert", "prep ava256",

@@ -23,3 +23,7 @@ from pipeline.model.pretrained import push_to_hub as push_to_hub
 from pipeline.model.pretrained import save_pretrained as save_pretrained
 from pipeline.render import Rendering as Rendering
 from pipeline.render import render as render
+from pipeline.system.assets import SEQUENCE
+
+DEMO_SEQUENCE = SEQUENCE
+"""A talking head: the file that `fastgha render` plays if no other is named."""

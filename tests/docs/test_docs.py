@@ -113,6 +113,20 @@ def test_a_block_that_cannot_run_says_why():
                 assert not strange, f"{page}: mark the block as not run, or drop {strange}"
 
 
+def test_what_python_blocks_import_from_the_package_is_there():
+    import fastgha
+
+    wanted = {
+        name.strip()
+        for page in PAGES
+        for block in blocks(page)
+        for names in re.findall(r"(?m)^from fastgha import (.+)$", block.text)
+        for name in names.split(",")
+    }
+    assert wanted >= {"Avatar", "DEMO_SEQUENCE"}
+    assert {name for name in wanted if not hasattr(fastgha, name)} == set()
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with an untrained tiny model and a sequence of three frames."""

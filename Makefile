@@ -31,7 +31,7 @@ format: $(VENV)/.dev  ## Put the code into its standard shape
 	$(BIN)/ruff format .
 
 docs: $(VENV)/.dev  ## Build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev $(VENV)/.weights  ## Measure everything: a record in bench.json, and docs/performance.md
 	$(BIN)/fastgha bench all -o bench.json

@@ -10,8 +10,9 @@ from pathlib import Path
 from pipeline.core.errors import MissingPackageError
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
-ARGUMENTS = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
-ARGUMENTS += ("--no-sandbox",)
+ARGUMENTS = (
+    "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--no-sandbox",
+)  # fmt: skip
 PATIENCE_MS = 300_000
 
 

@@ -36,6 +36,7 @@ BLOCK = re.compile(
     r"^(?P<indent> *)```(?P<kind>sh|python)\n(?P<text>.*?)^ *```$",
     re.DOTALL | re.MULTILINE,
 )
+COMMANDS: Any = get_command(app)
 OF_THE_EXPERIMENTS = "experiments.md"
 """A log of what was done; its commands are of their day."""
 
@@ -79,7 +80,7 @@ def commands_of(page: str) -> list[list[str]]:
 
 def check(words: list[str]) -> None:
     """Follow a command line through the commands; its options must be there."""
-    command: Any = get_command(app)
+    command: Any = COMMANDS
     for i, word in enumerate(words[1:], start=1):
         inner = getattr(command, "commands", {})
         if word not in inner:

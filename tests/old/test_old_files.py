@@ -19,7 +19,7 @@ from pipeline.tracking.track_file import read_track
 from tests.conftest import blob_views
 
 OLD = Path(__file__).parent
-CLOSE = 1e-6
+CLOSE = 3e-7
 """Metres, and parts of a colour: what another order of additions makes."""
 
 

@@ -99,3 +99,20 @@ def test_motion_of_what_is_not_a_number_is_not_a_number():
     means = torch.tensor([[0.0, float("nan"), 0.0]])
     mesh = torch.zeros(1, 4, 3)
     assert not motion(torch.zeros(1, 3), means, torch.zeros(1).long(), mesh, mesh[0]).isfinite()
+
+
+def test_a_perceptual_net_of_brightness_does_not_see_hues():
+    seen: list[torch.Tensor] = []
+
+    def net(drawn: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        seen.extend([drawn, truth])
+        return (drawn - truth).abs().mean()
+
+    red = flat(0.5, 1)
+    red.image[:] = torch.tensor([0.9, 0.3, 0.2])[:, None, None]
+    grey = flat(float(torch.tensor([0.299, 0.587, 0.114]) @ torch.tensor([0.9, 0.3, 0.2])), 1)
+    colored = losses(red, grey, LossConfig(), net)["perceptual"]
+    blind = losses(red, grey, LossConfig(perceptual_of="brightness"), net)["perceptual"]
+    assert float(colored) > 0.1
+    assert float(blind) == pytest.approx(0.0, abs=1e-6)
+    assert seen[2].shape == seen[3].shape == red.image.shape

@@ -61,6 +61,8 @@ class Inner:
     """Numbers into `PARTS`."""
     places: Float32[np.ndarray, "k 3"]
     """Where they are on the mean head, metres: tells them apart for anybody."""
+    colors: Float32[np.ndarray, "k 3"]
+    """What they look like on most people, sRGB in [0, 1]: pupils, irises, teeth, gums."""
 
 
 class HeadModel(Protocol):
@@ -192,7 +194,11 @@ class MakeHumanHead:
         found = {name: found[name][:: THINNED[name]].astype(np.int32) for name in PARTS}
         parts = [np.full(len(found[name]), i, np.int32) for i, name in enumerate(PARTS)]
         vertices = np.concatenate(list(found.values()))
-        return Inner(vertices, np.concatenate(parts), mean[vertices])
+        colors = {part.name: makehuman.vertex_colors(part)
+                  for part in makehuman.Head(makehuman.Identity()).parts(self._mean)
+                  if part.name in PARTS}  # fmt: skip
+        surface = np.concatenate([colors[name] for name in PARTS])
+        return Inner(vertices, np.concatenate(parts), mean[vertices], surface[vertices])
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -264,7 +270,7 @@ class FlameHead:
         self.controls = len(model.template)
         self.topology = topology_of(self.faces, self.controls)
         none = np.zeros(0, np.int32)
-        self.interior = Inner(none, none, np.zeros((0, 3), np.float32))
+        self.interior = Inner(none, none, *np.zeros((2, 0, 3), np.float32))
         self._models: dict[torch.device, Flame] = {}
 
     def posed(

@@ -261,6 +261,18 @@ def load_texture(name: str) -> UInt8[np.ndarray, "h w 4"]:
     return _textures(name).copy()
 
 
+def vertex_colors(part: Part) -> Float32[np.ndarray, "n 3"]:
+    """Return the sRGB that each vertex of a surface shows in even light, in [0, 1]."""
+    texture = _textures(part.texture)
+    h, w = texture.shape[:2]
+    uvs = np.zeros((len(part.vertices), 2), np.float32)
+    uvs[part.faces] = part.uvs[part.uv_faces]
+    column, row = (np.clip(uvs, 0, 1) * [w - 1, h - 1]).round().astype(int).T
+    # More light comes into a mouth that shows its inside than its occlusion says.
+    light = part.tint * part.occlusion[:, None] ** 0.5
+    return (texture[row, column, :3] / 255 * light ** (1 / 2.2)).clip(0, 1).astype(np.float32)
+
+
 @functools.lru_cache(maxsize=96)
 def _textures(name: str) -> np.ndarray:
     path = HEAD / "textures" / name

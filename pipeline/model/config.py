@@ -67,6 +67,9 @@ class DecoderConfig:
     widths: tuple[int, ...] = (512, 512, 256, 128)
     """With conv: channels at 1/8, 1/4, 1/2, 1/1. Its length sets how dense the Gaussians are: with
     four there is one Gaussian for each pixel, with three one for 2 x 2 pixels."""
+    split: int = 1
+    """With conv: Gaussians along each side of a position of the finest map; its channels hold all
+    of theirs."""
     blocks: int = 3
     """Residual blocks at each scale."""
     heads: int = 1
@@ -77,6 +80,7 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         check_range("model.decoder.widths", self.widths, 1, WIDEST)
         check_range("model.decoder.blocks", (self.blocks, self.heads, self.pool), 1, DEEPEST)
+        check_range("model.decoder.split", self.split, 1, WIDEST)
 
 
 @dataclass(frozen=True)
@@ -138,13 +142,22 @@ class ModelConfig:
                 "decoder.widths needs 2 to 4 numbers and features.widths 3.",
                 "Give one width for each scale.",
             )
+        decoder = self.decoder
+        if decoder.split != 1 and (decoder.kind == "vae" or self._block % decoder.split):
+            raise ConfigError(
+                f"decoder.split {decoder.split} does not divide what one position stands for.",
+                "Leave it at 1, or make it 2 with a conv decoder of three widths.",
+            )
 
     @property
     def stride(self) -> int:
         """Pixels along one side of the block that one Gaussian stands for."""
-        if self.decoder.kind == "vae":
-            return 1
-        return 2 ** (4 - len(self.decoder.widths))
+        return self._block // self.decoder.split
+
+    @property
+    def _block(self) -> int:
+        """Pixels along one side of what a position of the decoder's finest map stands for."""
+        return 1 if self.decoder.kind == "vae" else 2 ** (4 - len(self.decoder.widths))
 
     @property
     def channels(self) -> int:

@@ -46,8 +46,9 @@ class Decoder(nn.Module):
             self.blocks.append(
                 nn.Sequential(*(ResidualBlock(width, width) for _ in range(config.blocks)))
             )
+        self.split = config.split
         self.norm_out = group_norm(config.widths[-1])
-        self.conv_out = nn.Conv2d(config.widths[-1], channels_out, 3, padding=1)
+        self.conv_out = nn.Conv2d(config.widths[-1], channels_out * config.split**2, 3, padding=1)
 
     def forward(
         self, tokens: Float[Tensor, "v c h w"], skips: tuple[Tensor, ...], sets: int = 1
@@ -61,4 +62,5 @@ class Decoder(nn.Module):
             x = blocks(x if skip is None else x + mix(skip))
         # Depths need more digits than bfloat16 has.
         with full_precision(x):
-            return self.conv_out(functional.silu(self.norm_out(x.float())))
+            maps = self.conv_out(functional.silu(self.norm_out(x.float())))
+        return functional.pixel_shuffle(maps, self.split)

@@ -29,14 +29,8 @@ REACH = 0.004
 """Metres that a Gaussian may be off its vertex, along each axis."""
 SIZE, SIZES = 0.0014, 1.2
 """Standard deviation at the start, metres, and how far its logarithm may be from there."""
-OPACITY = 0.85
-COLORS = {
-    "skin": (0.40, 0.20, 0.18),
-    "eyes": (0.72, 0.69, 0.67),
-    "teeth": (0.72, 0.68, 0.62),
-    "tongue": (0.55, 0.32, 0.30),
-}
-"""sRGB at the start."""
+OPACITY, OPACITIES = 0.85, (0.6, 0.95)
+"""At the start, and its bounds: without them training makes all of them glassy."""
 
 
 class Interior(nn.Module):
@@ -76,12 +70,14 @@ class Interior(nn.Module):
             raw: Tensor = self.out(self.layers(torch.cat([*known, person], dim=1)))
         place, color, quat, size, opacity = raw[:, :14].split([3, 3, 4, 3, 1], dim=1)
         rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))
-        start = torch.tensor([COLORS[name] for name in PARTS]).to(like)[part]
+        start = torch.from_numpy(inner.colors).to(like).clamp(0.02, 0.98)
+        low, high = OPACITIES
+        middle = torch.logit(torch.tensor((OPACITY - low) / (high - low)))
         gaussians = Gaussians(
             means=rig.places.to(like) + REACH * torch.tanh(place),
             quats=functional.normalize(quat + torch.tensor([1.0, 0, 0, 0]).to(like), dim=1),
             scales=SIZE * torch.exp(SIZES * torch.tanh(size)),
-            opacities=torch.sigmoid(opacity + torch.logit(torch.tensor(OPACITY)))[:, 0],
+            opacities=low + (high - low) * torch.sigmoid(opacity + middle)[:, 0],
             colors=torch.sigmoid(torch.logit(start) + color),
         )
         return head + CanonicalHead(gaussians, raw[:, 14:], rig)

@@ -82,7 +82,8 @@ class Origin:
 
     checkpoint: Path
     anew: tuple[str, ...] = ()
-    """Parts of the model that begin with random weights all the same."""
+    """Parts of the model that begin with random weights all the same; of any depth, as
+    `decoder.conv_out`."""
 
     def names(self, key: str) -> frozenset[str]:
         """Return the file's `people` or `held_out`: whom its weights were trained on."""
@@ -96,7 +97,7 @@ class Origin:
             LayoutError: If the deformation to take over knows codes of another layout.
             FormatError: If a weight does not fit.
         """
-        parts = dict(model.named_children())
+        parts = dict(model.named_modules())
         for name in self.anew:
             if name not in parts:
                 raise ConfigError(f"The model has no part {name!r}.", nearest(name, list(parts)))
@@ -107,6 +108,8 @@ class Origin:
                 f"have {layout!r}.",
                 "Start the deformation anew: --anew deformation.",
             )
-        for name, part in parts.items():
-            if name not in self.anew:
-                restore(part, checkpoint.tensors, f"model.{name}.", self.checkpoint)
+        fresh = tuple(f"model.{name}." for name in self.anew)
+        tensors = {k: v for k, v in checkpoint.tensors.items() if not k.startswith(fresh)}
+        own = {f"model.{k}": v for k, v in model.state_dict().items()}
+        tensors |= {k: v for k, v in own.items() if k.startswith(fresh)}
+        restore(model, tensors, "model.", self.checkpoint)

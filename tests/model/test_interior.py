@@ -54,6 +54,24 @@ def test_the_interior_is_all_that_a_shut_mouth_hides():
     assert skin[:, 2].max() <= teeth[:, 2].max()  # nothing of the lips' outside
 
 
+def test_the_interior_begins_with_the_colours_of_what_it_is():
+    inner = head_model(MAKEHUMAN).interior
+    eyes, teeth, tongue = (inner.parts == PARTS.index(p) for p in ("eyes", "teeth", "tongue"))
+    assert inner.colors.shape == inner.places.shape
+    assert inner.colors.min() >= 0 and inner.colors.max() <= 1
+    # The pupils are the foremost points of the eyeballs; the whites lie at their sides.
+    left = eyes & (inner.places[:, 0] > 0)
+    depth = inner.places[left, 2]
+    pupil, white = depth > depth.max() - 0.0005, depth < depth.max() - 0.005
+    brightness = inner.colors.mean(1)
+    assert brightness[left][pupil].mean() < 0.5 * brightness[left][white].mean()
+    # What lies deep is black; the rest is white of teeth, red of tongue.
+    for part, redness in ((teeth, 0.1), (tongue, 0.25)):
+        lit = inner.colors[part & (brightness > np.percentile(brightness[part], 90))]
+        assert lit.mean() > 0.25
+        assert abs((lit[:, 0] - lit[:, 1]).mean() - redness) < 0.1
+
+
 @torch.no_grad()
 def test_a_mouth_that_was_never_seen_open_has_teeth(shut: tuple[View, TrackedMesh, Subject]):
     views, mesh, subject = shut

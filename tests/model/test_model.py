@@ -1,18 +1,18 @@
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.core.config import override
-from pipeline.core.errors import ShapeError
+from pipeline.core.errors import ConfigError, ShapeError
 from pipeline.core.geometry import project
 from pipeline.core.types import Gaussians
 from pipeline.faces.layouts import ARKIT, MAKEHUMAN, arkit_to_code, neutral_code
 from pipeline.model.activate import HEAD_RADIUS, CanonicalHead, activate
+from pipeline.model.config import ModelConfig
 from pipeline.model.deform import Deformation
 from pipeline.model.fastgha import FastGHA
-from pipeline.train.presets import small
 from tests.conftest import blob_views, plain
 
 
@@ -30,6 +30,31 @@ def test_any_number_of_views_and_any_multiple_of_16_makes_a_head(model, views, s
     blocks = torch.nn.functional.avg_pool2d(alpha, 2) >= 0.02
     assert len(head.gaussians) == int(blocks.sum())
     assert head.features.shape == (len(head.gaussians), 32)
+
+
+def test_a_split_position_makes_a_gaussian_for_each_of_its_pixels():
+    views = blob_views(2, 64)
+    config = override(plain(), ["decoder.split=2", "foreground_only=false"])
+    split = FastGHA(config, precision="float32").eval().requires_grad_(False)
+    split.decoder.conv_out.weight.zero_()
+    means, colors = (
+        x.reshape(2, 64, 64, 3) for x in astuple(split.reconstruct(views).gaussians)[::4]
+    )
+    # colours as they are in the pictures, and each at its own pixel
+    seen = views.image.permute(0, 2, 3, 1).clamp(0.02, 0.98)
+    torch.testing.assert_close(colors, seen, atol=1e-5, rtol=0)
+    at, _ = project(views.camera, means.reshape(2, -1, 3))
+    y, x = torch.meshgrid(torch.arange(64) + 0.5, torch.arange(64) + 0.5, indexing="ij")
+    grid = torch.stack([x, y], -1).reshape(-1, 2).expand(2, -1, -1)
+    torch.testing.assert_close(at, grid, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "changes", [["decoder.split=3"], ["decoder.widths=[8,8,8,8]", "decoder.split=2"]]
+)
+def test_a_split_that_does_not_fit_is_refused(changes):
+    with pytest.raises(ConfigError, match="split"):
+        override(plain(), changes)
 
 
 @pytest.mark.parametrize(("views", "size"), [(7, 64), (0, 64), (2, 40)])
@@ -101,7 +126,7 @@ def test_a_gaussian_turns_with_its_camera():
 
 def test_the_cached_first_layer_is_exact(model):
     torch.manual_seed(1)
-    deformation = Deformation(32, small().deform)
+    deformation = Deformation(32, ModelConfig().deform)
     deformation.set_layout(MAKEHUMAN)
     torch.nn.init.normal_(deformation.out.weight, std=0.1)
     head = model.reconstruct(blob_views(2, 64))
@@ -128,7 +153,7 @@ def test_the_cached_first_layer_is_exact(model):
 
 def test_no_code_throws_a_gaussian_away(model):
     torch.manual_seed(2)
-    deformation = Deformation(32, small().deform)
+    deformation = Deformation(32, ModelConfig().deform)
     torch.nn.init.normal_(deformation.out.weight, std=100.0)
     head = model.reconstruct(blob_views(1, 64))
     moved = deformation(deformation.prepare(head), torch.randn(120))
@@ -137,7 +162,7 @@ def test_no_code_throws_a_gaussian_away(model):
 
 def test_a_fresh_deformation_hears_every_part_of_the_code():
     torch.manual_seed(3)
-    deformation = Deformation(32, small().deform)
+    deformation = Deformation(32, ModelConfig().deform)
     deformation.set_layout(MAKEHUMAN)
     torch.nn.init.normal_(deformation.out.weight, std=1.0)
     features = torch.randn(50, 32)
@@ -191,6 +216,6 @@ def test_bfloat16_gives_nearly_the_same_head(model):
     assert (a.colors - b.colors).abs().mean() < 5e-3
 
 
-def test_small_has_the_deformation_of_the_paper():
-    deform = small().deform
+def test_the_deformation_is_the_papers_if_nothing_else_is_said():
+    deform = ModelConfig().deform
     assert (deform.width, deform.layers) == (256, 6)

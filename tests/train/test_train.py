@@ -79,6 +79,17 @@ def test_a_run_begins_with_the_weights_of_another(shards: Path, tmp_path: Path):
     assert "model.deformation.of_code.weight" not in close
     with pytest.raises(StaleOutputError, match="other settings"):
         train(shards, tmp_path / "second", config, RUN, origin=Origin(first))
+    last = train(
+        shards, tmp_path / "last", config, RUN, origin=Origin(first, ("decoder.conv_out",)),
+        stop_after=1,
+    )  # fmt: skip
+    c = weights(last.checkpoint)
+    assert not torch.allclose(
+        a["model.decoder.conv_out.weight"], c["model.decoder.conv_out.weight"]
+    )
+    torch.testing.assert_close(
+        a["model.decoder.conv_in.weight"], c["model.decoder.conv_in.weight"], atol=1e-6, rtol=0
+    )
     with pytest.raises(ConfigError, match="no part 'decode'"):
         train(shards, tmp_path / "third", config, RUN, origin=Origin(first, ("decode",)))
 

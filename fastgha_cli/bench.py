@@ -68,10 +68,10 @@ def render(
             cpu = bench.examine_cpu(sizes, used, tick)
         for row in cpu:
             console.say(bench.remark(row, used))
+    console.write_json(json, {"rows": rows, "cpu": cpu})
     if plot is not None:
         bench.plot(rows, plot)
         console.say(f"wrote {plot}")
-    console.write_json(json, {"rows": rows, "cpu": cpu})
 
 
 @app.command(epilog="Example:  fastgha bench model --preset small --json model.json")
@@ -264,3 +264,48 @@ def prep(
     figures = bench.bench(photos, PrepConfig("photos", size=size, cameras=0, need_codes=False))
     console.tables([bench.show(figures)])
     console.write_json(json, figures)
+
+
+@app.command("all", epilog="Example:  fastgha bench all -o bench.json")
+def measure_all(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Record to write.")] = Path("bench.json"),
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="render, model, train, avatar, track, prep or web; repeatable."),
+    ] = None,
+    model: options.Model = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only show that everything runs; figures do not count.")
+    ] = False,
+) -> None:
+    """Measure everything in one record with machine and commit, to be kept and compared.
+
+    What cannot run here is named with its reason. Nothing else should run meanwhile.
+    """
+    from fastgha_cli import console
+    from pipeline.apps.web import export_web
+    from pipeline.bench import suite
+
+    plan = suite.quick(export_web, model) if quick else suite.Plan(export_web, checkpoint=model)
+    with console.progress("Measuring") as tick:
+        record = suite.measure(plan, tuple(only or ()), short=quick, progress=tick)
+    record.save(out)
+    for name, why in record.skipped.items():
+        console.say(f"{name} was not measured: {why}")
+    console.result(f"{len(record.figures)} figures: {out}")
+
+
+@app.command(epilog="Example:  fastgha bench compare before.json after.json")
+def compare(
+    before: Annotated[Path, typer.Argument(help="Record of `fastgha bench all`.")],
+    after: Annotated[Path, typer.Argument(help="A later one, of the same machine.")],
+) -> None:
+    """Say what got slower between two records, beyond their noise; exit code 1 if anything did."""
+    from fastgha_cli import console
+    from pipeline.bench import record
+
+    first, second = record.read_record(before), record.read_record(after)
+    changes = record.compare(first, second)
+    console.tables([record.show(changes, first, second)])
+    if any(change.counts for change in changes):
+        raise typer.Exit(1)

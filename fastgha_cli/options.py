@@ -15,7 +15,11 @@ Seed = Annotated[int, typer.Option(help="Start of all random numbers.", min=0)]
 Workers = Annotated[int, typer.Option(help="Processes that work side by side.", min=0)]
 Model = Annotated[
     Path | None,
-    typer.Option("--model", metavar="FILE", help="Checkpoint or run; the shipped one if left out."),
+    typer.Option(
+        "--model",
+        metavar="FILE",
+        help="Checkpoint, run or hf:owner/name; shipped if left out.",
+    ),
 ]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, mps, or auto: cuda where there is one and gsplat runs.")

@@ -14,7 +14,9 @@ def render(
     avatars: Annotated[
         list[Path], typer.Argument(help="Avatar files; several are drawn side by side.")
     ],
-    expr: Annotated[Path, typer.Option(help="Expression sequence.")],
+    expr: Annotated[
+        Path | None, typer.Option(help="Expression sequence; a talking head if left out.")
+    ] = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -58,21 +60,22 @@ def render(
     from pipeline.avatar.avatar import Avatar
     from pipeline.avatar.camera_path import cameras_for
     from pipeline.expressions.convert import read_converted
+    from pipeline.system.assets import SEQUENCE
     from pipeline.train.device import choose
 
     console.consent()
     place = choose(device)
-    style = animate.Style(background, alpha)
+    style, driver = animate.Style(background, alpha), expr or SEQUENCE
     loaded = [Avatar.load(path).to(place) for path in avatars]
     size = size or max(one.image_size for one in loaded)
-    read = [read_converted(expr, one.layout) for one in loaded]
+    read = [read_converted(driver, one.layout) for one in loaded]
     for words in dict.fromkeys(words for _, words in read if words):
         console.say(words)
     sequences = [replace(sequence, fps=fps or sequence.fps) for sequence, _ in read]
     if exaggerate != 1.0:
         sequences = [animate.exaggerate(s, exaggerate) for s in sequences]
     where = loaded[0].head_to_world
-    cameras = cameras_for(camera, expr, len(sequences[0]), size, degrees, where)
+    cameras = cameras_for(camera, driver, len(sequences[0]), size, degrees, where)
     with console.progress("Drawing frames") as tick:
         animate.write_video(out, loaded, sequences, cameras, style, tick)
     console.result(str(out))

@@ -17,10 +17,13 @@ from pipeline.system.assets import CHECKPOINT
 from pipeline.system.progress import Progress, silent
 
 PACKAGES = ("fastgha", "torch", "numpy", "numba", "h5py", "safetensors", "av", "pillow")
-OPTIONAL = (
-    "onnxruntime", "ai-edge-litert", "rembg", "face-alignment", "trimesh",
-    "gsplat", "diffusers", "transformers", "ray", "viser",
-)  # fmt: skip
+OPTIONAL = {
+    "onnxruntime": "prep", "ai-edge-litert": "prep", "rembg": "prep", "face-alignment": "prep",
+    "trimesh": "prep", "accelerate": "train", "tensorboard": "train", "matplotlib": "eval",
+    "gsplat": "cuda", "diffusers": "paper", "transformers": "paper", "ray": "cluster",
+    "viser": "view", "huggingface_hub": "hub",
+}  # fmt: skip
+"""The extra that brings each package."""
 TOLERANCE = 2e-3
 """Largest difference of a channel from the golden picture; its float16 alone takes 5e-4."""
 
@@ -49,7 +52,9 @@ def examine(progress: Progress = silent) -> Health:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
-            versions[name] = "not installed" + (" (optional)" if name in OPTIONAL else "")
+            extra = OPTIONAL.get(name)
+            hint = "" if extra is None else f" (pip install 'fastgha[{extra}]')"
+            versions[name] = "not installed" + hint
     devices = {
         "cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
     }

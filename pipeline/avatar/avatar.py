@@ -11,6 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from pipeline.core.types import Camera, ExpressionCode, Gaussians, View
 from pipeline.faces.guide import Rig, TrackedMesh
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import LAYOUTS, require_layout
+from pipeline.io import sharing
 from pipeline.io.tensors import (
     built,
     damaged,
@@ -40,6 +42,8 @@ from pipeline.render import Backend, Rendering, render
 from pipeline.system.files import require_file, sweep_parts
 
 FORMAT = "fastgha-avatar"
+SHARED = "head.avatar"
+"""Its name in a folder that is shared."""
 VERSION = 1
 IMAGE_SIZE = 256
 """Of avatars from before their files said it."""
@@ -256,6 +260,73 @@ class Avatar:
         if refined is not None and len(refined) != n:
             raise damaged(path, f"{len(refined)} of its {n} Gaussians are refined")
         return Avatar(head, deformation, layout, made, precision, refined)
+
+    @staticmethod
+    def from_pretrained(
+        place: str | Path, revision: str | None = None, precision: Precision = "auto"
+    ) -> Avatar:
+        """Return an avatar that was shared.
+
+        Args:
+            place: A folder with `head.avatar`, an avatar file, or `owner/name` on the hub.
+            revision: Branch, tag or commit on the hub.
+            precision: Of its arithmetic.
+
+        Raises:
+            InputError: If it is not there.
+            FormatError: If it is not a whole avatar.
+            MissingPackageError: If it is on the hub, and huggingface_hub is not installed.
+        """
+        return Avatar.load(sharing.find(place, SHARED, revision), precision)
+
+    def save_pretrained(self, folder: Path | str, *, about: str = "", license: str = "") -> Path:
+        """Write the avatar and a card about it into a folder."""
+        with TemporaryDirectory(prefix="fastgha-") as aside:
+            self.save(Path(aside) / SHARED)
+            card = self.card(about, license)
+            return sharing.save(Path(folder), SHARED, Path(aside) / SHARED, card)
+
+    def push_to_hub(
+        self, repository: str, *, about: str = "", license: str = "", private: bool = True
+    ) -> str:
+        """Put the avatar, with a card, into a repository of the hub; return its address.
+
+        It is a person's face: share it only where that person agreed to it.
+
+        Args:
+            repository: `owner/name`; made if need be.
+            about: Who it is and who agreed to what, in Markdown.
+            license: Identifier of the hub; empty if none is given.
+            private: Whether a new repository is.
+
+        Raises:
+            InputError: If the hub refuses, or cannot be reached.
+            MissingPackageError: If huggingface_hub is not installed.
+        """
+        with TemporaryDirectory(prefix="fastgha-") as aside:
+            self.save(Path(aside) / SHARED)
+            card = self.card(about, license)
+            return sharing.push(repository, SHARED, Path(aside) / SHARED, card, private=private)
+
+    def card(self, about: str = "", license: str = "") -> str:
+        """Return what the avatar says of itself, as a card of the hub."""
+        form = "baked shapes" if isinstance(self.deformation, Baked) else "network"
+        facts = "\n".join(
+            [
+                "| | |", "|---|---|",
+                f"| Gaussians | {len(self.canonical):,} |",
+                f"| deformation | {form} |",
+                f"| expression codes | `{self.layout}` |",
+                f"| pictures it was made of | {short(self.made.get('pictures', 'not said'))} |",
+            ]
+        )  # fmt: skip
+        use = (
+            "```python\nfrom fastgha import Avatar\n\n"
+            'avatar = Avatar.from_pretrained("owner/name")\n```'
+        )
+        consent = "Made from pictures of a person; use it only as that person agreed to."
+        paragraphs = [*([about] if about else []), facts, use, consent]
+        return sharing.card("A head avatar of fastgha", license, paragraphs)
 
     @cached_property
     def _prepared(self) -> PreparedHead:

@@ -18,6 +18,7 @@ from pipeline.core.errors import BackendError, ConfigError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, Gaussians
 from pipeline.evaluate.tables import Table
+from pipeline.io.charts import new_figure
 from pipeline.render.render import available_backends, device_of, render
 from pipeline.render.types import Backend, Rendering
 from pipeline.system.files import write_whole
@@ -290,9 +291,7 @@ def _measure(
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Draw how time grows with the number of Gaussians: a line for each backend and size."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     panes = figure.subplots(1, 2, sharey=True)
     pictures = sorted({(row["backend"], row["width"]) for row in rows})
     parts: tuple[tuple[str, Callable[[Row], float]], ...] = (

@@ -22,6 +22,7 @@ from pipeline.evaluate.reenactment import INPUTS, TARGETS, Reenactment, reenact
 from pipeline.evaluate.report import Picture, Report, Sheet
 from pipeline.evaluate.results import Result
 from pipeline.evaluate.run import MEAN_HEAD, baselines, measure, ours
+from pipeline.io.charts import new_figure
 from pipeline.model.checkpoint import checkpoint_path, load_model, resolve
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.system.progress import Bars, no_bars
@@ -318,12 +319,15 @@ def draw_figure(
 
     Raises:
         ConfigError: If there is no such figure.
+        MissingPackageError: If there is a folder and matplotlib is not installed.
     """
     figure = figures.FIGURES.get(number)
     if figure is None:
         raise ConfigError(f"There is no figure {number} to draw.", "Choose 11, 12 or 14.")
     protocol = figure.protocol(ground.protocol)
     mine = ground.candidate(checkpoint_path(model), bars, protocol)
+    if ground.out:
+        new_figure(1, 1)  # refuses before the work if it cannot be drawn
     with bars(f"Figure {number}") as tick:
         curves = figure.draw(mine, protocol, tick)
     numbers = _noted(figures.table(number, curves), ground, mine.chosen, mine.notes)

@@ -13,6 +13,7 @@ from pipeline.evaluate.protocol import Protocol
 from pipeline.evaluate.results import Result
 from pipeline.evaluate.run import measure, ours
 from pipeline.evaluate.tables import MARK, Table
+from pipeline.io.charts import new_figure
 from pipeline.system.files import write_whole
 from pipeline.system.progress import Progress
 
@@ -93,11 +94,8 @@ def table(number: int, curves: Sequence[Curve]) -> Table:
 
 def plot(number: int, curves: Sequence[Curve], path: Path) -> None:
     """Draw a figure as a PNG: a panel for each metric and axis, intervals shaded."""
-    from matplotlib.figure import Figure
-
     names = list(curves[0].results[0].figures)
-    size = (3.2 * len(names), 2.8 * len(curves))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = new_figure(3.2 * len(names), 2.8 * len(curves))
     panels = figure.subplots(len(curves), len(names), squeeze=False)
     for row, curve in zip(panels, curves):
         for panel, name in zip(row, names):

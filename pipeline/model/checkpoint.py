@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.core.config import short
 from pipeline.core.errors import InputError
+from pipeline.io import sharing
 from pipeline.io.tensors import built, damaged, fact, read_header, read_tensors, restore, settings
 from pipeline.model.config import ModelConfig
 from pipeline.model.fastgha import FastGHA, Precision
@@ -19,6 +20,8 @@ from pipeline.system.files import require_file
 
 FORMAT = "fastgha-checkpoint"
 VERSION = 1
+HUB, SHARED = "hf:", "model.safetensors"
+"""How a repository of the hub is named, and the file of a model in it."""
 MAX_STEP = 10**8
 """Names of checkpoints have so many digits."""
 
@@ -92,11 +95,18 @@ def newest(folder: Path) -> Path | None:
 
 
 def resolve(path: Path) -> Path:
-    """Return the checkpoint that a path means: a file, or a run's newest.
+    """Return the checkpoint that a path means: a file, a run's newest, a shared folder's.
+
+    `hf:owner/name` is a repository of the hub, and is downloaded.
 
     Raises:
-        InputError: If a folder holds none.
+        InputError: If a folder holds none, or the hub has none of that name.
+        MissingPackageError: If it is on the hub, and huggingface_hub is not installed.
     """
+    if path.parts and path.parts[0].startswith(HUB):
+        return sharing.find(path.as_posix().removeprefix(HUB), SHARED)
+    if (path / SHARED).is_file():
+        return path / SHARED
     if not path.is_dir():
         return require_file(path, "a checkpoint (.safetensors) or of a run's folder")
     found = newest(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 from pathlib import Path
 from typing import TypedDict
@@ -35,8 +34,7 @@ def peak_mb(device: str | torch.device = "cpu") -> float:
     """Return the most memory that this process has held, or that it took on the CUDA device."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1e6 if sys.platform == "darwin" else 1e3)
+    return _peak_bytes() / 1e6
 
 
 def wait(device: str | torch.device) -> None:
@@ -45,6 +43,39 @@ def wait(device: str | torch.device) -> None:
         torch.cuda.synchronize()
     elif torch.device(device).type == "mps":
         torch.mps.synchronize()
+
+
+if sys.platform == "win32":
+    import ctypes
+    from ctypes import wintypes
+
+    class _Counters(ctypes.Structure):
+        """PROCESS_MEMORY_COUNTERS of psapi.h."""
+
+        _fields_ = (
+            ("cb", wintypes.DWORD),
+            ("page_faults", wintypes.DWORD),
+            ("peak_working_set", ctypes.c_size_t),
+            ("others", ctypes.c_size_t * 7),
+        )
+
+    def _peak_bytes() -> float:
+        counters = _Counters(cb=ctypes.sizeof(_Counters))
+        kernel = ctypes.WinDLL("kernel32")
+        kernel.GetCurrentProcess.restype = wintypes.HANDLE
+        kernel.K32GetProcessMemoryInfo.argtypes = (
+            wintypes.HANDLE, ctypes.POINTER(_Counters), wintypes.DWORD,
+        )  # fmt: skip
+        kernel.K32GetProcessMemoryInfo(
+            kernel.GetCurrentProcess(), ctypes.byref(counters), counters.cb
+        )
+        return counters.peak_working_set
+else:
+    import resource
+
+    def _peak_bytes() -> float:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most * (1 if sys.platform == "darwin" else 1000)
 
 
 def _cpu() -> str:

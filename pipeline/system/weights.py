@@ -291,8 +291,9 @@ SETS = {
     "landmarks": ("s3fd", "fan_2d"),
     "webcam": ("face_landmarker", "vision_bundle", "vision_wasm_internal", "vision_wasm"),
     "eval": ("alexnet", "lpips_alex", "fr_feature", "face_detection_back", "face_landmark"),
+    "packaged": tuple(w.name for w in WEIGHTS.values() if w.package is not None),
 }
-"""Names for what is usually wanted together."""
+"""Names for what is usually wanted together; `packaged` is all that package registries carry."""
 
 
 def home() -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from pipeline.core.errors import MissingPackageError
 from pipeline.io.images import write_rgb
 from pipeline.io.sheets import grid
 from pipeline.shards.sampling import Sample
@@ -20,11 +21,20 @@ class Log:
     """One JSON line a step in `log.jsonl`, and the same numbers for TensorBoard.
 
     Lines of steps after `start`, which a stopped run wrote after its last checkpoint, go.
+
+    Raises:
+        MissingPackageError: If tensorboard is not installed.
     """
 
     def __init__(self, out: Path, start: int) -> None:
-        # Slow to import, and only training needs it.
-        from torch.utils.tensorboard.writer import SummaryWriter
+        try:
+            # Slow to import, and only training needs it.
+            from torch.utils.tensorboard.writer import SummaryWriter
+        except ImportError as error:
+            raise MissingPackageError(
+                "Training needs the package tensorboard.",
+                "Install it: pip install 'fastgha[train]'",
+            ) from error
 
         path = out / LOG
         if path.exists():

@@ -15,7 +15,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.errors import ConfigError, TrainingError
+from pipeline.core.errors import ConfigError, MissingPackageError, TrainingError
 
 RANK = "RANK"
 """Variable in which torchrun says which process this is; not set if it started none."""
@@ -33,8 +33,16 @@ class ProcessGroup:
             patience: Seconds to wait for them to come.
             timeout: Seconds to wait for an answer of one that came, before the run ends with an
                 error.
+
+        Raises:
+            MissingPackageError: If accelerate is not installed.
         """
-        from accelerate import Accelerator, InitProcessGroupKwargs
+        try:
+            from accelerate import Accelerator, InitProcessGroupKwargs
+        except ImportError as error:
+            raise MissingPackageError(
+                "Training needs the package accelerate.", "Install it: pip install 'fastgha[train]'"
+            ) from error
         from torch.distributed import distributed_c10d
 
         wait = InitProcessGroupKwargs(timeout=timedelta(seconds=patience))

@@ -20,13 +20,13 @@ from pipeline.core.types import View as View
 from pipeline.expressions.read import read_expressions as read_expressions
 from pipeline.expressions.sequences import read_sequence as read_sequence
 from pipeline.io.splats import write_splats as write_splats
+from pipeline.model.pretrained import load_pretrained as load_pretrained
+from pipeline.model.pretrained import push_to_hub as push_to_hub
+from pipeline.model.pretrained import save_pretrained as save_pretrained
 from pipeline.prep.photos import Photos as Photos
 from pipeline.prep.photos import Picture as Picture
 from pipeline.prep.photos import estimate_views as estimate_views
 from pipeline.prep.photos import read_picture as read_picture
-from pipeline.model.pretrained import load_pretrained as load_pretrained
-from pipeline.model.pretrained import push_to_hub as push_to_hub
-from pipeline.model.pretrained import save_pretrained as save_pretrained
 from pipeline.render import Rendering as Rendering
 from pipeline.render import render as render
 from pipeline.system.assets import SEQUENCE

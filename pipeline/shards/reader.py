@@ -319,9 +319,10 @@ class Shard:
         """
         try:
             found = self._checksum() if self._version > 1 else self._checksum_of_version_1()
+            wanted = str(self._file.attrs.get("checksum"))
         except OSError as error:
             raise FormatError(f"{self.path} is damaged.", "Make this shard again.") from error
-        if found != self._file.attrs.get("checksum"):
+        if found != wanted:
             raise FormatError(
                 f"{self.path} does not have the content it was written with.",
                 "Make this shard again.",

@@ -134,3 +134,11 @@ def test_facts_that_cannot_be_are_refused(copy: Path, key: str, value: Any):
         file.attrs[key] = value
     with pytest.raises(FormatError):
         Shard(copy)
+
+
+@pytest.mark.parametrize("checksum", [[0] * 20, "x", "a" * 64, 1.5, np.zeros((2, 2)), b"x"])
+def test_a_checksum_that_is_none_is_refused(copy: Path, checksum: Any):
+    with h5py.File(copy, "r+") as file:
+        file.attrs["checksum"] = checksum
+    with Shard(copy) as shard, pytest.raises(FormatError, match="does not have the content"):
+        shard.verify()

@@ -69,9 +69,8 @@ def test_an_experiment_runs_from_python_and_writes_what_the_command_writes(
 
     ground = Ground(shards, TOY, out=tmp_path / "out")
     report = compare_methods(ground, checkpoint, name="mine", bars=bars)
-    assert titles == [
-        f"Measuring {name}" for name in ("mine", "nearest input view", "mean head", "white image")
-    ]
+    methods = ("mine", "nearest input view", "mean head", "white image")
+    assert titles == ["Choosing the pictures", *(f"Measuring {name}" for name in methods)]
     assert report.title == "Protocol toy" and len(report.tables[0].rows) == 4
     assert [row["method"] for row in report.values["baselines"]] == [
         title.removeprefix("Measuring ") for title in titles[1:]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,13 @@ def card(title: str, license: str, paragraphs: Sequence[str]) -> str:
 
 def _hub() -> Any:
     try:
-        import huggingface_hub.errors
+        hub = import_module("huggingface_hub")
+        import_module("huggingface_hub.errors")  # an attribute of the package from here on
     except ImportError as error:
         raise MissingPackageError(
             "The hub needs the package huggingface_hub.", "Install it: pip install 'fastgha[hub]'"
         ) from error
-    return huggingface_hub
+    return hub
 
 
 def _first_line(error: Exception) -> str:

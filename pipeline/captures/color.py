@@ -10,6 +10,7 @@ from jaxtyping import Float32, Float64
 
 from pipeline.core.arrays import Rgb
 from pipeline.core.errors import InputError, MissingItemError, MissingPackageError
+from pipeline.core.srgb import encode, linearize
 from pipeline.io.raw_files import load_array, read_bytes
 
 TERMS = (3, 4, 5, 7, 8, 10, 11, 14, 16, 17, 19, 20, 22, 35)
@@ -88,7 +89,9 @@ class Cheung:
         for y in range(0, len(image), 64):
             linear = _DECODE[image[y : y + 64]]
             corrected = augment(linear.reshape(-1, 3), terms=self.terms) @ self._map.T
-            out[y : y + 64] = _bytes(_encode(corrected)).reshape(out[y : y + 64].shape)
+            out[y : y + 64] = _bytes(encode(np.clip(corrected, 0, 1))).reshape(
+                out[y : y + 64].shape
+            )
         return out
 
 
@@ -111,17 +114,7 @@ def _augment() -> Any:
     return matrix_augmented_Cheung2004
 
 
-def _encode(linear: np.ndarray) -> np.ndarray:
-    """Return sRGB of linear light, both in [0, 1]."""
-    x = np.clip(linear, 0, 1)
-    return np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
-
-
-def _decode(encoded: np.ndarray) -> np.ndarray:
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-
-
-_DECODE = _decode(np.arange(256) / 255)
+_DECODE = linearize(np.arange(256) / 255)
 
 
 def _bytes(values: Float32[np.ndarray, "*n 3"] | Float64[np.ndarray, "*n 3"]) -> np.ndarray:

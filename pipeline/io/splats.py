@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import InputError
+from pipeline.core.srgb import linearize
 from pipeline.core.types import Gaussians
 from pipeline.system.files import write_whole
 from pipeline.system.provenance import program, statement
@@ -122,7 +122,8 @@ def glb_bytes(gaussians: Gaussians) -> bytes:
         rotations xyzw, scales and opacities linear, colours as the constant harmonic.
     """
     g = _plain(gaussians)
-    rgba = np.concatenate([_linear(g["colors"].clip(0, 1)), g["opacities"][:, None]], 1)
+    # Vertex colours of a glTF are linear.
+    rgba = np.concatenate([linearize(g["colors"].clip(0, 1)), g["opacities"][:, None]], 1)
     wxyz = g["quats"] / np.linalg.norm(g["quats"], axis=1, keepdims=True).clip(1e-12)
     columns = {
         "POSITION": g["means"],
@@ -209,11 +210,6 @@ def _vertices(gaussians: Gaussians) -> tuple[list[str], bytes]:
     head = ["ply", "format binary_little_endian 1.0", f"comment {statement()}", RENDER_MODE]
     head += [f"element vertex {len(gaussians)}", *(f"property float {n}" for n in PLY_FIELDS)]
     return head, table.astype("<f4").tobytes()
-
-
-def _linear(srgb: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
-    """Return the light of sRGB colours: vertex colours of a glTF are linear."""
-    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def covariances(gaussians: Gaussians) -> np.ndarray:

@@ -21,6 +21,7 @@ from scipy.ndimage import distance_transform_edt
 from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import ShapeError
+from pipeline.core.srgb import encode, linearize
 from pipeline.system.assets import LIGHTS
 
 WRAP = np.float32(0.3)
@@ -184,16 +185,6 @@ def _studio(rng: np.random.Generator) -> Lights:
         (ambient * _temperature(tint - 0.01)).astype(np.float32),
         (floor * _temperature(tint + 0.02)).astype(np.float32),
     )
-
-
-def linearize(encoded: np.ndarray) -> np.ndarray:
-    """Return the linear light of sRGB values in [0, 1]."""
-    return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-
-
-def encode(linear: np.ndarray) -> np.ndarray:
-    """Return the sRGB values of linear light in [0, 1]."""
-    return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
 LINEAR_OF_BYTE: Float32[np.ndarray, "256"] = linearize(np.arange(256) / 255).astype(np.float32)

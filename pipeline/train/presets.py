@@ -55,7 +55,7 @@ def tiny() -> ModelConfig:
 
 
 def train_small() -> TrainConfig:
-    """An hour and a half on two CPU cores: most steps on small pictures, the last on full ones."""
+    """Three hours on two CPU cores: most steps on small pictures, the last on full ones."""
     return TrainConfig(
         model=small(),
         sampling=SamplingConfig(

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 from scipy.spatial.transform import Rotation
 
+from pipeline.core.srgb import encode, linearize
 from pipeline.io.video import write_mp4
-from pipeline.synthetic.shading import encode, linearize
 from tests.captures.studio import Studio, over
 
 SERIALS = ("222200037", "222200036", "221501007")

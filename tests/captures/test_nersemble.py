@@ -13,8 +13,8 @@ from pipeline.captures.nersemble import fit_intrinsics
 from pipeline.captures.registry import find_captures, open_capture
 from pipeline.core.errors import InputError, MissingItemError
 from pipeline.core.geometry import project
+from pipeline.core.srgb import encode, linearize
 from pipeline.faces.layouts import FLAME2023
-from pipeline.synthetic.shading import encode, linearize
 from tests.captures import nersemble
 from tests.captures.nersemble import SEQUENCES, SERIALS
 from tests.captures.studio import Studio, over, shoot

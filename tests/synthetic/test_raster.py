@@ -8,13 +8,12 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import ShapeError
+from pipeline.core.srgb import encode, linearize
 from pipeline.core.types import Camera
 from pipeline.synthetic.raster import Layer, draw, draw_views, vertex_normals
 from pipeline.synthetic.shading import (
     Lights,
     bleed_colors,
-    encode,
-    linearize,
     prepare_texture,
     sample_lights,
 )

@@ -379,6 +379,19 @@ def test_a_page_says_what_is_wrong_with_its_avatar(
     page.close()
 
 
+def test_an_avatar_of_many_megabytes_is_read(browser: Any, site: Path, tmp_path: Path):
+    shutil.copytree(site.parent, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "avatar.js"
+    before, packed, after = file.read_text().split('"')
+    # What comes after the arrays is not looked at, but has to be gone through.
+    ballast = np.random.default_rng(0).bytes(12 * 2**20)
+    large = gzip.compress(gzip.decompress(base64.b64decode(packed)) + ballast, 1)
+    file.write_text(f'{before}"{base64.b64encode(large).decode()}"{after}')
+    page, faults = opened(browser, f"file://{tmp_path}/index.html?size=64&idle=0")
+    assert not faults
+    page.close()
+
+
 def test_a_browser_that_cannot_draw_gets_a_sentence(browser: Any, site: Path):
     page = browser.new_page()
     page.set_default_timeout(180_000)

@@ -72,7 +72,7 @@ def _live_link(path: Path) -> Sequence:
         rows = list(csv.DictReader(text.splitlines()))
         weights = np.array(
             [[float(row[name[0].upper() + name[1:]]) for name in ARKIT_NAMES] for row in rows],
-            np.float32,
+            np.float64,  # a float32 would overflow before it is looked at
         ).reshape(-1, len(ARKIT_NAMES))
     except (KeyError, ValueError, TypeError, UnicodeDecodeError, csv.Error) as error:
         raise FormatError(
@@ -81,4 +81,4 @@ def _live_link(path: Path) -> Sequence:
         ) from error
     if not len(weights) or not (np.abs(weights) < LARGEST).all():  # nan fails too
         raise FormatError(f"{path} has no rows, or not numbers.", "Record it again.")
-    return Sequence(arkit_to_code(weights), LIVE_LINK_FPS)
+    return Sequence(arkit_to_code(weights.astype(np.float32)), LIVE_LINK_FPS)

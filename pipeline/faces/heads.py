@@ -15,8 +15,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Bool, Float, Float32, Int32, Int64
 from scipy.sparse import csr_matrix, vstack
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces import makehuman
 from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.layouts import (
+    ARKIT_NAMES,
     EXPRESSION,
     EYELIDS,
     FLAME2020,
@@ -34,6 +36,7 @@ from pipeline.faces.layouts import (
     LEFT_EYE,
     MAKEHUMAN,
     RIGHT_EYE,
+    arkit_to_code,
     arkit_weights,
     matrix_from_rot6d,
     require_layout,
@@ -48,13 +51,17 @@ PARTS = ("skin", "eyes", "teeth", "tongue")
 """What the inner vertices of a head model can belong to."""
 THINNED = {"skin": 2, "eyes": 1, "teeth": 3, "tongue": 1}
 """Of so many vertices, one is enough to hang a Gaussian on."""
+LID_TRAVEL = 0.003
+"""Metres that skin before the eyeball goes at least, when an eye shuts, to be a lid's."""
+LID_AROUND = 0.045
+"""Skin so far from a lid has about its colour, metres."""
 FLAME_FILES = {FLAME2020: "flame2020.npz", FLAME2023: "flame2023.npz"}
 """Where a converted FLAME model is looked for, in the folder of `fastgha weights`."""
 
 
 @dataclass(frozen=True)
 class Inner:
-    """Vertices of a surface that pictures seldom see: where an open mouth shows what was hidden."""
+    """Vertices that pictures seldom see: what an open mouth shows, what lids unfold."""
 
     vertices: Int32[np.ndarray, "k"]
     parts: Int32[np.ndarray, "k"]
@@ -63,6 +70,10 @@ class Inner:
     """Where they are on the mean head, metres: tells them apart for anybody."""
     colors: Float32[np.ndarray, "k 3"]
     """What they look like on most people, sRGB in [0, 1]: pupils, irises, teeth, gums."""
+    lids: Bool[np.ndarray, "k"]
+    """Which of them are the skin of lids, whose colour is the person's own."""
+    around: Int32[np.ndarray, "n"]
+    """Vertices of the surface about the eyes, most of which have that colour."""
 
 
 class HeadModel(Protocol):
@@ -90,7 +101,7 @@ class HeadModel(Protocol):
 
     @property
     def interior(self) -> Inner:
-        """Eyeballs and the inside of the mouth; none where the model has none."""
+        """Eyeballs, lids and the inside of the mouth; none where the model has none."""
         ...
 
     def posed(
@@ -178,7 +189,7 @@ class MakeHumanHead:
 
     @property
     def interior(self) -> Inner:
-        """Eyes, teeth, tongue, and the skin that hides among the teeth."""
+        """Eyes, teeth, tongue, and the skin that hides among the teeth and above the eyes."""
         return self._interior
 
     @functools.cached_property
@@ -189,7 +200,8 @@ class MakeHumanHead:
         teeth = mean[slice(*ranges["teeth"])]
         inside = ((mean[:skin] > teeth.min(0)) & (mean[:skin] < teeth.max(0))).all(1)
         inside[_seen(mean[:skin], self.faces[(self.faces < skin).all(1)])] = False
-        found = {"skin": np.flatnonzero(inside)}
+        lid = self._lids(mean)
+        found = {"skin": np.flatnonzero(inside | lid)}
         found |= {name: np.arange(*ranges[name]) for name in PROXY_PARTS}
         found = {name: found[name][:: THINNED[name]].astype(np.int32) for name in PARTS}
         parts = [np.full(len(found[name]), i, np.int32) for i, name in enumerate(PARTS)]
@@ -198,7 +210,33 @@ class MakeHumanHead:
                   for part in makehuman.Head(makehuman.Identity()).parts(self._mean)
                   if part.name in PARTS}  # fmt: skip
         surface = np.concatenate([colors[name] for name in PARTS])
-        return Inner(vertices, np.concatenate(parts), mean[vertices], surface[vertices])
+        lids = np.zeros(len(mean), np.bool_)
+        lids[:skin] = lid
+        near, _ = cKDTree(mean[:skin][lid]).query(mean[:skin])
+        around = np.flatnonzero(near < LID_AROUND).astype(np.int32)
+        return Inner(
+            vertices,
+            np.concatenate(parts),
+            mean[vertices],
+            surface[vertices],
+            lids[vertices],
+            around,
+        )
+
+    def _lids(self, mean: Float32[np.ndarray, "s 3"]) -> Bool[np.ndarray, "n"]:
+        """Tell which vertices of the skin are before the eyeballs when the eyes are shut."""
+        skin, end = self._starts[:2].tolist()
+        shut = torch.zeros(1, len(ARKIT_NAMES))
+        shut[0, [ARKIT_NAMES.index(f"eyeBlink{side}") for side in ("Left", "Right")]] = 1
+        code = arkit_to_code(shut.numpy())
+        moved = self.displacement(torch.from_numpy(self._mean), code.values[0]).numpy()[:skin]
+        lid = np.zeros(skin, np.bool_)
+        for side in (-1, 1):
+            eye = mean[skin:end][mean[skin:end, 0] * side > 0]
+            off = mean[:skin] + moved - eye.mean(0)
+            radius = np.ptp(eye[:, 0]) / 2
+            lid |= (np.linalg.norm(off[:, :2], axis=1) < radius) & (off[:, 2] > 0)
+        return lid & (np.linalg.norm(moved, axis=1) > LID_TRAVEL)
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -270,7 +308,8 @@ class FlameHead:
         self.controls = len(model.template)
         self.topology = topology_of(self.faces, self.controls)
         none = np.zeros(0, np.int32)
-        self.interior = Inner(none, none, *np.zeros((2, 0, 3), np.float32))
+        nowhere = np.zeros((0, 3), np.float32)
+        self.interior = Inner(none, none, nowhere, nowhere, none.astype(np.bool_), none)
         self._models: dict[torch.device, Flame] = {}
 
     def posed(

@@ -1,9 +1,10 @@
-"""Gaussians of what pictures seldom show: eyeballs, teeth, tongue, the inside of the mouth.
+"""Gaussians of what pictures seldom show: eyeballs, lids, teeth, tongue, the inside of the mouth.
 
 Pixels make Gaussians where they see the head. Of a mouth that is shut in all pictures they see
-nothing, and when it opens there is a hole. So a guided model adds Gaussians on the mesh there.
+nothing, and when it opens there is a hole; of lids they see a fold, and when it unfolds the eye
+shows between its points. So a guided model adds Gaussians on the mesh there.
 
-Letters: k of them, f features, c channels of the tokens.
+Letters: k of them, n of the pixels, f features, c channels of the tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from pipeline.core.types import Gaussians
 from pipeline.faces.guide import Guide
-from pipeline.faces.heads import PARTS, head_model
+from pipeline.faces.heads import PARTS, Inner, head_model
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.blocks import full_precision, zero_
 
@@ -70,7 +71,7 @@ class Interior(nn.Module):
             raw: Tensor = self.out(self.layers(torch.cat([*known, person], dim=1)))
         place, color, quat, size, opacity = raw[:, :14].split([3, 3, 4, 3, 1], dim=1)
         rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))
-        start = torch.from_numpy(inner.colors).to(like).clamp(0.02, 0.98)
+        start = _colors(inner, head).clamp(0.02, 0.98)
         low, high = OPACITIES
         middle = torch.logit(torch.tensor((OPACITY - low) / (high - low)))
         gaussians = Gaussians(
@@ -81,3 +82,16 @@ class Interior(nn.Module):
             colors=torch.sigmoid(torch.logit(start) + color),
         )
         return head + CanonicalHead(gaussians, raw[:, 14:], rig)
+
+
+def _colors(inner: Inner, head: CanonicalHead) -> Float[Tensor, "k 3"]:
+    """Return what the inner Gaussians look like at the start: lids as the skin about the eyes."""
+    assert head.rig is not None
+    seen = head.gaussians.colors.detach().float()
+    colors = torch.from_numpy(inner.colors).to(seen)
+    around = torch.from_numpy(inner.around).to(seen.device, torch.int64)
+    near = seen[torch.isin(head.rig.vertex, around)]
+    if not len(near):  # as from behind
+        return colors
+    lids = torch.from_numpy(inner.lids).to(seen.device)
+    return torch.where(lids[:, None], near.median(0).values, colors)

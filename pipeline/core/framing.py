@@ -19,34 +19,28 @@ what people wear on their shoulders is not theirs to move."""
 
 
 def above_neck(
-    camera: Camera, chin: float, neck: tuple[float, float] = NECK
+    camera: Camera,
+    depth: Float[Tensor, "*batch h w"],
+    chin: float,
+    neck: tuple[float, float] = NECK,
 ) -> Float[Tensor, "*batch h w"]:
     """Return the share of each pixel that is kept of a head that ends at its neck.
 
-    A pixel looks at the height where its ray meets the upright plane through the head's axis that
-    faces the camera.
+    It follows the height of the point that the pixel sees, so that all pictures of a head end in
+    the same place on it, wherever they are taken from.
 
     Args:
         camera: Of the picture.
+        depth: Of what the pixels see, along the camera's z axis, metres.
         chin: Its height on the neutral head.
         neck: How far below the chin a head begins to end, and has ended.
     """
     high, low = (chin - below for below in neck)
-    center = camera.centers
-    normal = center * torch.tensor([1.0, 0.0, 1.0]).to(center)
-    normal = torch.nn.functional.normalize(normal, dim=-1)
-    # Directions of rays, of any length, are linear in the pixel: only two parts of them count.
-    direction = camera.world_to_camera[..., :3, :3].mT @ torch.linalg.inv(camera.K)
-    x = torch.arange(camera.width).to(center) + 0.5
-    y = torch.arange(camera.height).to(center)[:, None] + 0.5
-    rise = _linear(direction[..., 1, :], x, y)
-    away = _linear((normal[..., None, :] @ direction)[..., 0, :], x, y).clamp(max=-1e-3)
-    at = (center * normal).sum(-1)[..., None, None]
-    heights = center[..., 1, None, None] - rise * at / away
+    # Directions of rays, to a depth of one metre, are linear in the pixel: only their y counts.
+    rise = (camera.world_to_camera[..., :3, :3].mT @ torch.linalg.inv(camera.K))[..., 1, :]
+    across, down, ahead = (part[..., None, None] for part in rise.unbind(-1))
+    x = torch.arange(camera.width).to(depth) + 0.5
+    y = torch.arange(camera.height).to(depth)[:, None] + 0.5
+    heights = camera.centers[..., 1, None, None] + depth * (across * x + down * y + ahead)
     ramp = ((heights - low) / (high - low)).clamp(0, 1)
     return ramp * ramp * (3 - 2 * ramp)
-
-
-def _linear(row: Float[Tensor, "*batch 3"], x: Tensor, y: Tensor) -> Tensor:
-    a, b, c = (part[..., None, None] for part in row.unbind(-1))
-    return a * x + b * y + c

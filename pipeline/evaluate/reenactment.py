@@ -48,7 +48,7 @@ from pipeline.system.files import digest, require_file, write_whole
 from pipeline.system.progress import Bars, Progress, no_bars, silent
 from pipeline.system.stage import claim
 from pipeline.tracking.track_file import TrackFile, read_track
-from pipeline.tracking.tracker import HeadTracker, landmarks_of
+from pipeline.tracking.tracker import HeadTracker
 
 INPUTS, TARGETS = 4, 48
 SHOWN = 6
@@ -251,7 +251,7 @@ def _frames(
             if not path.exists():
                 step = capture.timesteps[int(track.frames[row])]
                 raw = RawView(capture.view(step, CAMERA).image, None, None)
-                view = cut_head(raw, camera, landmarks_of(track.neutral), size, matting)
+                view = cut_head(raw, camera, _mesh(track, [row]), size, matting)
                 pixels = np.concatenate([to_bytes(view.image), to_bytes(view.alpha)], axis=-1)
                 write_whole(path, lambda part, p=pixels: part.write_bytes(encode_png(p)))
             with Image.open(path) as picture:

@@ -12,9 +12,9 @@ from functools import cached_property
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int, Int64
-from scipy import ndimage
 from torch import Tensor
 
+from pipeline.core.arrays import nearest_true
 from pipeline.core.errors import ShapeError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.heads import head_model
@@ -122,6 +122,21 @@ def draw_guide(mesh: TrackedMesh, camera: Camera, stride: int = 1) -> Guide:
     return Guide(canonical, coverage, vertex, neutral, mesh.layout)
 
 
+def filled_depth(mesh: TrackedMesh, camera: Camera) -> Float32[np.ndarray, "h w"]:
+    """Return how far a tracked head is at each pixel of one picture, along the z axis, metres.
+
+    Beyond the mesh, as in hair, the nearest pixel that sees it counts.
+
+    Args:
+        mesh: As posed in this picture alone.
+        camera: Of the picture; no leading dimension.
+    """
+    head = head_model(mesh.layout)
+    drawn = draw_triangles(head.surface(mesh.posed[0], mesh.neutral), head.faces, camera)
+    (row, column), known = nearest_true(drawn.triangle >= 0)
+    return np.where(known, drawn.depth[row, column], camera.world_to_camera.numpy()[2, 3])
+
+
 def _draw(
     posed: Float32[np.ndarray, "s 3"],
     rest: Float32[np.ndarray, "s 3"],
@@ -130,15 +145,7 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     drawn = draw_triangles(posed, faces, camera)
     covered = drawn.triangle >= 0
-    seen = np.ones_like(covered)
-    if covered.any():
-        nearest = np.empty((2, *covered.shape), np.int32)
-        ndimage.distance_transform_edt(~covered, return_distances=False,
-                                       return_indices=True, indices=nearest)  # fmt: skip
-        row, column = nearest
-    else:  # nothing is known: points around the head's origin
-        row, column = np.indices(covered.shape)
-        seen = covered
+    (row, column), seen = nearest_true(covered)  # none: points around the head's origin
     corners = faces[np.maximum(drawn.triangle, 0)]
     shares = drawn.shares[..., None]
     there, back = (shares * posed[corners]).sum(2), (shares * rest[corners]).sum(2)

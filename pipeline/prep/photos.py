@@ -26,6 +26,7 @@ from pipeline.core.errors import CameraError, InputError, MissingItemError, Shap
 from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M, NECK, above_neck
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera, View
+from pipeline.faces.guide import TrackedMesh, filled_depth
 from pipeline.io.camera_file import CameraFile
 from pipeline.perception.detectors import get_detector
 from pipeline.perception.landmarks import Detector, Face
@@ -34,7 +35,7 @@ from pipeline.perception.points import PointsSeen
 from pipeline.prep.stages.crop import Box, cropped, head_on_black, resample, square_at_head
 from pipeline.system.files import require_file
 from pipeline.system.progress import Progress, silent
-from pipeline.tracking.tracker import HeadTracker, TrackedHead
+from pipeline.tracking.tracker import HeadTracker, TrackedHead, landmarks_of
 
 DETECTOR = "mesh"
 """Of landmarks: it follows the head also where the head hides itself."""
@@ -153,7 +154,8 @@ def estimate_views(
     landmarks: list[np.ndarray] = []
     marks = [one.points[: len(tracked.landmarks)] for one in seen]
     for i, (picture, camera) in enumerate(zip(taken, tracked.bundle.cameras, strict=True)):
-        crops.append(cut_head(picture.raw, camera, tracked.landmarks, size, matting, config))
+        mesh = tracked.mesh[[i]]
+        crops.append(cut_head(picture.raw, camera, mesh, size, matting, config))
         box = square_at_head(camera, config.size, config.center)
         landmarks.append((marks[i] - [box.left, box.top]) * (size / box.side))
         progress(len(pictures) + i + 1, 2 * len(pictures))
@@ -261,7 +263,7 @@ def _camera_of(known: CameraFile, i: int, picture: Picture) -> Camera:
 def cut_head(
     raw: RawView,
     camera: Camera,
-    landmarks: Float32[np.ndarray, "68 3"],
+    mesh: TrackedMesh,
     size: int,
     matting: MattingModel,
     config: CropConfig = CropConfig(),
@@ -271,7 +273,7 @@ def cut_head(
     Args:
         raw: The picture; its own matte is taken where it has one.
         camera: Of the whole picture, from the head frame.
-        landmarks: Of the neutral head, metres.
+        mesh: As posed in this picture alone.
         size: Side of the square view, pixels.
         matting: Cuts the person out.
         config: What the view shows.
@@ -281,6 +283,7 @@ def cut_head(
         ShapeError: If the matting gives no matte of the picture.
     """
     box = square_at_head(camera, config.size, config.center)
+    landmarks = landmarks_of(mesh.neutral)
     if raw.matte is None:
         marks = project(camera, torch.from_numpy(landmarks).to(camera.K))[0].double().numpy()
         alpha = _matte(raw.image, marks, box, matting, config)
@@ -291,7 +294,8 @@ def cut_head(
     planes = resample(np.concatenate([head, alpha[..., None]], axis=-1), box, size)
     pixels = torch.from_numpy(planes).permute(2, 0, 1)
     seen = cropped(camera, box, size)
-    pixels = pixels * above_neck(seen, float(landmarks[CHIN, 1]), config.neck).to(pixels)
+    depth = torch.from_numpy(filled_depth(mesh, seen))
+    pixels = pixels * above_neck(seen, depth, float(landmarks[CHIN, 1]), config.neck).to(pixels)
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)
     return View(image, matte, seen)

@@ -7,8 +7,10 @@ import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Float32, UInt8
 
+from pipeline.core.arrays import nearest_true
 from pipeline.core.errors import ShapeError
 from pipeline.core.framing import above_neck
 from pipeline.core.types import Camera, ExpressionCode
@@ -92,7 +94,8 @@ class Subject:
         frames = [Frame(*picture, landmarks, vertices) for picture in pictures]
         if whole:
             return frames
-        kept = above_neck(cameras, self._chin).numpy()
+        depth = torch.from_numpy(np.stack([_filled(frame.depth) for frame in frames]))
+        kept = above_neck(cameras, depth, self._chin).numpy()
         return [_cut(frame, share) for frame, share in zip(frames, kept, strict=True)]
 
     @functools.cached_property
@@ -118,6 +121,12 @@ class Subject:
             )
             for part in self.head.parts(vertices)
         ]
+
+
+def _filled(depth: Float32[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Return depths also of pixels at the head's edge, which are too little of it to have one."""
+    (row, column), _ = nearest_true(depth > 0)
+    return depth[row, column]
 
 
 def _cut(frame: Frame, share: Float32[np.ndarray, "h w"]) -> Frame:

@@ -49,7 +49,7 @@ def test_the_interior_is_all_that_a_shut_mouth_hides():
     assert len(inner.vertices) == len(inner.parts) == len(inner.places) == len(set(inner.vertices))
     counts = dict(zip(PARTS, np.bincount(inner.parts).tolist(), strict=True))
     assert min(counts.values()) > 200 and sum(counts.values()) < 4000
-    skin = inner.places[inner.parts == PARTS.index("skin")]
+    skin = inner.places[(inner.parts == PARTS.index("skin")) & ~inner.lids]
     teeth = inner.places[inner.parts == PARTS.index("teeth")]
     assert skin[:, 2].max() <= teeth[:, 2].max()  # nothing of the lips' outside
 
@@ -70,6 +70,40 @@ def test_the_interior_begins_with_the_colours_of_what_it_is():
         lit = inner.colors[part & (brightness > np.percentile(brightness[part], 90))]
         assert lit.mean() > 0.25
         assert abs((lit[:, 0] - lit[:, 1]).mean() - redness) < 0.1
+
+
+def test_lids_are_before_the_eyes_once_they_are_shut():
+    head = head_model(MAKEHUMAN)
+    inner, mean = head.interior, Subject.sample(0).head.neutral
+    shut = arkit_to_code(weights(eyeBlinkLeft=1.0, eyeBlinkRight=1.0))
+    rest, posed = (
+        head.surface(head.posed(mean, code), mean)[inner.vertices]
+        for code in (arkit_to_code(weights()), shut)
+    )
+    eyes = posed[inner.parts == PARTS.index("eyes")]
+    for side in (-1, 1):
+        lid = posed[inner.lids & (posed[:, 0] * side > 0)]
+        eye = eyes[eyes[:, 0] * side > 0]
+        front = eye[eye[:, 2] > eye[:, 2].max() - 0.004]  # iris and what shows beside it
+        distance = np.linalg.norm(front[:, None, :2] - lid[None, :, :2], axis=2)
+        nearest = distance.argmin(1)
+        assert distance.min(1).max() < 0.003  # as far as a Gaussian reaches
+        assert (lid[nearest, 2] > front[:, 2] - 0.001).all()
+    assert np.linalg.norm(posed - rest, axis=1)[inner.lids].min() > 0.002
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("tone", [0.25, 0.8])
+def test_lids_begin_in_the_colour_of_the_persons_skin(
+    shut: tuple[View, TrackedMesh, Subject], tone: float
+):
+    views, mesh, _ = shut
+    views = replace(views, image=torch.full_like(views.image, tone))
+    model = made(True)
+    head = model.reconstruct(views, model.guide(mesh, views.camera))
+    inner = head_model(MAKEHUMAN).interior
+    colors = head.gaussians.colors[-len(inner.vertices) :][torch.from_numpy(inner.lids)]
+    assert (colors - tone).abs().max() < 0.1
 
 
 @torch.no_grad()

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.arrays import Alpha, Matte, Rgb
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.io.images import decode, encode_jpeg, encode_png
 from pipeline.io.sheets import to_bytes
 from pipeline.perception.device import networks_on
@@ -23,7 +25,6 @@ from pipeline.prep.items import Item, load_item, save_item
 from pipeline.prep.photos import CropConfig, cut_head
 from pipeline.prep.plan import Job
 from pipeline.prep.stages.crop import camera_of
-from pipeline.tracking.tracker import landmarks_of
 
 
 def cut_out(image: Rgb, inside: Alpha, matting: MattingModel) -> tuple[Rgb, Matte]:
@@ -81,10 +82,11 @@ class MatteStage:
         capture, step = self.job.capture(key[0]), self.job.plans[key[0]].timesteps[key[1]]
         track = load_item(self.job.path("track", *key)).arrays
         raw = capture.view(step, camera)
+        mesh = TrackedMesh(MAKEHUMAN, track["neutral"], track["vertices"][None])
         view = cut_head(
             raw,
             camera_of(raw.image, track["world_to_camera"][0], track["K"][0]),
-            landmarks_of(track["neutral"]),
+            mesh,
             self.job.config.size,
             self._network,
             CropConfig(size=self.job.config.metres),

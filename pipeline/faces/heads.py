@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int32, Int64
 from scipy.sparse import csr_matrix, vstack
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
@@ -212,7 +212,7 @@ class MakeHumanHead:
         surface = np.concatenate([colors[name] for name in PARTS])
         lids = np.zeros(len(mean), np.bool_)
         lids[:skin] = lid
-        near, _ = cKDTree(mean[:skin][lid]).query(mean[:skin])
+        near, _ = KDTree(mean[:skin][lid]).query(mean[:skin])
         around = np.flatnonzero(near < LID_AROUND).astype(np.int32)
         return Inner(
             vertices,

@@ -200,10 +200,11 @@ class MakeHumanHead:
         teeth = mean[slice(*ranges["teeth"])]
         inside = ((mean[:skin] > teeth.min(0)) & (mean[:skin] < teeth.max(0))).all(1)
         inside[_seen(mean[:skin], self.faces[(self.faces < skin).all(1)])] = False
-        lid = self._lids(mean)
-        found = {"skin": np.flatnonzero(inside | lid)}
+        found = {"skin": np.flatnonzero(inside)}
         found |= {name: np.arange(*ranges[name]) for name in PROXY_PARTS}
         found = {name: found[name][:: THINNED[name]].astype(np.int32) for name in PARTS}
+        lid = self._lids(mean)
+        found["skin"] = np.union1d(found["skin"], np.flatnonzero(lid)).astype(np.int32)
         parts = [np.full(len(found[name]), i, np.int32) for i, name in enumerate(PARTS)]
         vertices = np.concatenate(list(found.values()))
         colors = {part.name: makehuman.vertex_colors(part)
@@ -224,19 +225,22 @@ class MakeHumanHead:
         )
 
     def _lids(self, mean: Float32[np.ndarray, "s 3"]) -> Bool[np.ndarray, "n"]:
-        """Tell which vertices of the skin are before the eyeballs when the eyes are shut."""
+        """Tell which vertices of the skin are seen before the eyeballs when the eyes are shut."""
         skin, end = self._starts[:2].tolist()
         shut = torch.zeros(1, len(ARKIT_NAMES))
         shut[0, [ARKIT_NAMES.index(f"eyeBlink{side}") for side in ("Left", "Right")]] = 1
         code = arkit_to_code(shut.numpy())
         moved = self.displacement(torch.from_numpy(self._mean), code.values[0]).numpy()[:skin]
+        posed = mean[:skin] + moved
         lid = np.zeros(skin, np.bool_)
         for side in (-1, 1):
             eye = mean[skin:end][mean[skin:end, 0] * side > 0]
-            off = mean[:skin] + moved - eye.mean(0)
+            off = posed - eye.mean(0)
             radius = np.ptp(eye[:, 0]) / 2
             lid |= (np.linalg.norm(off[:, :2], axis=1) < radius) & (off[:, 2] > 0)
-        return lid & (np.linalg.norm(moved, axis=1) > LID_TRAVEL)
+        seen = np.zeros(skin, np.bool_)
+        seen[_seen(posed, self.faces[(self.faces < skin).all(1)])] = True
+        return lid & seen & (np.linalg.norm(moved, axis=1) > LID_TRAVEL)
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode

@@ -26,10 +26,15 @@ FREQUENCIES = 8
 UNIT = 0.3
 """Metres on which the slowest wave of the encoding is half as long."""
 WIDTH, PERSON = 128, 64
-REACH = 0.004
-"""Metres that a Gaussian may be off its vertex, along each axis."""
-SIZE, SIZES = 0.0014, 1.2
-"""Standard deviation at the start, metres, and how far its logarithm may be from there."""
+RECESS = 0.001
+"""Metres that a Gaussian begins behind its vertex, as seen from the front: where pixels see the
+same, theirs are before it, and sharper. Side by side, training makes inner ones small and moves
+them off."""
+REACH = 0.0015
+"""Metres that a Gaussian may be off from there, along each axis."""
+SIZE, LID_SIZE, SIZES = 0.0014, 0.0009, 0.5
+"""Standard deviation at the start, metres; that of lids, which lie close when eyes are open; and
+how far the logarithm may be from there."""
 OPACITY, OPACITIES = 0.85, (0.6, 0.95)
 """At the start, and its bounds: without them training makes all of them glassy."""
 
@@ -70,14 +75,17 @@ class Interior(nn.Module):
             known = [x, angles.sin(), angles.cos(), functional.one_hot(part, len(PARTS)).to(x)]
             raw: Tensor = self.out(self.layers(torch.cat([*known, person], dim=1)))
         place, color, quat, size, opacity = raw[:, :14].split([3, 3, 4, 3, 1], dim=1)
+        lids = torch.from_numpy(inner.lids).to(like.device)[:, None]
+        first = torch.where(lids, LID_SIZE, SIZE).to(like)
+        behind = torch.tensor([0.0, 0.0, RECESS]).to(like)
         rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))
         start = _colors(inner, head).clamp(0.02, 0.98)
         low, high = OPACITIES
         middle = torch.logit(torch.tensor((OPACITY - low) / (high - low)))
         gaussians = Gaussians(
-            means=rig.places.to(like) + REACH * torch.tanh(place),
+            means=rig.places.to(like) - behind + REACH * torch.tanh(place),
             quats=functional.normalize(quat + torch.tensor([1.0, 0, 0, 0]).to(like), dim=1),
-            scales=SIZE * torch.exp(SIZES * torch.tanh(size)),
+            scales=first * torch.exp(SIZES * torch.tanh(size)),
             opacities=low + (high - low) * torch.sigmoid(opacity + middle)[:, 0],
             colors=torch.sigmoid(torch.logit(start) + color),
         )

@@ -20,7 +20,7 @@ from pipeline.core.types import Gaussians
 from pipeline.faces.guide import Guide
 from pipeline.faces.heads import PARTS, Inner, head_model
 from pipeline.model.activate import CanonicalHead
-from pipeline.model.blocks import full_precision, zero_
+from pipeline.model.blocks import full_precision
 
 FREQUENCIES = 8
 UNIT = 0.3
@@ -49,14 +49,20 @@ class Interior(nn.Module):
     def __init__(self, tokens: int, features: int) -> None:
         super().__init__()
         self.person = nn.Linear(tokens, PERSON)
+        kinds = len(PARTS) + 1  # lids are skin of their own
         self.layers = nn.Sequential(
-            nn.Linear(3 + 6 * FREQUENCIES + len(PARTS) + PERSON, WIDTH),
+            nn.Linear(3 + 6 * FREQUENCIES + kinds + PERSON, WIDTH),
             nn.SiLU(),
             nn.Linear(WIDTH, WIDTH),
             nn.SiLU(),
         )
-        self.out = nn.Linear(WIDTH, 3 + 3 + 4 + 3 + 1 + features)
-        zero_(self.out)
+        # torch's own start hardly tells one vertex from another, and a bias for all would let
+        # teeth, which are most, take the eyes with them.
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+        self.out = nn.Linear(WIDTH + kinds, 3 + 3 + 4 + 3 + 1 + features, bias=False)
+        nn.init.zeros_(self.out.weight)
 
     def forward(
         self, head: CanonicalHead, guide: Guide, tokens: Float[Tensor, "v c h w"]
@@ -67,15 +73,17 @@ class Interior(nn.Module):
         like = head.gaussians.means
         vertex = torch.from_numpy(inner.vertices).to(like.device, torch.int64)
         part = torch.from_numpy(inner.parts).to(like.device, torch.int64)
+        lids = torch.from_numpy(inner.lids).to(like.device)[:, None]
         with full_precision(like):
             x = torch.from_numpy(inner.places).to(like) / UNIT
             octaves = torch.pi * 2.0 ** torch.arange(FREQUENCIES).to(x)
             angles = (x[:, :, None] * octaves).flatten(1)
             person = self.person(tokens.float().mean((0, 2, 3))).expand(len(x), -1)
-            known = [x, angles.sin(), angles.cos(), functional.one_hot(part, len(PARTS)).to(x)]
-            raw: Tensor = self.out(self.layers(torch.cat([*known, person], dim=1)))
+            kind = torch.cat([functional.one_hot(part, len(PARTS)).to(x), lids.to(x)], dim=1)
+            known = [x, angles.sin(), angles.cos(), kind, person]
+            hidden = self.layers(torch.cat(known, dim=1))
+            raw: Tensor = self.out(torch.cat([hidden, kind], dim=1))
         place, color, quat, size, opacity = raw[:, :14].split([3, 3, 4, 3, 1], dim=1)
-        lids = torch.from_numpy(inner.lids).to(like.device)[:, None]
         first = torch.where(lids, LID_SIZE, SIZE).to(like)
         behind = torch.tensor([0.0, 0.0, RECESS]).to(like)
         rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))

@@ -26,16 +26,16 @@ FREQUENCIES = 8
 UNIT = 0.3
 """Metres on which the slowest wave of the encoding is half as long."""
 WIDTH, PERSON = 128, 64
-RECESS = 0.001
+RECESS, LID_RECESS = 0.001, 0.002
 """Metres that a Gaussian begins behind its vertex, as seen from the front: where pixels see the
 same, theirs are before it, and sharper. Side by side, training makes inner ones small and moves
-them off."""
-REACH = 0.0015
+them off. Lids are so far behind their skin that open eyes are before them, and shut ones not."""
+REACH = 0.001
 """Metres that a Gaussian may be off from there, along each axis."""
-SIZE, LID_SIZE, SIZES = 0.0014, 0.0009, 0.5
+SIZE, LID_SIZE, SIZES = 0.0014, 0.0009, 0.3
 """Standard deviation at the start, metres; that of lids, which lie close when eyes are open; and
 how far the logarithm may be from there."""
-OPACITY, OPACITIES = 0.85, (0.6, 0.95)
+OPACITY, OPACITIES = 0.88, (0.75, 0.95)
 """At the start, and its bounds: without them training makes all of them glassy."""
 
 
@@ -85,7 +85,7 @@ class Interior(nn.Module):
             raw: Tensor = self.out(torch.cat([hidden, kind], dim=1))
         place, color, quat, size, opacity = raw[:, :14].split([3, 3, 4, 3, 1], dim=1)
         first = torch.where(lids, LID_SIZE, SIZE).to(like)
-        behind = torch.tensor([0.0, 0.0, RECESS]).to(like)
+        behind = torch.where(lids, LID_RECESS, RECESS) * torch.tensor([0.0, 0.0, 1.0]).to(like)
         rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))
         start = _colors(inner, head).clamp(0.02, 0.98)
         low, high = OPACITIES

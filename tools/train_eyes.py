@@ -21,13 +21,14 @@ from pipeline.faces.makehuman import load_asset
 from pipeline.io.tensors import write_tensors
 from pipeline.perception.eyes import GAZE_UNIT, KIND, VERSION, EyesNet, faced, squares
 from pipeline.perception.landmarks import MIRROR
+from pipeline.perception.points import BOX_SCALE, MARGIN, PointsFinder, Square
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.tracking.models import MakeHumanFace
 
 HELD_BACK = 40
 """People that the network never sees."""
-SHARED, OWN = 0.03, 0.012
-"""How far off the points are at which it looks, over the face's size: all together, and each."""
+AROUND = 0.06
+"""How far the square of the points' network is off, over its side."""
 NUMBERS = slice(41, 47)
 """Gaze and lids among the numbers of a face."""
 
@@ -35,6 +36,7 @@ NUMBERS = slice(41, 47)
 def take(folder: Path, pictures: int) -> tuple[torch.Tensor, ...]:
     """Return squares [p, n, 2, 3, s, s] (8 bit), landmarks and numbers of some views of people."""
     rng = np.random.default_rng(0)
+    finder = PointsFinder()
     model, marks_of = MakeHumanFace(), load_asset().landmarks
     flat = model._basis.reshape(IDENTITY, -1).double().numpy()
     basis = (model._mean.double().numpy().ravel(), np.linalg.pinv(flat))
@@ -48,9 +50,14 @@ def take(folder: Path, pictures: int) -> tuple[torch.Tensor, ...]:
             t, v = int(rng.integers(shard.timesteps)), int(rng.integers(shard.views))
             points = project(shard.cameras(t)[v], torch.from_numpy(mesh[t]).float())[0]
             points = points.double().numpy()
-            size = float(np.ptp(points, axis=0).max())
-            points += size * (rng.normal(0, SHARED, 2) + rng.normal(0, OWN, (68, 2)))
-            cut, angle = squares(shard._picture("rgb", (t, v), 1).convert("RGB"), points)
+            # Where the other network sees the points: it errs where eyes are shut or turned.
+            low, high = points.min(0), points.max(0)
+            side = MARGIN * BOX_SCALE * float((high - low).max())
+            middle = (low + high) / 2 + side * rng.normal(0, AROUND, 2)
+            picture = shard._picture("rgb", (t, v), 1).convert("RGB")
+            seen = finder.look(picture, Square(middle, side * np.exp(rng.normal(0, 0.08))))
+            points = seen.points[:68]
+            cut, angle = squares(picture, points)
             eyes.append((cut * 255).astype(np.uint8))
             marks.append(faced(points, angle))
             facts.append(known[t, NUMBERS])
@@ -83,8 +90,8 @@ def worsen(eyes: torch.Tensor) -> torch.Tensor:
     x = grey + (x - grey) * each(0.0, 1.4, 1, 1)
     slope = torch.linspace(-1, 1, s)
     x = x * (1 + each(-0.4, 0.4, 1, 1) * slope) * (1 + each(-0.3, 0.3, 1, 1) * slope[:, None])
-    for small in (14, 20, 28):
-        some = torch.rand(n) < 0.15
+    for small in (18, 24, 32):
+        some = torch.rand(n) < 0.1
         if some.any():
             flat = x[some].flatten(0, 1)
             flat = functional.interpolate(flat, (small, small), mode="area")
@@ -99,7 +106,7 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=15)
-    parser.add_argument("--pictures", type=int, default=18, help="of each person")
+    parser.add_argument("--pictures", type=int, default=14, help="of each person")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rate", type=float, default=2e-3)
     args = parser.parse_args()
@@ -141,12 +148,13 @@ def say(net: EyesNet, step: int, seconds: float, *known: torch.Tensor) -> None:
     mean, log = net(eyes.float() / 255, marks)
     off = (mean - facts).abs()
     scaled = off / log.exp()
+    gaze_spread = float(np.degrees(GAZE_UNIT) * facts[:, 1:4:2].std())
     gaze = np.degrees(GAZE_UNIT) * off[:, :4]
     shut, open_ = facts[:, 4:] > 0.8, facts[:, 4:] < 0.2
     seen = mean[:, 4:] > 0.5
     print(
-        f"{step} {seconds:.0f} s  gaze median {gaze.median():.1f} deg, pitch "
-        f"{gaze[:, ::2].mean():.1f}, yaw {gaze[:, 1::2].mean():.1f}; lids "
+        f"{step} {seconds:.0f} s  gaze (spread {gaze_spread:.1f}) median {gaze.median():.1f} deg, "
+        f"pitch {gaze[:, ::2].mean():.1f}, yaw {gaze[:, 1::2].mean():.1f}; lids "
         f"{off[:, 4:].mean():.3f}, shut seen "
         f"{seen[shut].float().mean():.0%}, open {1 - seen[open_].float().mean():.0%}; "
         f"off over sigma {scaled[:, :4].mean():.2f}, {scaled[:, 4:].mean():.2f}",

@@ -22,15 +22,15 @@ from pipeline.perception.landmarks import cut_square
 from pipeline.system.assets import EYES
 
 KIND, VERSION = "fastgha-eyes", 1
-SIDE = 40
+SIDE = 48
 """Pixels of the square about an eye that the network sees."""
-MARGIN = 1.7
+MARGIN = 1.5
 """Its side over the distance between the eye's corners, or what that would be from the front."""
 RIGHT, LEFT = slice(36, 42), slice(42, 48)
 """Landmarks of the person's eyes: corners at both ends of each row."""
 APART = 0.37
 """Distance between an eye's corners over that between the eyes' middles, on the mean head."""
-WIDTHS = (24, 48, 64, 96)
+WIDTHS = (16, 32, 48, 64, 96)
 HIDDEN = 96
 OUTPUTS = 3
 """Of each eye: pitch and yaw of its gaze, as in `pipeline.tracking.surface`, and its lid."""
@@ -41,7 +41,7 @@ GAZE_UNIT = 0.2
 
 
 class EyesNet(nn.Module):
-    """Four convolutions over each eye, the left one mirrored, then two layers over both.
+    """Five convolutions over each eye, the left one mirrored, then two layers over both.
 
     It is also told where the 68 landmarks stand, for an eye looks somewhere in a head that is
     turned itself.
@@ -51,11 +51,11 @@ class EyesNet(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         last = 3
-        for width in WIDTHS:
-            layers += [nn.Conv2d(last, width, 3, 2, 1), nn.ReLU()]
+        for i, width in enumerate(WIDTHS):
+            layers += [nn.Conv2d(last, width, 3, 1 if i == 0 else 2, 1), nn.ReLU()]
             last = width
         self.features = nn.Sequential(*layers)
-        cells = (SIDE // 16 + 1) ** 2
+        cells = (SIDE // 16) ** 2
         self.eye = nn.Linear(last * cells, HIDDEN)
         self.hidden = nn.Linear(2 * HIDDEN + 136, HIDDEN)
         self.out = nn.Linear(2 * HIDDEN, 4 * OUTPUTS)

@@ -9,6 +9,7 @@ Letters: n Gaussians, r shapes, f frames that are fitted to, h w size.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from pipeline.core.types import Camera, Gaussians, View
 from pipeline.losses import ssim
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked
-from pipeline.render import render
+from pipeline.render import Rendering, render
 from pipeline.render.reference import rotation_matrices
 
 LOOKED_AT = 12
@@ -34,6 +35,9 @@ DRAWN_AT = 256
 """Their size, pixels."""
 GONE, SPLIT_BY = 0.01, 1.6
 """Opacity under which a Gaussian is dropped; how much smaller both halves of a split one are."""
+BETAS = (0.9, 0.99)
+TOGETHER = 8
+"""Frames after which the shapes take one step."""
 MOVES_M, RECOLORS = 2e-4, 1 / 255
 """A Gaussian whose shapes do less than both, for the codes of the video, is kept as a still one."""
 
@@ -50,16 +54,16 @@ class Rates:
     opacities: float = 3e-2
     """Of the logit."""
     colors: float = 5e-3
-    motion: float = 4e-5
+    motion: float = 1e-4
     """Metres, of a shape at a weight of one standard deviation."""
-    recolor: float = 1e-3
-    turn: float = 2e-4
+    recolor: float = 3e-3
+    turn: float = 5e-4
     """Radians, of a frame's pose."""
-    shift: float = 1e-4
+    shift: float = 2e-4
     """Metres, of a frame's pose."""
-    weights: float = 5e-3
+    weights: float = 1e-2
     """Standard deviations, of a frame's shape weights."""
-    exposure: float = 1e-3
+    exposure: float = 2e-3
     """Of the logarithm."""
 
 
@@ -160,90 +164,139 @@ def fit(
             f"The avatar takes codes of {avatar.layout}, the video has {footage.codes.layout}.",
             "Take a model of the tracked head.",
         )
-    with torch.enable_grad():
+    with torch.no_grad():
         run = _Run(avatar, footage, config, tell, clock)
         stopped = False
         try:
             run.work()
         except KeyboardInterrupt:
             stopped = True
-    return run.result(), FitReport(tuple(run.looks), run.best, stopped)
+    return run.kept, FitReport(tuple(run.looks), run.best, stopped)
 
 
 class _Model:
-    """What is learnt, as changes of a start, and the start itself."""
+    """What is learnt: Gaussians, their shapes, and what each frame has of its own."""
 
     def __init__(
         self,
-        still: Gaussians,
-        motion: Float[Tensor, "r n 3"],
-        recolor: Float[Tensor, "r n 3"],
+        values: dict[str, Tensor],
+        shapes: Float[Tensor, "r n 6"],
         seen: Float[Tensor, "n"],
-        frames: int,
+        own: dict[str, Tensor],
     ) -> None:
-        n, r = len(still), len(motion)
-        self.start = {
-            "means": still.means,
+        self.values = values
+        """Means, quats, logarithms of scales, logits of opacities, colours."""
+        self.shapes = shapes
+        self.seen = seen
+        """How freely each Gaussian changes, in [0, 1]."""
+        self.own = own
+        self._moments = {k: _moments(v) for k, v in (*values.items(), *own.items())}
+        self._moments["shapes"] = _moments(shapes)
+        self._steps = {k: torch.zeros(len(v), 1) for k, v in own.items()}
+        self._late: list[tuple[Tensor, Tensor]] = []
+        self._count, self._shape_count = 0, 0
+
+    @staticmethod
+    def of(still: Gaussians, shapes: Float[Tensor, "r n 6"], frames: int) -> _Model:
+        """Return the model of a baked avatar."""
+        values = {
+            "means": still.means.clone(),
             "quats": functional.normalize(still.quats, dim=1),
             "scales": still.scales.clamp(min=1e-5).log(),
             "opacities": torch.logit(still.opacities.clamp(1e-3, 1 - 1e-3)),
-            "colors": still.colors,
-            "motion": motion,
-            "recolor": recolor,
+            "colors": still.colors.clone(),
         }
-        self.seen = seen
-        """How freely each Gaussian changes, in [0, 1]."""
-        self.change = {k: torch.zeros_like(v, requires_grad=True) for k, v in self.start.items()}
-        self.own = {
-            "turn": torch.zeros(frames, 3, requires_grad=True),
-            "shift": torch.zeros(frames, 3, requires_grad=True),
-            "weights": torch.zeros(frames, r, requires_grad=True),
-            "exposure": torch.zeros(frames, 3, requires_grad=True),
-        }
-        assert n == len(seen)
+        own = {"turn": torch.zeros(frames, 3), "shift": torch.zeros(frames, 3),
+               "weights": torch.zeros(frames, len(shapes)),
+               "exposure": torch.zeros(frames, 3)}  # fmt: skip
+        return _Model(values, shapes, torch.ones(len(still)), own)
 
-    def optimiser(self, rates: Rates) -> torch.optim.Adam:
-        """Return a new optimiser of all changes."""
-        groups = [{"params": [v], "lr": getattr(rates, k), "start": getattr(rates, k)}
-                  for k, v in (*self.change.items(), *self.own.items())]  # fmt: skip
-        return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12, foreach=True)
-
-    def now(self) -> dict[str, Tensor]:
-        """Return start and change together, as they are learnt."""
-        return {
-            k: v + self.change[k] * (self.seen if v.ndim == 1 else self.seen[:, None])
-            for k, v in self.start.items()
-        }
-
-    def own_of(self, frame: int) -> dict[str, Tensor]:
-        """Return a frame's corrections; their mean over the frames is nothing."""
-        return {k: v[frame] - v.mean(0).detach() for k, v in self.own.items()}
-
-    def moved(self, now: dict[str, Tensor], weights: Float[Tensor, "r"]) -> Gaussians:
+    def moved(self, weights: Float[Tensor, "r"]) -> Gaussians:
         """Return the Gaussians under shape weights."""
-        motion = torch.einsum("r,rnc->nc", weights, now["motion"])
-        recolor = torch.einsum("r,rnc->nc", weights, now["recolor"])
+        values = self.values
+        offsets = (weights @ self.shapes.flatten(1)).reshape(-1, 6)
         return Gaussians(
-            now["means"] + motion,
-            now["quats"],
-            now["scales"].exp(),
-            torch.sigmoid(now["opacities"]),
-            (now["colors"] + recolor).clamp(0, 1),
+            values["means"] + offsets[:, :3],
+            values["quats"],
+            values["scales"].exp(),
+            torch.sigmoid(values["opacities"]),
+            values["colors"] + offsets[:, 3:],
         )
 
-    @torch.no_grad()
-    def picked(self, index: Tensor, frames: int) -> _Model:
-        """Return a model that starts from some of the Gaussians as they are now."""
-        now = self.now()
-        still = Gaussians(
-            now["means"][index], now["quats"][index], now["scales"][index].exp(),
-            torch.sigmoid(now["opacities"][index]), now["colors"][index],
-        )  # fmt: skip
-        motion, recolor = now["motion"][:, index], now["recolor"][:, index]
-        fresh = _Model(still, motion, recolor, self.seen[index], frames)
-        for name, value in self.own.items():
-            fresh.own[name].copy_(value)
-        return fresh
+    def step(
+        self,
+        frame: int,
+        weights: Float[Tensor, "r"],
+        slopes: Gaussians,
+        own: dict[str, Tensor],
+        rates: Rates,
+        fall: float,
+    ) -> None:
+        """Take a step down the slopes of the drawn Gaussians and of a frame's corrections.
+
+        Args:
+            frame: Which.
+            weights: With which it was drawn.
+            slopes: Of the loss, by what `moved` gave.
+            own: Likewise, by the frame's corrections.
+            rates: How far.
+            fall: Factor of all rates.
+        """
+        self._count += 1
+        values = self.values
+        opacities = torch.sigmoid(values["opacities"])
+        gradients = {
+            "means": slopes.means,
+            "quats": slopes.quats,
+            "scales": slopes.scales * values["scales"].exp(),
+            "opacities": slopes.opacities * opacities * (1 - opacities),
+            "colors": slopes.colors,
+        }
+        for name, slope in gradients.items():
+            free = self.seen if slope.ndim == 1 else self.seen[:, None]
+            rate = fall * getattr(rates, name)
+            values[name] -= _adam(self._moments[name], slope, self._count) * free * rate
+        for name, slope in own.items():
+            first, second = (x[frame] for x in self._moments[name])
+            self._steps[name][frame] += 1
+            step = _adam((first, second), slope, int(self._steps[name][frame]))
+            self.own[name][frame] -= fall * getattr(rates, name) * step
+        self._late.append((weights, torch.cat([slopes.means, slopes.colors], 1).flatten()))
+        if len(self._late) == TOGETHER:
+            self._step_shapes(rates, fall)
+
+    def _step_shapes(self, rates: Rates, fall: float) -> None:
+        # All shapes at once are most of the numbers: they step once for several frames.
+        by = torch.stack([weights for weights, _ in self._late])
+        slope = (by.T @ torch.stack([off for _, off in self._late])).reshape(self.shapes.shape)
+        self._late.clear()
+        self._shape_count += 1
+        rate = fall * torch.tensor([rates.motion] * 3 + [rates.recolor] * 3)
+        step = _adam(self._moments["shapes"], slope, self._shape_count)
+        self.shapes -= step * (self.seen[:, None] * rate)
+
+    def settle(self) -> None:
+        """Take the mean over frames out of their corrections."""
+        for value in self.own.values():
+            value -= value.mean(0)
+
+    def picked(self, index: Tensor) -> _Model:
+        """Return a model that goes on with some of the Gaussians."""
+        values = {k: v[index] for k, v in self.values.items()}
+        return _Model(values, self.shapes[:, index], self.seen[index], self.own)
+
+
+def _moments(value: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(value), torch.zeros_like(value)
+
+
+def _adam(moments: tuple[Tensor, Tensor], slope: Tensor, count: int) -> Tensor:
+    """Return Adam's step of length about 1, and keep its moments."""
+    first, second = moments
+    first.lerp_(slope, 1 - BETAS[0])
+    second.mul_(BETAS[1]).addcmul_(slope, slope, value=1 - BETAS[1])
+    size = (second / (1 - BETAS[1] ** count)).sqrt_().add_(1e-12)
+    return first / size / (1 - BETAS[0] ** count)
 
 
 class _Run:
@@ -272,17 +325,13 @@ class _Run:
         mean = torch.zeros(len(still), 6)
         mean[:m] = baked.mean
         still = replace(still, means=still.means + mean[:, :3], colors=still.colors + mean[:, 3:])
-        with torch.no_grad():
-            self.weights = self.mapping.weights(footage.codes.values)
-        ones = torch.ones(len(still))
-        model = _Model(still, shapes[..., :3].clone(), shapes[..., 3:].clone(), ones,
-                       len(self.rows))  # fmt: skip
-        pixels = self._contributions(model)
-        model.seen = pixels / (pixels + config.seen)
-        self.model = model
+        self.weights = self.mapping.weights(footage.codes.values)
+        self.model = _Model.of(still, shapes, len(self.rows))
+        pixels = self._contributions()
+        self.model.seen = pixels / (pixels + config.seen)
         self.looks: list[Look] = []
         self.best: Look
-        self.kept: tuple[dict[str, Tensor], Tensor]
+        self.kept: Avatar
         self.steps, self.size = 0, min(config.sizes)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.begun = clock()
@@ -307,9 +356,8 @@ class _Run:
             self.look()
 
     def _stage(self, size: int, begin: float, end: float, splits: int) -> None:
-        self.size = size
+        self.size, config = size, self.config
         pictures = _at(self.footage, size)
-        adam = self.model.optimiser(self.config.rates)
         errors = torch.zeros(len(self.model.seen))
         due = [begin + (end - begin) * (i + 1) / (splits + 1) for i in range(splits)]
         order: list[int] = []
@@ -317,62 +365,62 @@ class _Run:
             if due and spent >= due[0]:
                 due.pop(0)
                 self._split(errors)
-                adam = self.model.optimiser(self.config.rates)
                 errors = torch.zeros(len(self.model.seen))
-            if spent - self.looks[-1].seconds >= self.config.looks * self.config.seconds:
+            if spent - self.looks[-1].seconds >= config.looks * config.seconds:
                 self.look()
-            for group in adam.param_groups:
-                group["lr"] = group["start"] * 0.1 ** (spent / self.config.seconds)
             if not order:
+                self.model.settle()
                 order = torch.randperm(len(self.rows), generator=self.generator).tolist()
-            frame = order.pop()
-            loss = self._loss(frame, pictures)
-            adam.zero_grad(set_to_none=True)
-            loss.backward()
-            slope = self.model.change["means"].grad
-            assert slope is not None
-            errors += slope.norm(dim=1)
-            adam.step()
+            errors += self._step(order.pop(), pictures, 0.1 ** (spent / config.seconds))
             self.steps += 1
 
-    def _loss(self, frame: int, pictures: Tensor) -> Tensor:
-        config, row = self.config, self.rows[frame]
-        own = self.model.own_of(frame)
-        drawn = self._drawn(row, pictures.shape[-1], own)
+    def _step(self, frame: int, pictures: Tensor, fall: float) -> Float[Tensor, "n"]:
+        """Take a step on a frame; return how strongly it pulls at each Gaussian's place."""
+        model, row = self.model, self.rows[frame]
+        weights = self.weights[row] + model.own["weights"][frame]
+        drawn = {k: v.detach().requires_grad_() for k, v in vars(model.moved(weights)).items()}
+        own = {k: v[frame].clone().requires_grad_() for k, v in model.own.items()}
+        with torch.enable_grad():
+            loss = self._loss(Gaussians(**drawn), row, own, pictures)
+            found = torch.autograd.grad(loss, [*drawn.values(), *own.values()])
+        slopes = Gaussians(*found[: len(drawn)])
+        by_own = dict(zip(own, found[len(drawn) :], strict=True))
+        offsets = torch.cat([slopes.means, slopes.colors], 1).flatten()
+        by_own["weights"] = by_own["weights"] + model.shapes.flatten(1) @ offsets
+        model.step(frame, weights, slopes, by_own, self.config.rates, fall)
+        return slopes.means.norm(dim=1)
+
+    def _loss(
+        self, moved: Gaussians, row: int, own: dict[str, Tensor], pictures: Tensor
+    ) -> Float[Tensor, ""]:
+        config, size = self.config, pictures.shape[-1]
+        drawn = self._drawn(_corrected(moved, own), row, size)
         truth = pictures[row].float() / 255
-        known = _known(self.footage.inside[row], pictures.shape[-1])
+        known = _known(self.footage.inside[row], size)
         image = torch.where(known, drawn.color.permute(2, 0, 1), truth[:3])
         alpha = torch.where(known, drawn.alpha[..., 0], truth[3])
         loss = (image - truth[:3]).abs().mean()
         loss = loss + config.silhouette * (alpha - truth[3]).abs().mean()
         if config.ssim:
-            loss = loss + config.ssim * (1 - ssim(image[None], truth[None, :3]))
-        cost = sum((own[k] / sigma).square().mean() for k, sigma in PRIOR.items())
-        return loss + config.prior * cost
+            # Of brightness alone: structure is in it, and it is three times as fast.
+            grey, wanted = image.mean(0)[None, None], truth[:3].mean(0)[None, None]
+            loss = loss + config.ssim * (1 - ssim(grey, wanted))
+        cost = torch.stack([(own[k] / sigma).square().mean() for k, sigma in PRIOR.items()])
+        return loss + config.prior * cost.sum()
 
-    def _drawn(self, row: int, size: int, own: dict[str, Tensor] | None = None):
-        model = self.model
-        weights = self.weights[row]
-        now = model.now()
-        moved = model.moved(now, weights if own is None else weights + own["weights"])
-        if own is not None:
-            turned = moved.means + torch.linalg.cross(own["turn"].expand_as(moved.means),
-                                                      moved.means)  # fmt: skip
-            moved = replace(moved, means=turned + own["shift"],
-                            colors=moved.colors * own["exposure"].exp())  # fmt: skip
+    def _drawn(self, moved: Gaussians, row: int, size: int) -> Rendering:
         camera = self.footage.cameras[row].resized(size, size)
+        moved = replace(moved, colors=moved.colors.clamp(0, 1))
         return render(moved, camera, background=torch.ones(3))
 
-    @torch.no_grad()
     def look(self) -> None:
         """Draw some held-back frames, and keep the state if it is the best yet."""
         size = min(DRAWN_AT, self.footage.pixels.shape[-1])
         judged, unseen = (self._psnr(rows, size) for rows in (self.judges, self.unseen))
         now = Look(self.spent(), self.steps, self.size, len(self.model.seen), judged, unseen)
         self.looks.append(now)
-        if len(self.looks) == 1 or now.judged > self.best.judged:
-            self.best = now
-            self.kept = ({k: v.clone() for k, v in self.model.now().items()}, self.model.seen)
+        if len(self.looks) == 1 or not now.judged <= self.best.judged:
+            self.best, self.kept = now, self.current()
         self.tell(now, self.current)
 
     def _psnr(self, rows: Sequence[int], size: int) -> float:
@@ -380,59 +428,54 @@ class _Run:
             return float("nan")
         truth = self.footage.views(rows, size)
         errors = [
-            head_error(self._drawn(row, size).color.permute(2, 0, 1), truth[n])
+            head_error(
+                self._drawn(self.model.moved(self.weights[row]), row, size).color.permute(2, 0, 1),
+                truth[n],
+            )
             for n, row in enumerate(rows)
         ]
         return float(torch.stack([-10 * e.clamp(min=1e-10).log10() for e in errors]).mean())
 
-    def _contributions(self, model: _Model) -> Float[Tensor, "n"]:
+    def _contributions(self) -> Float[Tensor, "n"]:
         """Return how many pixels of a picture of 128 each Gaussian makes on the mean over frames."""
-        total = torch.zeros(len(model.seen))
+        total = torch.zeros(len(self.model.seen))
         rows = _spread(self.rows, 24)
         for row in rows:
-            with torch.no_grad():
-                moved = model.moved(model.now(), self.weights[row])
+            moved = self.model.moved(self.weights[row])
             total += blending(moved, self.footage.cameras[row].resized(128, 128))
         return total / max(len(rows), 1)
 
-    @torch.no_grad()
     def _split(self, errors: Float[Tensor, "n"]) -> None:
         """Split Gaussians where error stays, and drop those that have become nothing."""
         model, config = self.model, self.config
-        now = model.now()
-        gone = (torch.sigmoid(now["opacities"]) < GONE) & (model.seen > 0.5)
+        gone = (torch.sigmoid(model.values["opacities"]) < GONE) & (model.seen > 0.5)
         room = config.gaussians - int((~gone).sum())
         count = max(min(int(config.growth * len(gone)), room), 0)
         # A Gaussian that is smaller than a pixel is as sharp as it can be.
-        errors = torch.where(gone, 0.0, errors * model.seen * now["scales"].amax(1).exp())
-        chosen = errors.topk(min(count, len(errors))).indices
+        errors = errors * model.seen * model.values["scales"].amax(1).exp()
+        chosen = torch.where(gone, 0.0, errors).topk(min(count, len(errors))).indices
         keep = torch.nonzero(~gone)[:, 0]
-        fresh = model.picked(torch.cat([keep, chosen]), len(self.rows))
         place = torch.empty(len(gone), dtype=torch.long)
         place[keep] = torch.arange(len(keep))
-        halves = torch.stack([place[chosen], len(keep) + torch.arange(len(chosen))])
-        scales = fresh.start["scales"][halves[0]].exp()
-        turn = rotation_matrices(fresh.start["quats"][halves[0]])
-        long = scales.argmax(1)
-        axis = turn.gather(2, long[:, None, None].expand(-1, 3, 1))[..., 0]
-        off = 0.5 * axis * scales.amax(1, keepdim=True)
+        self.model = fresh = model.picked(torch.cat([keep, chosen]))
+        halves = (place[chosen], len(keep) + torch.arange(len(chosen)))
+        scales = fresh.values["scales"][halves[0]]
+        turn = rotation_matrices(fresh.values["quats"][halves[0]])
+        long = functional.one_hot(scales.argmax(1), 3)
+        off = 0.5 * (turn * (long * scales.exp())[:, None]).sum(-1)
         for half, sign in zip(halves, (1.0, -1.0)):
-            fresh.start["means"][half] += sign * off
-            fresh.start["scales"][half] -= torch.nn.functional.one_hot(long, 3) * torch.log(
-                torch.tensor(SPLIT_BY)
-            )
-        self.model = fresh
+            fresh.values["means"][half] += sign * off
+            fresh.values["scales"][half] -= long * math.log(SPLIT_BY)
 
-    @torch.no_grad()
     def current(self) -> Avatar:
         """Return the state of this moment as an avatar."""
-        return _packed(self.avatar, self.model.now(), self.mapping, self.weights)
+        return _packed(self.avatar, self.model, self.mapping, self.weights)
 
-    @torch.no_grad()
-    def result(self) -> Avatar:
-        """Return the best state as an avatar."""
-        now, _ = self.kept
-        return _packed(self.avatar, now, self.mapping, self.weights)
+
+def _corrected(moved: Gaussians, own: dict[str, Tensor]) -> Gaussians:
+    """Return Gaussians turned, shifted and exposed as one frame has them."""
+    turned = moved.means + torch.linalg.cross(own["turn"].expand_as(moved.means), moved.means)
+    return replace(moved, means=turned + own["shift"], colors=moved.colors * own["exposure"].exp())
 
 
 def head_error(drawn: Float[Tensor, "3 h w"], truth: View) -> Float[Tensor, ""]:
@@ -462,22 +505,20 @@ def _scaled(baked: Baked, codes: Float[Tensor, "f 120"]) -> tuple[Baked, Float[T
 
 
 def _packed(
-    avatar: Avatar, now: dict[str, Tensor], mapping: Baked, weights: Float[Tensor, "m r"]
+    avatar: Avatar, model: _Model, mapping: Baked, weights: Float[Tensor, "m r"]
 ) -> Avatar:
     """Return an avatar in which only those Gaussians have shapes that these do something to."""
-    used = weights.square().mean(0).sqrt()
-    far = (now["motion"].norm(dim=-1) * used[:, None]).amax(0)
-    hue = (now["recolor"].abs().amax(-1) * used[:, None]).amax(0)
+    used = weights.square().mean(0).sqrt()[:, None]
+    far = (model.shapes[..., :3].norm(dim=-1) * used).amax(0)
+    hue = (model.shapes[..., 3:].abs().amax(-1) * used).amax(0)
     moving: Bool[Tensor, "n"] = (far > MOVES_M) | (hue > RECOLORS)
     order = torch.cat([torch.nonzero(moving)[:, 0], torch.nonzero(~moving)[:, 0]])
-    m = int(moving.sum())
+    m, values = int(moving.sum()), {k: v[order] for k, v in model.values.items()}
     still = Gaussians(
-        now["means"][order], functional.normalize(now["quats"], dim=1)[order],
-        now["scales"].exp()[order], torch.sigmoid(now["opacities"])[order],
-        now["colors"].clamp(0, 1)[order],
+        values["means"], functional.normalize(values["quats"], dim=1), values["scales"].exp(),
+        torch.sigmoid(values["opacities"]), values["colors"],
     )  # fmt: skip
-    shapes = torch.cat([now["motion"], now["recolor"]], -1)[:, order[:m]]
-    baked = Baked.of(mapping, shapes.contiguous(), torch.zeros(m, 6))
+    baked = Baked.of(mapping, model.shapes[:, order[:m]].contiguous(), torch.zeros(m, 6))
     head = CanonicalHead(still, torch.zeros(len(order), 0))
     return Avatar(head, baked, avatar.layout, dict(avatar.made), avatar.precision)
 

@@ -44,6 +44,8 @@ EVERY, LAST = 10, 0.2
 """Of the tracked frames so many make one that is held back, and this share of them at the end."""
 CLOSE_S = 0.1
 """Frames farther apart in time do not follow from each other: each is looked at afresh."""
+ALIKE = 1.5
+"""Degrees, or what counts like them, under which two frames show the same."""
 RIVAL = 0.5
 """A second face of this share of the first one's size is another person, not a picture on a wall."""
 
@@ -278,8 +280,10 @@ def choose_inputs(
     for reason, score in wanted:
         best = int(np.argmax(score - unsharp))
         # What hardly differs from a chosen one shows nothing new.
-        new = not chosen or np.linalg.norm(place[chosen] - place[best], axis=1).min() > 3
-        if new and len(chosen) < count:
+        off = np.linalg.norm(place[chosen] - place[best], axis=1) if chosen else np.ones(0)
+        if len(off) and off.min() < ALIKE:
+            reasons[int(off.argmin())] += f", {reason}"
+        elif len(chosen) < count:
             chosen.append(best)
             reasons.append(reason)
     while len(chosen) < min(count, len(rows)):

@@ -85,6 +85,8 @@ class FitConfig:
     ssim: float = 0.3
     """Weight of 1 - SSIM beside the L1 terms of colour and silhouette."""
     silhouette: float = 0.5
+    beside: float = 0.3
+    """What neck and shoulders count: they move by themselves."""
     prior: float = 1e-3
     """Weight of what frames' corrections cost, in `PRIOR`'s units."""
     seen: float = 0.3
@@ -329,6 +331,7 @@ class _Run:
         self.model = _Model.of(still, shapes, len(self.rows))
         pixels = self._contributions()
         self.model.seen = pixels / (pixels + config.seen)
+        self._known_beside: dict[tuple[int, int], Tensor] = {}
         self.looks: list[Look] = []
         self.best: Look
         self.kept: Avatar
@@ -399,14 +402,26 @@ class _Run:
         known = _known(self.footage.inside[row], size)
         image = torch.where(known, drawn.color.permute(2, 0, 1), truth[:3])
         alpha = torch.where(known, drawn.alpha[..., 0], truth[3])
-        loss = (image - truth[:3]).abs().mean()
-        loss = loss + config.silhouette * (alpha - truth[3]).abs().mean()
+        beside = self._beside(row, size)
+        worth = torch.where(beside, config.beside, 1.0)
+        loss = ((image - truth[:3]).abs() * worth).mean()
+        loss = loss + config.silhouette * ((alpha - truth[3]).abs() * worth).mean()
         if config.ssim:
             # Of brightness alone: structure is in it, and it is three times as fast.
+            image = torch.where(beside, truth[:3], image)
             grey, wanted = image.mean(0)[None, None], truth[:3].mean(0)[None, None]
             loss = loss + config.ssim * (1 - ssim(grey, wanted))
         cost = torch.stack([(own[k] / sigma).square().mean() for k, sigma in PRIOR.items()])
         return loss + config.prior * cost.sum()
+
+    def _beside(self, row: int, size: int) -> Bool[Tensor, "h w"]:
+        """Tell which pixels show the person, but not the head."""
+        key = (row, size)
+        if key not in self._known_beside:
+            shown = self.footage.views([row], size).alpha[0, 0] > 0.02
+            high = self.footage.above_chin([row], size)[0, 0]
+            self._known_beside[key] = shown & ~high
+        return self._known_beside[key]
 
     def _drawn(self, moved: Gaussians, row: int, size: int) -> Rendering:
         camera = self.footage.cameras[row].resized(size, size)
@@ -426,15 +441,9 @@ class _Run:
     def _psnr(self, rows: Sequence[int], size: int) -> float:
         if not rows:
             return float("nan")
-        truth = self.footage.views(rows, size)
-        errors = [
-            head_error(
-                self._drawn(self.model.moved(self.weights[row]), row, size).color.permute(2, 0, 1),
-                truth[n],
-            )
-            for n, row in enumerate(rows)
-        ]
-        return float(torch.stack([-10 * e.clamp(min=1e-10).log10() for e in errors]).mean())
+        truth, head = self.footage.views(rows, size).image, self.footage.head(rows, size)
+        drawn = [self._drawn(self.model.moved(self.weights[row]), row, size).color for row in rows]
+        return float(psnr_where(torch.stack(drawn).permute(0, 3, 1, 2), truth, head).mean())
 
     def _contributions(self) -> Float[Tensor, "n"]:
         """Return how many pixels of a picture of 128 each Gaussian makes on the mean over frames."""
@@ -478,10 +487,12 @@ def _corrected(moved: Gaussians, own: dict[str, Tensor]) -> Gaussians:
     return replace(moved, means=turned + own["shift"], colors=moved.colors * own["exposure"].exp())
 
 
-def head_error(drawn: Float[Tensor, "3 h w"], truth: View) -> Float[Tensor, ""]:
-    """Return the mean square error of the pixels that the head covers by more than half."""
-    head = truth.alpha > 0.5
-    return ((drawn.clamp(0, 1) - truth.image).square() * head).sum() / (3 * head.sum()).clamp(min=1)
+def psnr_where(
+    drawn: Float[Tensor, "v 3 h w"], truth: Float[Tensor, "v 3 h w"], where: Bool[Tensor, "v 1 h w"]
+) -> Float[Tensor, "v"]:
+    """Return the PSNR of some pixels of each picture, dB; at most 100."""
+    square = ((drawn.clamp(0, 1) - truth).square() * where).sum((1, 2, 3))
+    return -10 * (square / (3 * where.sum((1, 2, 3))).clamp(min=1)).clamp(min=1e-10).log10()
 
 
 def blending(gaussians: Gaussians, camera: Camera) -> Float[Tensor, "n"]:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64, UInt8
+from jaxtyping import Bool, Float, Float64, Int64, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional
@@ -33,10 +33,10 @@ from pipeline.model.fastgha import MAX_VIEWS
 from pipeline.perception.landmarks import Detector, Face
 from pipeline.perception.matting import MattingModel
 from pipeline.perception.points import PointsSeen
-from pipeline.prep.photos import MIN_FACE, Picture, cut_head, find_face
+from pipeline.prep.photos import CHIN, MIN_FACE, Picture, cut_head, find_face
 from pipeline.prep.stages.crop import cropped, square_at_head
 from pipeline.system.progress import Bars, Progress, no_bars, silent
-from pipeline.tracking.tracker import Followed, HeadTracker, TrackedHead
+from pipeline.tracking.tracker import Followed, HeadTracker, TrackedHead, landmarks_of
 
 FPS = 25.0
 """Of a folder of frames, which does not say."""
@@ -44,6 +44,8 @@ EVERY, LAST = 10, 0.2
 """Of the tracked frames so many make one that is held back, and this share of them at the end."""
 CLOSE_S = 0.1
 """Frames farther apart in time do not follow from each other: each is looked at afresh."""
+UNDER_CHIN = 0.02
+"""Metres under the chin, of a mouth that is shut, where the head ends."""
 ALIKE = 1.5
 """Degrees, or what counts like them, under which two frames show the same."""
 RIVAL = 0.5
@@ -124,6 +126,26 @@ class Footage:
             pixels = functional.interpolate(pixels, (size, size), mode="area")
         camera = self.cameras[chosen].resized(size, size)
         return View(pixels[:, :3], pixels[:, 3:], camera)
+
+    def head(self, rows: Sequence[int], size: int) -> Bool[Tensor, "v 1 h w"]:
+        """Tell which pixels are the head's: of the matte, and not of neck and shoulders.
+
+        What is below the chin moves by itself, and no avatar of a head knows how.
+        """
+        return (self.views(rows, size).alpha > 0.5) & self.above_chin(rows, size)
+
+    def above_chin(self, rows: Sequence[int], size: int) -> Bool[Tensor, "v 1 h w"]:
+        """Tell which pixels are higher than the chin, whatever they show."""
+        camera = self.cameras[list(rows)].resized(size, size)
+        y, x = torch.meshgrid(*[torch.arange(size) + 0.5] * 2, indexing="ij")
+        pixels = torch.stack([x, y, torch.ones_like(x)], -1)
+        # On the plane through the head's origin that faces the camera.
+        E = camera.world_to_camera
+        there = torch.einsum("vij,hwj->vhwi", torch.linalg.inv(camera.K), pixels)
+        there = there * E[:, 2, 3, None, None, None] - E[:, None, None, :3, 3]
+        height = torch.einsum("vi,vhwi->vhw", E[:, :3, 1], there)
+        chin = float(landmarks_of(self.neutral)[CHIN, 1])
+        return (height > chin - UNDER_CHIN)[:, None]
 
     def mesh(self, rows: Sequence[int]) -> TrackedMesh:
         """Return the mesh as it is posed in some frames."""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.create import of_footage
-from pipeline.avatar.fit import FitConfig, Look, fit
+from pipeline.avatar.fit import FitConfig, Look, fit, psnr_where
 from pipeline.avatar.start import bare_mesh, light
 from pipeline.avatar.video import Footage, VideoConfig, read_footage, with_roles
 from pipeline.bench.rows import BenchRow, table
@@ -31,7 +31,6 @@ from pipeline.core.framing import CROP_CENTER
 from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera, ExpressionCode, View
 from pipeline.evaluate.baselines import nearest_input
-from pipeline.evaluate.metrics import MAX_DB
 from pipeline.evaluate.tables import Table
 from pipeline.faces.layouts import arkit_to_code
 from pipeline.model.checkpoint import checkpoint_path, load_model
@@ -58,6 +57,7 @@ COLUMNS = {
     "start": "{start}",
     "s": "{seconds:.0f}",
     "head dB": "{psnr:.2f}",
+    "with shoulders": "{whole:.2f}",
     "SSIM": "{ssim:.3f}",
     "LPIPS": "{lpips:.3f}",
     "mouth dB": "{mouth:.2f}",
@@ -77,6 +77,8 @@ class Row(BenchRow):
     seconds: float
     psnr: float
     """Of the head, dB."""
+    whole: float
+    """Of all that the matte covers, with neck and shoulders, dB."""
     ssim: float
     lpips: float
     """nan if its network is not there."""
@@ -301,7 +303,7 @@ def _compared(
 ) -> Mapping[str, float]:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    head = truth.alpha > 0.5
+    head = footage.head(rows, truth.camera.width)
     found = structural_similarity_index_measure(
         drawn, truth.image, data_range=1.0, sigma=1.5, kernel_size=11, return_full_image=True
     )
@@ -311,6 +313,7 @@ def _compared(
     mouth, eyes = (_psnr(drawn, truth.image, torch.stack(part)) for part in parts)
     return {
         "psnr": _psnr(drawn, truth.image, head),
+        "whole": _psnr(drawn, truth.image, truth.alpha > 0.5),
         "ssim": float(like.mean()),
         "lpips": _lpips(drawn, truth.image),
         "mouth": mouth,
@@ -326,8 +329,7 @@ def _lpips(drawn: Tensor, truth: Tensor) -> float:
 
 
 def _psnr(drawn: Tensor, truth: Tensor, where: Bool[Tensor, "m 1 h w"]) -> float:
-    square = ((drawn - truth).square() * where).sum((1, 2, 3)) / (3 * where.sum((1, 2, 3)))
-    return float((-10 * square.log10()).clamp(max=MAX_DB).mean())
+    return float(psnr_where(drawn, truth, where).mean())
 
 
 def _about(

@@ -8,8 +8,8 @@ import typer
 from fastgha_cli import options
 
 EXAMPLE = (
-    "Examples:  fastgha avatar front.jpg left.jpg right.jpg -o me.avatar;  "
-    "fastgha avatar me.mp4 --refine 120 -o me.avatar"
+    "Example:  fastgha avatar front.jpg left.jpg right.jpg -o me.avatar, or of a video:  fastgha "
+    "avatar me.mp4 --refine 120 -o me.avatar"
 )
 
 

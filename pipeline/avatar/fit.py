@@ -54,9 +54,9 @@ class Rates:
     opacities: float = 3e-2
     """Of the logit."""
     colors: float = 5e-3
-    motion: float = 1e-4
+    motion: float = 3e-5
     """Metres, of a shape at a weight of one standard deviation."""
-    recolor: float = 3e-3
+    recolor: float = 1e-3
     turn: float = 5e-4
     """Radians, of a frame's pose."""
     shift: float = 2e-4
@@ -72,11 +72,11 @@ class FitConfig:
     """How an avatar is fitted to a video."""
 
     seconds: float = 120.0
-    sizes: tuple[int, ...] = (128, 256, 512)
+    sizes: tuple[int, ...] = (128, 256)
     """Of the pictures, pixels, one stage after the other; those beyond the frames' are left out."""
-    shares: tuple[float, ...] = (0.35, 0.45, 0.2)
+    shares: tuple[float, ...] = (0.1, 0.9)
     """Of the time that each size gets."""
-    gaussians: int = 24_000
+    gaussians: int = 20_000
     """At most."""
     growth: float = 0.1
     """Share of the Gaussians that is split at each look at where error stays."""
@@ -87,6 +87,13 @@ class FitConfig:
     silhouette: float = 0.5
     beside: float = 0.3
     """What neck and shoulders count: they move by themselves."""
+    warm: float = 0.1
+    """Share of the time before shapes change: until then, frames' poses take what is theirs."""
+    hold: float = 0.01
+    """Share of their change that shapes lose at each of their steps."""
+    jitter: float = 0.15
+    """Spread of what is added to the shape weights in each step, in theirs: a shape must not do more
+    than it has to, or expressions beyond the video's come out as noise."""
     prior: float = 1e-3
     """Weight of what frames' corrections cost, in `PRIOR`'s units."""
     seen: float = 0.3
@@ -189,6 +196,7 @@ class _Model:
         self.values = values
         """Means, quats, logarithms of scales, logits of opacities, colours."""
         self.shapes = shapes
+        self._begun = shapes.clone()
         self.seen = seen
         """How freely each Gaussian changes, in [0, 1]."""
         self.own = own
@@ -231,8 +239,9 @@ class _Model:
         weights: Float[Tensor, "r"],
         slopes: Gaussians,
         own: dict[str, Tensor],
-        rates: Rates,
+        config: FitConfig,
         fall: float,
+        warm: bool,
     ) -> None:
         """Take a step down the slopes of the drawn Gaussians and of a frame's corrections.
 
@@ -241,9 +250,11 @@ class _Model:
             weights: With which it was drawn.
             slopes: Of the loss, by what `moved` gave.
             own: Likewise, by the frame's corrections.
-            rates: How far.
+            config: How far, and how shapes are held.
             fall: Factor of all rates.
+            warm: Whether shapes change yet.
         """
+        rates = config.rates
         self._count += 1
         values = self.values
         opacities = torch.sigmoid(values["opacities"])
@@ -263,19 +274,23 @@ class _Model:
             self._steps[name][frame] += 1
             step = _adam((first, second), slope, int(self._steps[name][frame]))
             self.own[name][frame] -= fall * getattr(rates, name) * step
+        if not warm:
+            return
         self._late.append((weights, torch.cat([slopes.means, slopes.colors], 1).flatten()))
         if len(self._late) == TOGETHER:
-            self._step_shapes(rates, fall)
+            self._step_shapes(config, fall)
 
-    def _step_shapes(self, rates: Rates, fall: float) -> None:
+    def _step_shapes(self, config: FitConfig, fall: float) -> None:
         # All shapes at once are most of the numbers: they step once for several frames.
         by = torch.stack([weights for weights, _ in self._late])
         slope = (by.T @ torch.stack([off for _, off in self._late])).reshape(self.shapes.shape)
         self._late.clear()
         self._shape_count += 1
+        rates = config.rates
         rate = fall * torch.tensor([rates.motion] * 3 + [rates.recolor] * 3)
         step = _adam(self._moments["shapes"], slope, self._shape_count)
         self.shapes -= step * (self.seen[:, None] * rate)
+        self.shapes.lerp_(self._begun, config.hold * fall)
 
     def settle(self) -> None:
         """Take the mean over frames out of their corrections."""
@@ -285,7 +300,9 @@ class _Model:
     def picked(self, index: Tensor) -> _Model:
         """Return a model that goes on with some of the Gaussians."""
         values = {k: v[index] for k, v in self.values.items()}
-        return _Model(values, self.shapes[:, index], self.seen[index], self.own)
+        found = _Model(values, self.shapes[:, index], self.seen[index], self.own)
+        found._begun = self._begun[:, index]
+        return found
 
 
 def _moments(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -374,13 +391,17 @@ class _Run:
             if not order:
                 self.model.settle()
                 order = torch.randperm(len(self.rows), generator=self.generator).tolist()
-            errors += self._step(order.pop(), pictures, 0.1 ** (spent / config.seconds))
+            errors += self._step(order.pop(), pictures, spent / config.seconds)
             self.steps += 1
 
-    def _step(self, frame: int, pictures: Tensor, fall: float) -> Float[Tensor, "n"]:
+    def _step(self, frame: int, pictures: Tensor, done: float) -> Float[Tensor, "n"]:
         """Take a step on a frame; return how strongly it pulls at each Gaussian's place."""
         model, row = self.model, self.rows[frame]
+        config = self.config
         weights = self.weights[row] + model.own["weights"][frame]
+        if config.jitter:
+            noise = torch.randn(len(weights), generator=self.generator)
+            weights = weights + config.jitter * noise
         drawn = {k: v.detach().requires_grad_() for k, v in vars(model.moved(weights)).items()}
         own = {k: v[frame].clone().requires_grad_() for k, v in model.own.items()}
         with torch.enable_grad():
@@ -390,7 +411,7 @@ class _Run:
         by_own = dict(zip(own, found[len(drawn) :], strict=True))
         offsets = torch.cat([slopes.means, slopes.colors], 1).flatten()
         by_own["weights"] = by_own["weights"] + model.shapes.flatten(1) @ offsets
-        model.step(frame, weights, slopes, by_own, self.config.rates, fall)
+        model.step(frame, weights, slopes, by_own, config, 0.1**done, done >= config.warm)
         return slopes.means.norm(dim=1)
 
     def _loss(

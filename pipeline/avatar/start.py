@@ -43,9 +43,9 @@ EDGE = 0.6
 class LightConfig:
     """Sizes of a light avatar."""
 
-    gaussians: int = 16_000
+    gaussians: int = 15_000
     """At most; neighbours are merged until there are no more."""
-    rank: int = 24
+    rank: int = 12
     """Shapes."""
     seed: int = 0
 
@@ -58,13 +58,8 @@ def light(avatar: Avatar, footage: Footage, config: LightConfig = LightConfig())
     Offsets under the video's codes and sampled ones have principal components: the shapes.
     """
     still = avatar.canonical
-    open_ = avatar.animate(_wide_open(avatar.layout))
-    group = _merged(torch.cat([still.means, open_.means], 1), config.gaussians)
-    weight = still.opacities * still.scales.sort(1).values[:, 1:].prod(1)
-    # The heaviest of a cube tells how all of it moves.
-    order = weight.argsort()
-    heaviest = torch.zeros(int(group.max()) + 1, dtype=torch.long)
-    heaviest[group[order]] = order
+    opened = avatar.animate(_wide_open(avatar.layout)).means
+    merged, heaviest = _lightened(still, opened, config.gaussians)
     few = select(avatar, heaviest)
     codes = _codes(footage, config.seed)
     offsets = torch.empty(len(codes), len(heaviest), 6)
@@ -72,8 +67,7 @@ def light(avatar: Avatar, footage: Footage, config: LightConfig = LightConfig())
         moved = few.animate(ExpressionCode(code, avatar.layout))
         offsets[i, :, :3] = moved.means - few.canonical.means
         offsets[i, :, 3:] = moved.colors - few.canonical.colors
-    still = _merge(still, group, weight)
-    return _baked(still, offsets, codes, config.rank, avatar.layout, avatar.made)
+    return _baked(merged, offsets, codes, config.rank, avatar.layout, avatar.made)
 
 
 @torch.no_grad()
@@ -99,13 +93,15 @@ def bare_mesh(footage: Footage, config: LightConfig = LightConfig()) -> Avatar:
         torch.full((n,), 0.9),
         _vertex_colors(footage, footage.inputs[0]),
     )
-    neutral = torch.from_numpy(footage.neutral)
+    neutral, layout = torch.from_numpy(footage.neutral), footage.codes.layout
+    opened = still.means + model.displacement(neutral, _wide_open(layout).values)
+    merged, heaviest = _lightened(still, opened, config.gaussians)
     codes = _codes(footage, config.seed)
-    offsets = torch.zeros(len(codes), n, 6)
+    offsets = torch.zeros(len(codes), len(heaviest), 6)
     for i, code in enumerate(codes):
-        offsets[i, :, :3] = model.displacement(neutral, code)
+        offsets[i, :, :3] = model.displacement(neutral, code)[heaviest]
     facts = {"image_size": footage.pixels.shape[-1]}
-    return _baked(still, offsets, codes, config.rank, footage.codes.layout, facts)
+    return _baked(merged, offsets, codes, config.rank, footage.codes.layout, facts)
 
 
 def _codes(footage: Footage, seed: int) -> Float[Tensor, "s 120"]:
@@ -123,6 +119,24 @@ def _wide_open(layout: str) -> ExpressionCode:
     values[JAW] = torch.tensor([1.0, 0, 0, 0, cos, -sin])
     values[EYELIDS] = 1.0
     return ExpressionCode(values, layout)
+
+
+def _lightened(
+    still: Gaussians, opened: Float[Tensor, "N 3"], most: int
+) -> tuple[Gaussians, Int64[Tensor, "n"]]:
+    """Return fewer Gaussians, and for each the one of the many that tells how it moves.
+
+    Args:
+        still: The many, at rest.
+        opened: Where they are when what belongs apart is parted.
+        most: How many there may be.
+    """
+    group = _merged(torch.cat([still.means, opened], 1), most)
+    weight = still.opacities * still.scales.sort(1).values[:, 1:].prod(1)
+    order = weight.argsort()
+    heaviest = torch.zeros(int(group.max()) + 1, dtype=torch.long)
+    heaviest[group[order]] = order  # the last one written stays
+    return _merge(still, group, weight), heaviest
 
 
 def _merged(places: Float[Tensor, "N 6"], most: int) -> Int64[Tensor, "N"]:

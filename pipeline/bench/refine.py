@@ -56,6 +56,7 @@ MARKS = (0.0, 0.1, 0.25, 0.5, 1.0)
 COLUMNS = {
     "start": "{start}",
     "s": "{seconds:.0f}",
+    "of judges dB": "{judges:.2f}",
     "head dB": "{psnr:.2f}",
     "with shoulders": "{whole:.2f}",
     "SSIM": "{ssim:.3f}",
@@ -77,6 +78,8 @@ class Row(BenchRow):
     seconds: float
     psnr: float
     """Of the head, dB."""
+    judges: float
+    """The same of the held-back frames among the fitted ones, dB."""
     whole: float
     """Of all that the matte covers, with neck and shoulders, dB."""
     ssim: float
@@ -215,11 +218,13 @@ def measure(
     avatar: Avatar, scene: Scene, size: int = 256
 ) -> Mapping[str, float]:
     """Return the figures of an avatar on the frames for which nothing was chosen."""
-    rows = _evenly(scene.footage.unseen, TRUTH)
-    size = min(size, scene.footage.pixels.shape[-1])
-    truth = scene.footage.views(rows, size)
-    drawn = _draw(avatar, truth.camera, scene.footage.codes, rows)
-    found = dict(_compared(drawn, truth, scene.footage, rows))
+    footage = scene.footage
+    size = min(size, footage.pixels.shape[-1])
+
+    def draw(rows: Sequence[int], truth: View) -> Tensor:
+        return _draw(avatar, truth.camera, footage.codes, rows)
+
+    found = dict(_held_back(footage, size, draw))
     found["beyond"] = math.nan
     if scene.beyond is not None and scene.codes is not None:
         seen = _draw(avatar, scene.beyond.camera, scene.codes, range(len(scene.beyond)))
@@ -272,11 +277,9 @@ def _row(scene: Scene, name: str, look: Look, avatar: Avatar) -> Row:
 
 def _nearest(scene: Scene) -> Row:
     """Return what the nearest input frame, as it is, reaches."""
-    rows = _evenly(scene.footage.unseen, TRUTH)
     size = min(256, scene.footage.pixels.shape[-1])
-    truth = scene.footage.views(rows, size)
-    drawn = nearest_input(scene.footage.views(scene.footage.inputs, size), truth.camera)
-    found = _compared(drawn, truth, scene.footage, rows)
+    inputs = scene.footage.views(scene.footage.inputs, size)
+    found = _held_back(scene.footage, size, lambda _, truth: nearest_input(inputs, truth.camera))
     return Row(start="nearest input frame", seconds=0.0, **found, beyond=math.nan, steps_per_s=0.0,
                gaussians=0, fps=math.nan, file_mb=0.0)  # fmt: skip
 
@@ -296,6 +299,19 @@ def _draw(
 ) -> Float[Tensor, "m 3 h w"]:
     drawn = [avatar.render(codes[row], cameras[n]).color for n, row in enumerate(rows)]
     return torch.stack(drawn).permute(0, 3, 1, 2).clamp(0, 1)
+
+
+def _held_back(
+    footage: Footage, size: int, draw: Callable[[Sequence[int], View], Tensor]
+) -> Mapping[str, float]:
+    """Compare what is drawn of the held-back frames with them."""
+    rows = _evenly(footage.unseen, TRUTH)
+    truth = footage.views(rows, size)
+    found = dict(_compared(draw(rows, truth), truth, footage, rows))
+    rows = _evenly(footage.judges, TRUTH)
+    truth = footage.views(rows, size)
+    found["judges"] = _psnr(draw(rows, truth), truth.image, footage.head(rows, size))
+    return found
 
 
 def _compared(

@@ -36,6 +36,8 @@ DRAWN_AT = 256
 GONE, SPLIT_BY = 0.01, 1.6
 """Opacity under which a Gaussian is dropped; how much smaller both halves of a split one are."""
 BETAS = (0.9, 0.99)
+TOLD = 30.0
+"""Ridge with which codes tell frames' corrections; counts like so many frames."""
 TOGETHER = 8
 """Frames after which the shapes take one step."""
 MOVES_M, RECOLORS = 2e-4, 1 / 255
@@ -292,10 +294,40 @@ class _Model:
         self.shapes -= step * (self.seen[:, None] * rate)
         self.shapes.lerp_(self._begun, config.hold * fall)
 
-    def settle(self) -> None:
-        """Take the mean over frames out of their corrections."""
-        for value in self.own.values():
-            value -= value.mean(0)
+    def settle(self, weights: Float[Tensor, "f r"]) -> None:
+        """Give to Gaussians and shapes what all frames' corrections share, or their codes tell.
+
+        A tracker errs alike under like expressions; what is left to a frame is its own.
+
+        Args:
+            weights: Of the shapes, in each frame.
+        """
+        middle = weights.mean(0)
+        off = weights - middle
+        system = off.T @ off + TOLD * torch.eye(off.shape[1])
+        means = self.values["means"]
+
+        def shares(name: str) -> tuple[Tensor, Tensor]:
+            own = self.own[name]
+            mean = own.mean(0)
+            slope = torch.linalg.solve(system, off.T @ (own - mean))
+            own -= mean + off @ slope
+            return mean - middle @ slope, slope
+
+        turn, turns = shares("turn")
+        shift, shifts = shares("shift")
+        weight, mix = shares("weights")
+        self.own["exposure"] -= self.own["exposure"].mean(0)
+        r, n, _ = self.shapes.shape
+        mixed = (mix @ self.shapes.flatten(1)).reshape(r, n, 6)
+        base = (weight @ self.shapes.flatten(1)).reshape(n, 6)
+        motion = torch.linalg.cross(turns[:, None].expand(r, n, 3), means.expand(r, n, 3))
+        mixed[..., :3] += motion + shifts[:, None]
+        base[:, :3] += torch.linalg.cross(turn.expand(n, 3), means) + shift
+        self.shapes += mixed
+        self._begun += mixed
+        means += base[:, :3]
+        self.values["colors"] += base[:, 3:]
 
     def picked(self, index: Tensor) -> _Model:
         """Return a model that goes on with some of the Gaussians."""
@@ -389,7 +421,7 @@ class _Run:
             if spent - self.looks[-1].seconds >= config.looks * config.seconds:
                 self.look()
             if not order:
-                self.model.settle()
+                self.model.settle(self.weights[list(self.rows)])
                 order = torch.randperm(len(self.rows), generator=self.generator).tolist()
             errors += self._step(order.pop(), pictures, spent / config.seconds)
             self.steps += 1

@@ -14,9 +14,12 @@ EXAMPLE = (
 
 
 def avatar(
-    photos: Annotated[list[Path], typer.Argument(
+    photos: Annotated[
+        list[Path],
+        typer.Argument(
             help="1 to 6 photographs of one person, or one video or folder of its frames."
-        )],
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Avatar file to write.")] = Path(
         "me.avatar"
     ),

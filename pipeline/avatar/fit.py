@@ -22,7 +22,7 @@ from torch.nn import functional
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.video import Footage
 from pipeline.core.errors import ConfigError
-from pipeline.core.types import Camera, Gaussians, View
+from pipeline.core.types import Camera, Gaussians
 from pipeline.losses import ssim
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked
@@ -93,9 +93,9 @@ class FitConfig:
     """Share of the time before shapes change: until then, frames' poses take what is theirs."""
     hold: float = 0.01
     """Share of their change that shapes lose at each of their steps."""
-    jitter: float = 0.15
-    """Spread of what is added to the shape weights in each step, in theirs: a shape must not do more
-    than it has to, or expressions beyond the video's come out as noise."""
+    jitter: float = 0.5
+    """Spread of what is added to the shape weights in each step, in theirs: a shape must not do
+    more than it has to, or expressions beyond the video's come out as noise."""
     prior: float = 1e-3
     """Weight of what frames' corrections cost, in `PRIOR`'s units."""
     seen: float = 0.3
@@ -499,7 +499,7 @@ class _Run:
         return float(psnr_where(torch.stack(drawn).permute(0, 3, 1, 2), truth, head).mean())
 
     def _contributions(self) -> Float[Tensor, "n"]:
-        """Return how many pixels of a picture of 128 each Gaussian makes on the mean over frames."""
+        """Return how many pixels of a picture of 128 each Gaussian makes, on the mean."""
         total = torch.zeros(len(self.model.seen))
         rows = _spread(self.rows, 24)
         for row in rows:
@@ -568,9 +568,7 @@ def _scaled(baked: Baked, codes: Float[Tensor, "f 120"]) -> tuple[Baked, Float[T
     return found.eval().requires_grad_(False), spread
 
 
-def _packed(
-    avatar: Avatar, model: _Model, mapping: Baked, weights: Float[Tensor, "m r"]
-) -> Avatar:
+def _packed(avatar: Avatar, model: _Model, mapping: Baked, weights: Float[Tensor, "m r"]) -> Avatar:
     """Return an avatar in which only those Gaussians have shapes that these do something to."""
     used = weights.square().mean(0).sqrt()[:, None]
     far = (model.shapes[..., :3].norm(dim=-1) * used).amax(0)
@@ -611,4 +609,3 @@ def _spread(rows: Sequence[int], most: int) -> list[int]:
         return list(rows)
     at = torch.linspace(0, len(rows) - 1, most).round().int().tolist()
     return [rows[i] for i in at]
-

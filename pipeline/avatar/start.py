@@ -156,9 +156,7 @@ def _merged(places: Float[Tensor, "N 6"], most: int) -> Int64[Tensor, "N"]:
     return found
 
 
-def _merge(
-    still: Gaussians, group: Int64[Tensor, "N"], weight: Float[Tensor, "N"]
-) -> Gaussians:
+def _merge(still: Gaussians, group: Int64[Tensor, "N"], weight: Float[Tensor, "N"]) -> Gaussians:
     """Return one Gaussian for each group: with the mean place, colour and spread of its members."""
     n = int(group.max()) + 1
     weight = weight.clamp(min=1e-12)
@@ -180,7 +178,9 @@ def _merge(
     # All of them seen one behind the other would be opaque; most stand beside each other.
     opacities = 1 - (clear / count.sqrt()).exp()
     quats = Rotation.from_matrix(axes.numpy()).as_quat()[:, [3, 0, 1, 2]]
-    return Gaussians(means, torch.from_numpy(quats).float(), values.clamp(min=1e-10).sqrt(), opacities, colors)
+    return Gaussians(
+        means, torch.from_numpy(quats).float(), values.clamp(min=1e-10).sqrt(), opacities, colors
+    )
 
 
 def _baked(
@@ -203,9 +203,7 @@ def _baked(
     shapes = (left.T @ centred) / strength[:, None]
     mapping = Baked.fit(codes, left * strength, 0, RIDGE)
     n = len(still)
-    baked = Baked.of(
-        mapping, shapes.reshape(rank, n, 6) * unit, mean.reshape(n, 6) * unit
-    )
+    baked = Baked.of(mapping, shapes.reshape(rank, n, 6) * unit, mean.reshape(n, 6) * unit)
     head = CanonicalHead(still, torch.zeros(n, 0))
     return Avatar(head, baked, layout, dict(made))
 

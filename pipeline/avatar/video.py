@@ -49,7 +49,7 @@ UNDER_CHIN = 0.02
 ALIKE = 1.5
 """Degrees, or what counts like them, under which two frames show the same."""
 RIVAL = 0.5
-"""A second face of this share of the first one's size is another person, not a picture on a wall."""
+"""A second face of this share of the first one's size is another person, no picture on a wall."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ class Frames(Protocol):
 
     name: str
     fps: float
+    is_hdr: bool
 
     def __len__(self) -> int: ...
 
@@ -187,6 +188,8 @@ def read_footage(
         InputError: If it is no video, or shows no face, a small one, two people, or too little.
     """
     source = open_frames(path)
+    if source.is_hdr:
+        note(f"{path.name} is of high dynamic range: its colours come out pale. Export it as SDR.")
     try:
         rows = thinned(len(source), config.frames)
         if len(rows) < len(source):
@@ -355,6 +358,7 @@ class _VideoFile:
     def __init__(self, path: Path) -> None:
         self._capture = VideoCapture(path)
         self.name, self.fps = path.name, self._capture.fps or FPS
+        self.is_hdr = self._capture.is_hdr
 
     def __len__(self) -> int:
         return len(self._capture.timesteps)
@@ -371,7 +375,7 @@ class _FolderFrames:
 
     def __init__(self, path: Path) -> None:
         self._paths = sorted(one for one in path.iterdir() if is_photo(one))
-        self.name, self.fps = path.name, FPS
+        self.name, self.fps, self.is_hdr = path.name, FPS, False
         if not self._paths:
             raise InputError(f"{path} has no pictures.", "Give a folder of a video's frames.")
         self._shape: tuple[int, ...] | None = None
@@ -399,6 +403,7 @@ class _Pictures:
 
     def __init__(self, pictures: Sequence[Picture]) -> None:
         self._pictures, self.name, self.fps = pictures, "the photographs", FPS
+        self.is_hdr = False
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -574,4 +579,3 @@ def _uncut(inside: Float[Tensor, "4"]) -> bool:
     """Say whether the frame shows nearly the whole crop; its sides may be narrow."""
     left, top, right, bottom = inside.tolist()
     return left < 0.2 and top < 0.1 and right > 0.8 and bottom > 0.8
-

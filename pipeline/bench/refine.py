@@ -130,7 +130,7 @@ def bench(
     *,
     model: Path | None = None,
     old: Sequence[Path] = (),
-    config: FitConfig = FitConfig(),
+    config: FitConfig | None = None,
     bare: bool = True,
     seconds: Callable[[], float] = time.perf_counter,
     bars: Bars = no_bars,
@@ -146,6 +146,7 @@ def bench(
         seconds: The clock.
         bars: Shows how far it is.
     """
+    config = config or FitConfig()
     rows = [_nearest(scene)]
     starts: dict[str, Callable[[], Avatar]] = {
         "network": lambda: _of_network(checkpoint_path(model), scene.footage)
@@ -169,15 +170,11 @@ def filmed(path: Path, size: int = 512, bars: Bars = no_bars) -> Scene:
     """Return a real video: tracked, cut out."""
     cut = get_matting("modnet")()
     find = get_detector(photos.DETECTOR).make()
-    footage = read_footage(
-        path, size, detector=find, tracker=HeadTracker(), matting=cut, bars=bars
-    )
+    footage = read_footage(path, size, detector=find, tracker=HeadTracker(), matting=cut, bars=bars)
     return Scene(footage)
 
 
-def synthetic(
-    seconds: float = 10.0, size: int = 256, number: int = 0, fps: float = 25.0
-) -> Scene:
+def synthetic(seconds: float = 10.0, size: int = 256, number: int = 0, fps: float = 25.0) -> Scene:
     """Return a video of a synthetic test person whose cameras, mesh and codes are the truth.
 
     The head turns and nods while it speaks; views beyond are more to the side by `BEYOND`.
@@ -214,9 +211,7 @@ def synthetic(
 
 
 @torch.no_grad()
-def measure(
-    avatar: Avatar, scene: Scene, size: int = 256
-) -> Mapping[str, float]:
+def measure(avatar: Avatar, scene: Scene, size: int = 256) -> Mapping[str, float]:
     """Return the figures of an avatar on the frames for which nothing was chosen."""
     footage = scene.footage
     size = min(size, footage.pixels.shape[-1])
@@ -348,9 +343,7 @@ def _psnr(drawn: Tensor, truth: Tensor, where: Bool[Tensor, "m 1 h w"]) -> float
     return float(psnr_where(drawn, truth, where).mean())
 
 
-def _about(
-    footage: Footage, row: int, n: int, truth: View, part: slice
-) -> Bool[Tensor, "1 h w"]:
+def _about(footage: Footage, row: int, n: int, truth: View, part: slice) -> Bool[Tensor, "1 h w"]:
     """Return the box about some landmarks of a frame."""
     points = torch.from_numpy(landmarks_of(footage.posed[row])[part])
     at, _ = project(truth.camera[n], points)

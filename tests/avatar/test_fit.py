@@ -159,9 +159,7 @@ def test_of_a_network_neighbours_become_one(footage: Footage):
     torch.manual_seed(0)
     net = FastGHA(tiny(), "float32").eval().requires_grad_(False)
     rows = footage.inputs[:2]
-    exact = Avatar.create(
-        net, footage.views(rows), footage.codes.layout, {}, footage.mesh(rows)
-    )
+    exact = Avatar.create(net, footage.views(rows), footage.codes.layout, {}, footage.mesh(rows))
     few = light(exact, footage, LightConfig(gaussians=400, rank=8))
     assert 200 < len(few.canonical) <= 400 < len(exact.canonical)
     assert isinstance(few.deformation, Baked) and len(few.deformation.shapes) == 8
@@ -178,8 +176,6 @@ def test_what_cannot_be_fitted_is_refused(start: Avatar, footage: Footage):
         fit(start, replace(footage, codes=other), CONFIG)
     net = FastGHA(tiny(), "float32").eval().requires_grad_(False)
     rows = footage.inputs[:1]
-    exact = Avatar.create(
-        net, footage.views(rows), footage.codes.layout, {}, footage.mesh(rows)
-    )
+    exact = Avatar.create(net, footage.views(rows), footage.codes.layout, {}, footage.mesh(rows))
     with pytest.raises(ConfigError, match="Only a linear baked avatar"):
         fit(exact, footage, CONFIG)

@@ -49,9 +49,10 @@ def test_frames_for_the_network_are_spread_and_say_why(footage: Footage):
     widest = max(rows, key=lambda row: float(units[row, ARKIT["jawOpen"]]))
     why = dict(zip(footage.inputs, footage.reasons, strict=True))
     open_ = [row for row, reason in why.items() if "mouth open" in reason]
-    assert len(open_) == 1 and units[open_[0], ARKIT["jawOpen"]] > 0.8 * units[
-        widest, ARKIT["jawOpen"]
-    ]
+    assert (
+        len(open_) == 1
+        and units[open_[0], ARKIT["jawOpen"]] > 0.8 * units[widest, ARKIT["jawOpen"]]
+    )
     assert len(set(footage.inputs)) == 6 and all(footage.reasons)
 
 
@@ -125,9 +126,7 @@ def everything(rgb: np.ndarray) -> np.ndarray:
 
 def read(path: Path, detector: Callable[[np.ndarray], list[Face]] = one, **options) -> Footage:
     tracker = HeadTracker(Knowing())  # pyright: ignore[reportArgumentType]
-    return read_footage(
-        path, 32, detector=detector, tracker=tracker, matting=everything, **options
-    )
+    return read_footage(path, 32, detector=detector, tracker=tracker, matting=everything, **options)
 
 
 @pytest.fixture(scope="module")

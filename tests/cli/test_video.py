@@ -101,9 +101,7 @@ def test_without_time_it_is_what_the_network_makes(known: None, tmp_path: Path):
     assert not isinstance(Avatar.load(out).deformation, Baked)
 
 
-def test_ctrl_c_keeps_the_best_so_far(
-    known: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_ctrl_c_keeps_the_best_so_far(known: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     fit = create.fit
 
     def stopped(*args, tell: Callable[..., None], **how):

@@ -59,9 +59,9 @@ class Rates:
     motion: float = 3e-5
     """Metres, of a shape at a weight of one standard deviation."""
     recolor: float = 1e-3
-    turn: float = 5e-4
+    turn: float = 2e-3
     """Radians, of a frame's pose."""
-    shift: float = 2e-4
+    shift: float = 1e-3
     """Metres, of a frame's pose."""
     weights: float = 1e-2
     """Standard deviations, of a frame's shape weights."""

@@ -20,9 +20,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.prune import blending
 from pipeline.avatar.video import Footage
 from pipeline.core.errors import ConfigError
-from pipeline.core.types import Camera, Gaussians
+from pipeline.core.types import Gaussians
 from pipeline.losses import ssim
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked
@@ -36,8 +37,6 @@ DRAWN_AT = 256
 GONE, SPLIT_BY = 0.01, 1.6
 """Opacity under which a Gaussian is dropped; how much smaller both halves of a split one are."""
 BETAS = (0.9, 0.99)
-TOLD = 30.0
-"""Ridge with which codes tell frames' corrections; counts like so many frames."""
 TOGETHER = 8
 """Frames after which the shapes take one step."""
 MOVES_M, RECOLORS = 2e-4, 1 / 255
@@ -59,9 +58,9 @@ class Rates:
     motion: float = 3e-5
     """Metres, of a shape at a weight of one standard deviation."""
     recolor: float = 1e-3
-    turn: float = 2e-3
+    turn: float = 1e-3
     """Radians, of a frame's pose."""
-    shift: float = 1e-3
+    shift: float = 5e-4
     """Metres, of a frame's pose."""
     weights: float = 1e-2
     """Standard deviations, of a frame's shape weights."""
@@ -294,40 +293,20 @@ class _Model:
         self.shapes -= step * (self.seen[:, None] * rate)
         self.shapes.lerp_(self._begun, config.hold * fall)
 
-    def settle(self, weights: Float[Tensor, "f r"]) -> None:
-        """Give to Gaussians and shapes what all frames' corrections share, or their codes tell.
+    def settle(self) -> None:
+        """Give to Gaussians what the corrections of all frames share.
 
-        A tracker errs alike under like expressions; what is left to a frame is its own.
-
-        Args:
-            weights: Of the shapes, in each frame.
+        What codes tell of them stays with the frames: given to the shapes, it errs by degrees under
+        expressions that no frame had.
         """
-        middle = weights.mean(0)
-        off = weights - middle
-        system = off.T @ off + TOLD * torch.eye(off.shape[1])
-        means = self.values["means"]
-
-        def shares(name: str) -> tuple[Tensor, Tensor]:
-            own = self.own[name]
-            mean = own.mean(0)
-            slope = torch.linalg.solve(system, off.T @ (own - mean))
-            own -= mean + off @ slope
-            return mean - middle @ slope, slope
-
-        turn, turns = shares("turn")
-        shift, shifts = shares("shift")
-        weight, mix = shares("weights")
-        self.own["exposure"] -= self.own["exposure"].mean(0)
-        r, n, _ = self.shapes.shape
-        mixed = (mix @ self.shapes.flatten(1)).reshape(r, n, 6)
-        base = (weight @ self.shapes.flatten(1)).reshape(n, 6)
-        motion = torch.linalg.cross(turns[:, None].expand(r, n, 3), means.expand(r, n, 3))
-        mixed[..., :3] += motion + shifts[:, None]
-        base[:, :3] += torch.linalg.cross(turn.expand(n, 3), means) + shift
-        self.shapes += mixed
-        self._begun += mixed
-        means += base[:, :3]
-        self.values["colors"] += base[:, 3:]
+        own, means = self.own, self.values["means"]
+        shared = {name: value.mean(0) for name, value in own.items()}
+        for name, value in own.items():
+            value -= shared[name]
+        offsets = (shared["weights"] @ self.shapes.flatten(1)).reshape(-1, 6)
+        turned = torch.linalg.cross(shared["turn"].expand_as(means), means)
+        means += offsets[:, :3] + turned + shared["shift"]
+        self.values["colors"] += offsets[:, 3:]
 
     def picked(self, index: Tensor) -> _Model:
         """Return a model that goes on with some of the Gaussians."""
@@ -421,7 +400,7 @@ class _Run:
             if spent - self.looks[-1].seconds >= config.looks * config.seconds:
                 self.look()
             if not order:
-                self.model.settle(self.weights[list(self.rows)])
+                self.model.settle()
                 order = torch.randperm(len(self.rows), generator=self.generator).tolist()
             errors += self._step(order.pop(), pictures, spent / config.seconds)
             self.steps += 1
@@ -546,16 +525,6 @@ def psnr_where(
     """Return the PSNR of some pixels of each picture, dB; at most 100."""
     square = ((drawn.clamp(0, 1) - truth).square() * where).sum((1, 2, 3))
     return -10 * (square / (3 * where.sum((1, 2, 3))).clamp(min=1)).clamp(min=1e-10).log10()
-
-
-def blending(gaussians: Gaussians, camera: Camera) -> Float[Tensor, "n"]:
-    """Return how many pixels of a picture each Gaussian makes: its blending weights added up."""
-    # A picture's sum is linear in the colours, so its gradient is the blending weights.
-    with torch.enable_grad():
-        ones = torch.ones(len(gaussians), 1).requires_grad_()
-        drawn = render(replace(gaussians, colors=ones), camera, background=torch.zeros(1))
-        (found,) = torch.autograd.grad(drawn.color.sum(), ones)
-    return found[:, 0]
 
 
 def _scaled(baked: Baked, codes: Float[Tensor, "f 120"]) -> tuple[Baked, Float[Tensor, "r"]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.fidelity import sample_codes
-from pipeline.avatar.prune import select
+from pipeline.avatar.prune import blending, select
 from pipeline.avatar.video import Footage
 from pipeline.core.arrays import nearest_true
 from pipeline.core.geometry import project
@@ -33,8 +33,12 @@ from pipeline.render.triangles import draw_triangles
 RIDGE = 1e-2
 PLACE_UNIT = 0.03
 """Metres of a Gaussian's motion that count like its colour going from black to white."""
+SHOWN_AT = 256
+"""Pixels of the pictures in which it is seen what is hidden."""
 CODES = 96
 """Of the video, and as many sampled ones, under which shapes are found."""
+HIDDEN = 0.05
+"""Share of a cube's colour and place that hidden Gaussians have."""
 EDGE = 0.6
 """Standard deviation of a bare mesh's Gaussian, over the mean edge at its vertex."""
 
@@ -59,7 +63,7 @@ def light(avatar: Avatar, footage: Footage, config: LightConfig = LightConfig())
     """
     still = avatar.canonical
     opened = avatar.animate(_wide_open(avatar.layout)).means
-    merged, heaviest = _lightened(still, opened, config.gaussians)
+    merged, heaviest = _lightened(still, opened, config.gaussians, _shown(avatar, footage))
     few = select(avatar, heaviest)
     codes = _codes(footage, config.seed)
     offsets = torch.empty(len(codes), len(heaviest), 6)
@@ -104,6 +108,16 @@ def bare_mesh(footage: Footage, config: LightConfig = LightConfig()) -> Avatar:
     return _baked(merged, offsets, codes, config.rank, footage.codes.layout, facts)
 
 
+def _shown(avatar: Avatar, footage: Footage) -> Float[Tensor, "N"]:
+    """Return how many pixels of the input frames each Gaussian makes."""
+    side = min(SHOWN_AT, footage.pixels.shape[-1])
+    cameras = footage.cameras.resized(side, side)
+    total = torch.zeros(len(avatar.canonical))
+    for row in footage.inputs:
+        total += blending(avatar.animate(footage.codes[row]), cameras[row])
+    return total
+
+
 def _codes(footage: Footage, seed: int) -> Float[Tensor, "s 120"]:
     rows = np.linspace(0, len(footage.supervise) - 1, min(CODES, len(footage.supervise)))
     chosen = [footage.supervise[i] for i in rows.round().astype(int).tolist()]
@@ -122,7 +136,10 @@ def _wide_open(layout: str) -> ExpressionCode:
 
 
 def _lightened(
-    still: Gaussians, opened: Float[Tensor, "N 3"], most: int
+    still: Gaussians,
+    opened: Float[Tensor, "N 3"],
+    most: int,
+    shown: Float[Tensor, "N"] | None = None,
 ) -> tuple[Gaussians, Int64[Tensor, "n"]]:
     """Return fewer Gaussians, and for each the one of the many that tells how it moves.
 
@@ -130,9 +147,13 @@ def _lightened(
         still: The many, at rest.
         opened: Where they are when what belongs apart is parted.
         most: How many there may be.
+        shown: How many pixels each makes of some pictures: what is hidden behind others, and may
+            have another colour, then counts for little.
     """
     group = _merged(torch.cat([still.means, opened], 1), most)
     weight = still.opacities * still.scales.sort(1).values[:, 1:].prod(1)
+    if shown is not None:
+        weight = HIDDEN * weight / weight.sum() + shown / shown.sum().clamp(min=1e-9)
     order = weight.argsort()
     heaviest = torch.zeros(int(group.max()) + 1, dtype=torch.long)
     heaviest[group[order]] = order  # the last one written stays

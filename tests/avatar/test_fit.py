@@ -12,7 +12,8 @@ import torch
 
 from pipeline.apps.web import export_web
 from pipeline.avatar.avatar import Avatar
-from pipeline.avatar.fit import FitConfig, FitReport, Look, blending, fit, psnr_where
+from pipeline.avatar.fit import FitConfig, FitReport, Look, fit, psnr_where
+from pipeline.avatar.prune import blending
 from pipeline.avatar.start import LightConfig, bare_mesh, light
 from pipeline.avatar.video import Footage
 from pipeline.core.errors import ConfigError

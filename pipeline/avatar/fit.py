@@ -58,9 +58,9 @@ class Rates:
     motion: float = 3e-5
     """Metres, of a shape at a weight of one standard deviation."""
     recolor: float = 1e-3
-    turn: float = 1e-3
+    turn: float = 5e-4
     """Radians, of a frame's pose."""
-    shift: float = 5e-4
+    shift: float = 2e-4
     """Metres, of a frame's pose."""
     weights: float = 1e-2
     """Standard deviations, of a frame's shape weights."""
@@ -75,7 +75,7 @@ class FitConfig:
     seconds: float = 120.0
     sizes: tuple[int, ...] = (128, 256)
     """Of the pictures, pixels, one stage after the other; those beyond the frames' are left out."""
-    shares: tuple[float, ...] = (0.1, 0.9)
+    shares: tuple[float, ...] = (0.05, 0.95)
     """Of the time that each size gets."""
     gaussians: int = 20_000
     """At most."""
@@ -429,7 +429,7 @@ class _Run:
         self, moved: Gaussians, row: int, own: dict[str, Tensor], pictures: Tensor
     ) -> Float[Tensor, ""]:
         config, size = self.config, pictures.shape[-1]
-        drawn = self._drawn(_corrected(moved, own), row, size)
+        drawn = self._drawn(corrected(moved, own), row, size)
         truth = pictures[row].float() / 255
         known = _known(self.footage.inside[row], size)
         image = torch.where(known, drawn.color.permute(2, 0, 1), truth[:3])
@@ -513,7 +513,7 @@ class _Run:
         return _packed(self.avatar, self.model, self.mapping, self.weights)
 
 
-def _corrected(moved: Gaussians, own: dict[str, Tensor]) -> Gaussians:
+def corrected(moved: Gaussians, own: dict[str, Tensor]) -> Gaussians:
     """Return Gaussians turned, shifted and exposed as one frame has them."""
     turned = moved.means + torch.linalg.cross(own["turn"].expand_as(moved.means), moved.means)
     return replace(moved, means=turned + own["shift"], colors=moved.colors * own["exposure"].exp())

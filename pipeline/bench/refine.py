@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.create import of_footage
-from pipeline.avatar.fit import FitConfig, Look, fit, psnr_where
+from pipeline.avatar.fit import FitConfig, Look, corrected, fit, psnr_where
 from pipeline.avatar.start import bare_mesh, light
 from pipeline.avatar.video import Footage, VideoConfig, read_footage, with_roles
 from pipeline.bench.rows import BenchRow, table
@@ -39,6 +39,7 @@ from pipeline.perception.lpips import load_lpips
 from pipeline.perception.matting import get_matting
 from pipeline.prep import photos
 from pipeline.prep.synthetic import SyntheticConfig, person
+from pipeline.render import render
 from pipeline.synthetic.expressions import sequence
 from pipeline.system.progress import Bars, no_bars
 from pipeline.tracking.tracker import HeadTracker, landmarks_of
@@ -49,6 +50,8 @@ TURN, NOD = 25.0, 8.0
 """Degrees that a synthetic person's head turns to each side, and nods."""
 BEYOND = 30.0
 """Degrees that views are beyond any that was filmed."""
+ALIGNING, ALIGN_STEPS = {"turn": 2e-3, "shift": 1e-3}, 40
+"""Rates of a pose that is fitted to a held-back frame: radians and metres a step."""
 TRUTH = 24
 """Frames that are compared."""
 MARKS = (0.0, 0.1, 0.25, 0.5, 1.0)
@@ -58,6 +61,7 @@ COLUMNS = {
     "s": "{seconds:.0f}",
     "of judges dB": "{judges:.2f}",
     "head dB": "{psnr:.2f}",
+    "aligned dB": "{aligned:.2f}",
     "with shoulders": "{whole:.2f}",
     "SSIM": "{ssim:.3f}",
     "LPIPS": "{lpips:.3f}",
@@ -78,6 +82,9 @@ class Row(BenchRow):
     seconds: float
     psnr: float
     """Of the head, dB."""
+    aligned: float
+    """The same where the pose of each of these frames, and nothing else, is fitted to it before it
+    is compared: how good the avatar is, apart from the tracker. nan but at the end."""
     judges: float
     """The same of the held-back frames among the fitted ones, dB."""
     whole: float
@@ -227,6 +234,30 @@ def measure(avatar: Avatar, scene: Scene, size: int = 256) -> Mapping[str, float
     return found
 
 
+def aligned(avatar: Avatar, footage: Footage, count: int = 8, size: int = 256) -> float:
+    """Return the PSNR of the head, dB, at the best pose near each held-back frame's."""
+    rows = _evenly(footage.unseen, count)
+    size = min(size, footage.pixels.shape[-1])
+    truth, head = footage.views(rows, size), footage.head(rows, size)
+    best: list[Tensor] = []
+    for n, row in enumerate(rows):
+        moved = avatar.animate(footage.codes[row])
+        pose = {key: torch.zeros(3, requires_grad=True) for key in ALIGNING}
+        own = {**pose, "exposure": torch.zeros(3)}
+        groups = [{"params": [pose[key]], "lr": rate} for key, rate in ALIGNING.items()]
+        adam, found = torch.optim.Adam(groups), list[Tensor]()
+        for _ in range(ALIGN_STEPS):
+            drawn = render(corrected(moved, own), truth.camera[n], background=torch.ones(3))
+            picture, wanted = drawn.color.permute(2, 0, 1)[None], truth.image[n : n + 1]
+            found.append(psnr_where(picture.detach(), wanted, head[n : n + 1])[0])
+            loss = ((picture - wanted).abs() * head[n]).mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        best.append(torch.stack(found).max())
+    return float(torch.stack(best).mean())
+
+
 def _of_network(checkpoint: Path, footage: Footage) -> Avatar:
     net, loaded = load_model(checkpoint)
     return light(of_footage(net, footage, str(loaded.header["layout"])), footage)
@@ -252,7 +283,9 @@ def _fitted(
 
     kept, report = fit(start, scene.footage, config, tell=tell, clock=clock)
     last = replace(report.best, seconds=report.looks[-1].seconds)
-    return [*rows, _row(scene, f"{name}, kept", last, kept)]
+    row = _row(scene, f"{name}, kept", last, kept)
+    row["aligned"] = aligned(kept, scene.footage)
+    return [*rows, row]
 
 
 def _row(scene: Scene, name: str, look: Look, avatar: Avatar) -> Row:
@@ -263,6 +296,7 @@ def _row(scene: Scene, name: str, look: Look, avatar: Avatar) -> Row:
         start=name,
         seconds=look.seconds,
         **measure(avatar, scene),
+        aligned=math.nan,
         steps_per_s=look.steps / max(look.seconds, 1e-9),
         gaussians=len(avatar.canonical),
         fps=_speed(avatar, scene.footage),
@@ -274,9 +308,14 @@ def _nearest(scene: Scene) -> Row:
     """Return what the nearest input frame, as it is, reaches."""
     size = min(256, scene.footage.pixels.shape[-1])
     inputs = scene.footage.views(scene.footage.inputs, size)
-    found = _held_back(scene.footage, size, lambda _, truth: nearest_input(inputs, truth.camera))
-    return Row(start="nearest input frame", seconds=0.0, **found, beyond=math.nan, steps_per_s=0.0,
-               gaussians=0, fps=math.nan, file_mb=0.0)  # fmt: skip
+
+    def draw(rows: Sequence[int], truth: View) -> Tensor:
+        return nearest_input(inputs, truth.camera)
+
+    found = _held_back(scene.footage, size, draw)
+    none = math.nan
+    return Row(start="nearest input frame", seconds=0.0, **found, aligned=none, beyond=none,
+               steps_per_s=0.0, gaussians=0, fps=none, file_mb=0.0)  # fmt: skip
 
 
 def _speed(avatar: Avatar, footage: Footage) -> float:

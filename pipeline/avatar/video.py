@@ -42,7 +42,7 @@ FPS = 25.0
 """Of a folder of frames, which does not say."""
 EVERY, LAST = 10, 0.2
 """Of the tracked frames so many make one that is held back, and this share of them at the end."""
-CLOSE_S = 0.1
+CLOSE_S = 0.17
 """Frames farther apart in time do not follow from each other: each is looked at afresh."""
 UNDER_CHIN = 0.02
 """Metres under the chin, of a mouth that is shut, where the head ends."""
@@ -56,8 +56,9 @@ RIVAL = 0.5
 class VideoConfig:
     """What is taken of a video."""
 
-    frames: int = 300
-    """At most; a longer video is thinned."""
+    frames: int = 150
+    """At most; a longer video is thinned. Each costs a second of a core to track and cut out, and
+    neighbours tell nearly the same."""
     least: int = 20
     """Fewer frames with a face make no video."""
     inputs: int = MAX_VIEWS

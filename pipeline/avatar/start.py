@@ -37,6 +37,9 @@ SHOWN_AT = 256
 """Pixels of the pictures in which it is seen what is hidden."""
 CODES = 96
 """Of the video, and as many sampled ones, under which shapes are found."""
+FILLS = 0.4
+"""Least standard deviation along a merged Gaussian's two longer axes, over its cube's side: smaller
+ones leave holes between them."""
 HIDDEN = 0.05
 """Share of a cube's colour and place that hidden Gaussians have."""
 EDGE = 0.6
@@ -150,22 +153,25 @@ def _lightened(
         shown: How many pixels each makes of some pictures: what is hidden behind others, and may
             have another colour, then counts for little.
     """
-    group = _merged(torch.cat([still.means, opened], 1), most)
+    group, cube = _merged(torch.cat([still.means, opened], 1), most)
     weight = still.opacities * still.scales.sort(1).values[:, 1:].prod(1)
     if shown is not None:
         weight = HIDDEN * weight / weight.sum() + shown / shown.sum().clamp(min=1e-9)
     order = weight.argsort()
     heaviest = torch.zeros(int(group.max()) + 1, dtype=torch.long)
     heaviest[group[order]] = order  # the last one written stays
-    return _merge(still, group, weight), heaviest
+    return _merge(still, group, weight, FILLS * cube), heaviest
 
 
-def _merged(places: Float[Tensor, "N 6"], most: int) -> Int64[Tensor, "N"]:
-    """Return which cube each Gaussian is in; the smallest cubes of which there are no more."""
+def _merged(places: Float[Tensor, "N 6"], most: int) -> tuple[Int64[Tensor, "N"], float]:
+    """Return which cube each Gaussian is in, and the side of the cubes, metres.
+
+    The smallest cubes are taken of which there are no more.
+    """
     low, high = 2e-4, 0.05
     found = torch.arange(len(places))
     if len(places) <= most:
-        return found
+        return found, 0.0
     for _ in range(14):
         middle = (low * high) ** 0.5
         cubes = (places / middle).floor().long()
@@ -174,10 +180,12 @@ def _merged(places: Float[Tensor, "N 6"], most: int) -> Int64[Tensor, "N"]:
             low = middle
         else:
             high, found = middle, group
-    return found
+    return found, high
 
 
-def _merge(still: Gaussians, group: Int64[Tensor, "N"], weight: Float[Tensor, "N"]) -> Gaussians:
+def _merge(
+    still: Gaussians, group: Int64[Tensor, "N"], weight: Float[Tensor, "N"], least: float
+) -> Gaussians:
     """Return one Gaussian for each group: with the mean place, colour and spread of its members."""
     n = int(group.max()) + 1
     weight = weight.clamp(min=1e-12)
@@ -193,6 +201,7 @@ def _merge(still: Gaussians, group: Int64[Tensor, "N"], weight: Float[Tensor, "N
     spread = (turn * still.scales[:, None].square()) @ turn.mT
     off = still.means - means[group]
     values, axes = torch.linalg.eigh(mean(spread + off[:, :, None] * off[:, None]))
+    values[:, 1:] = values[:, 1:].clamp(min=least**2)
     axes = axes * torch.linalg.det(axes).sign()[:, None, None]
     clear = torch.zeros(n).index_add(0, group, torch.log1p(-still.opacities.clamp(max=0.99)))
     count = torch.bincount(group, minlength=n)

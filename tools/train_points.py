@@ -481,7 +481,7 @@ def main() -> None:
             average[name].lerp_(value, 1 - keep)
         parts_off = [off[:, a:b].mean() for a, b in ((0, 39), (41, 45), (45, 47), (47, 67))]
         pixels = [miss.sqrt().mean() * SIDE / 2, local * SIDE / 2]
-        log.append([float(x) for x in (*pixels, *parts_off)])
+        log.append([float(x.detach()) for x in (*pixels, *parts_off)])
         if step % 50 == 0:
             row = np.mean(log[-50:], 0)
             print(f"{step} {time.time() - begin:.0f} s  {row[0]:.2f} px, {row[1]:.2f} px local  "

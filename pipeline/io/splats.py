@@ -37,6 +37,8 @@ PLY_FIELDS = (
 RENDER_MODE = "comment SplatRenderMode: default"
 """Tells Brush that opacities were fitted without the correction of Mip-Splatting."""
 GLTF = "KHR_gaussian_splatting"
+GLTF_VERTICES = 34962
+"""What glTF calls a buffer of vertices."""
 
 SPZ_MAGIC, SPZ_VERSION = 0x5053474E, 2
 SPZ_HEADER = struct.Struct("<IIIBBBB")
@@ -138,7 +140,8 @@ def glb_bytes(gaussians: Gaussians) -> bytes:
     body = b""
     for i, values in enumerate(columns.values()):
         data = values.astype("<f4").tobytes()
-        views.append({"buffer": 0, "byteOffset": len(body), "byteLength": len(data)})
+        at = {"byteOffset": len(body), "byteLength": len(data)}
+        views.append({"buffer": 0, **at, "target": GLTF_VERTICES})
         kind = {1: "SCALAR", 3: "VEC3", 4: "VEC4"}[values.shape[1]]
         accessors.append(
             {"bufferView": i, "componentType": 5126, "count": len(values), "type": kind}

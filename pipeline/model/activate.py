@@ -27,6 +27,11 @@ GUIDE_REACH = (0.03, 0.03, 0.10)
 camera's z axis, where hair stands off the mesh; metres."""
 GUIDE_OPACITY = 0.88
 """Most that guided Gaussians begin with, where the matte is full: the mesh is a surface."""
+THINNER = 1 / 8
+"""Power of the number of layers by which their Gaussians are smaller: where one is half opaque, as
+many that are opaque together as it in the middle would be more than that."""
+ALIKE = 0.26
+"""Radians at which two views have 1 / e of an outline in common."""
 FOREGROUND = 0.02
 """A block with less coverage than this makes no Gaussian (with `foreground_only`)."""
 
@@ -95,12 +100,19 @@ def activate(
     start_quat = torch.tensor([1.0, 0.0, 0.0, 0.0]).to(quat)[:, None, None]
     quats = _multiply(turn, functional.normalize(quat + start_quat, dim=1))
 
+    opacity = torch.sigmoid(opacity)
+    if guide is not None:
+        # What several see from one side is in as many layers, which together are to be one.
+        alike = _alike(camera)[:, None, None, None]
+        opacity = 1 - (1 - opacity) ** (1 / alike)
+        scales = scales * alike**-THINNER
+
     keep = kept(views, config)
     gaussians = Gaussians(
         means=_rows(means, keep),
         quats=_rows(quats, keep),
         scales=_rows(scales, keep),
-        opacities=_rows(torch.sigmoid(opacity), keep)[:, 0],
+        opacities=_rows(opacity, keep)[:, 0],
         colors=_rows(colors, keep),
     )
     rig = None if guide is None else Rig.attach(guide, gaussians.means, guide.vertex[keep])
@@ -126,6 +138,14 @@ def kept(views: View, config: ModelConfig) -> Bool[Tensor, "v h w"]:
     """Tell which blocks of pixels make a Gaussian; the Gaussians are in this order."""
     coverage = functional.avg_pool2d(views.alpha, config.stride)[:, 0]
     return coverage >= FOREGROUND if config.foreground_only else torch.ones_like(coverage).bool()
+
+
+def _alike(camera: Camera) -> Float[Tensor, "v"]:
+    """Return how many views look at the head from where each does, itself among them; 1 to v."""
+    directions = functional.normalize(camera.centers, dim=-1)
+    angles = torch.acos((directions @ directions.mT).clamp(-1, 1))
+    angles.fill_diagonal_(0)  # not exactly, by rounding
+    return torch.exp(-((angles / ALIKE) ** 2)).sum(-1)
 
 
 def _rows(x: Float[Tensor, "v c h w"], keep: Bool[Tensor, "v h w"]) -> Float[Tensor, "n c"]:

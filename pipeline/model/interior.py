@@ -20,17 +20,22 @@ from pipeline.core.types import Gaussians
 from pipeline.faces.guide import Guide
 from pipeline.faces.heads import PARTS, Inner, head_model
 from pipeline.model.activate import CanonicalHead
-from pipeline.model.blocks import full_precision, zero_
+from pipeline.model.blocks import full_precision
 
 FREQUENCIES = 8
 UNIT = 0.3
 """Metres on which the slowest wave of the encoding is half as long."""
 WIDTH, PERSON = 128, 64
-REACH = 0.004
-"""Metres that a Gaussian may be off its vertex, along each axis."""
-SIZE, SIZES = 0.0014, 1.2
-"""Standard deviation at the start, metres, and how far its logarithm may be from there."""
-OPACITY, OPACITIES = 0.85, (0.6, 0.95)
+RECESS, LID_RECESS = 0.001, 0.002
+"""Metres that a Gaussian begins behind its vertex, as seen from the front: where pixels see the
+same, theirs are before it, and sharper. Side by side, training makes inner ones small and moves
+them off. Lids are so far behind their skin that open eyes are before them, and shut ones not."""
+REACH = 0.001
+"""Metres that a Gaussian may be off from there, along each axis."""
+SIZE, LID_SIZE, SIZES = 0.0014, 0.0009, 0.3
+"""Standard deviation at the start, metres; that of lids, which lie close when eyes are open; and
+how far the logarithm may be from there."""
+OPACITY, OPACITIES = 0.88, (0.75, 0.95)
 """At the start, and its bounds: without them training makes all of them glassy."""
 
 
@@ -44,14 +49,20 @@ class Interior(nn.Module):
     def __init__(self, tokens: int, features: int) -> None:
         super().__init__()
         self.person = nn.Linear(tokens, PERSON)
+        kinds = len(PARTS) + 1  # lids are skin of their own
         self.layers = nn.Sequential(
-            nn.Linear(3 + 6 * FREQUENCIES + len(PARTS) + PERSON, WIDTH),
+            nn.Linear(3 + 6 * FREQUENCIES + kinds + PERSON, WIDTH),
             nn.SiLU(),
             nn.Linear(WIDTH, WIDTH),
             nn.SiLU(),
         )
-        self.out = nn.Linear(WIDTH, 3 + 3 + 4 + 3 + 1 + features)
-        zero_(self.out)
+        # torch's own start hardly tells one vertex from another, and a bias for all would let
+        # teeth, which are most, take the eyes with them.
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+        self.out = nn.Linear(WIDTH + kinds, 3 + 3 + 4 + 3 + 1 + features, bias=False)
+        nn.init.zeros_(self.out.weight)
 
     def forward(
         self, head: CanonicalHead, guide: Guide, tokens: Float[Tensor, "v c h w"]
@@ -62,22 +73,27 @@ class Interior(nn.Module):
         like = head.gaussians.means
         vertex = torch.from_numpy(inner.vertices).to(like.device, torch.int64)
         part = torch.from_numpy(inner.parts).to(like.device, torch.int64)
+        lids = torch.from_numpy(inner.lids).to(like.device)[:, None]
         with full_precision(like):
             x = torch.from_numpy(inner.places).to(like) / UNIT
             octaves = torch.pi * 2.0 ** torch.arange(FREQUENCIES).to(x)
             angles = (x[:, :, None] * octaves).flatten(1)
             person = self.person(tokens.float().mean((0, 2, 3))).expand(len(x), -1)
-            known = [x, angles.sin(), angles.cos(), functional.one_hot(part, len(PARTS)).to(x)]
-            raw: Tensor = self.out(self.layers(torch.cat([*known, person], dim=1)))
+            kind = torch.cat([functional.one_hot(part, len(PARTS)).to(x), lids.to(x)], dim=1)
+            known = [x, angles.sin(), angles.cos(), kind, person]
+            hidden = self.layers(torch.cat(known, dim=1))
+            raw: Tensor = self.out(torch.cat([hidden, kind], dim=1))
         place, color, quat, size, opacity = raw[:, :14].split([3, 3, 4, 3, 1], dim=1)
+        first = torch.where(lids, LID_SIZE, SIZE).to(like)
+        behind = torch.where(lids, LID_RECESS, RECESS) * torch.tensor([0.0, 0.0, 1.0]).to(like)
         rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))
         start = _colors(inner, head).clamp(0.02, 0.98)
         low, high = OPACITIES
         middle = torch.logit(torch.tensor((OPACITY - low) / (high - low)))
         gaussians = Gaussians(
-            means=rig.places.to(like) + REACH * torch.tanh(place),
+            means=rig.places.to(like) - behind + REACH * torch.tanh(place),
             quats=functional.normalize(quat + torch.tensor([1.0, 0, 0, 0]).to(like), dim=1),
-            scales=SIZE * torch.exp(SIZES * torch.tanh(size)),
+            scales=first * torch.exp(SIZES * torch.tanh(size)),
             opacities=low + (high - low) * torch.sigmoid(opacity + middle)[:, 0],
             colors=torch.sigmoid(torch.logit(start) + color),
         )

@@ -36,6 +36,9 @@ class SamplingConfig:
     one model serves any number of pictures, and most at hand best."""
     targets: int = 8
     """Cameras that supervise, all at one other timestep; the inputs' cameras are among them."""
+    beside: float = 0.0
+    """Share of samples whose inputs all look from one side, as photographs and videos often do,
+    and not from the cameras of the targets."""
     frontal: int = 40
     """Of more cameras than this, only so many are used: those before the face."""
     mixture: tuple[float, ...] = ()
@@ -209,6 +212,8 @@ def draw(
     far = farthest_points(centers[there], config.targets, first)
     cameras = [int(there[v]) for v in far]
     chosen = _input_views(shard, others, [int(v) for v in rng.permutation(cameras)])
+    if config.beside and rng.random() < config.beside:
+        chosen = _views_beside(shard, others, chosen[0])
     at_target = [(target, v) for v in cameras]
     inputs = shard.read(list(zip(others, chosen)), size)
     guide = None
@@ -286,6 +291,17 @@ def _input_views(shard: Shard, timesteps: list[int], wanted: list[int]) -> tuple
     for t in timesteps:
         present = [int(v) for v in np.flatnonzero(shard.valid[t]) if v not in chosen]
         chosen.append(next((v for v in wanted if v in present), present[0]))
+    return tuple(chosen)
+
+
+def _views_beside(shard: Shard, timesteps: list[int], first: int) -> tuple[int, ...]:
+    """Return a view for each timestep: that which looks most as a view of the first one does."""
+    wanted = shard.cameras(timesteps[0]).centers[first]
+    chosen: list[int] = []
+    for t in timesteps:
+        present = np.flatnonzero(shard.valid[t])
+        alike = torch.cosine_similarity(shard.cameras(t).centers[present], wanted[None], dim=1)
+        chosen.append(int(present[int(alike.argmax())]))
     return tuple(chosen)
 
 

@@ -58,6 +58,8 @@ class BundleConfig:
     """So many times that of one on the outline, which slides over the head."""
     numbers: float = 3.0
     """Times its sigma is what the network says of state and identity."""
+    eyes: float = 1.5
+    """The same of gaze and lids, which are looked at by themselves."""
     identity: float = 1.0
     expression: float = 1.0
     jaw: tuple[float, float] = (0.15, 0.06)
@@ -234,7 +236,9 @@ class _Problem:
             if s.numbers is None or s.numbers_sigma is None:
                 continue
             # Views of one moment, and pictures of one person, err together: they share one say.
-            w = (config.numbers * s.numbers_sigma) ** -2.0
+            times = np.full(len(s.numbers_sigma), config.numbers)
+            times[EYES], times[LIDS] = config.eyes, config.eyes
+            w = (times * s.numbers_sigma) ** -2.0
             own = w[:STATE] / total[s.moment]
             self.state_mean[s.moment] += own * s.numbers[:STATE]
             self.state_weight[s.moment] += own

@@ -19,17 +19,20 @@ from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.makehuman import load_asset
 from pipeline.perception.detectors import DetectorEntry, get_detector
+from pipeline.perception.eyes import EyesFinder
 from pipeline.perception.landmarks import Detector, Face
 from pipeline.perception.points import PointsFinder, PointsSeen
 from pipeline.system.progress import Progress, silent
-from pipeline.tracking.bundle import Bundle, BundleConfig, Poses, Sighting, fit
+from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sighting, fit
 from pipeline.tracking.models import FaceState, MakeHumanFace
-from pipeline.tracking.surface import Surface, face_state
+from pipeline.tracking.surface import EYES, LIDS, Surface, face_state
 
 VIDEO = BundleConfig(smooth=1.0)
 """Of moments in their order."""
 CUT = 30.0
 """Mean change of small grey pictures, of 255, that only another shot makes."""
+EYE_NUMBERS = slice(EYES.start, LIDS.stop)
+"""Gaze and lids among the numbers of a state."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,17 @@ class HeadTracker:
     Args:
         finder: The network; the shipped one if not given.
         detector: The detector that finds the faces, or its name.
+        eyes: The network that looks at eyes; the shipped one if not given.
     """
 
     def __init__(
-        self, finder: PointsFinder | None = None, detector: str | DetectorEntry = "mesh"
+        self,
+        finder: PointsFinder | None = None,
+        detector: str | DetectorEntry = "mesh",
+        eyes: EyesFinder | None = None,
     ) -> None:
         self.finder = finder or PointsFinder()
+        self._eyes = eyes or EyesFinder()
         self.model = MakeHumanFace()
         self._surface = Surface(self.finder.vertices)
         entry = get_detector(detector) if isinstance(detector, str) else detector
@@ -81,7 +89,13 @@ class HeadTracker:
 
     def see(self, rgb: Rgb, face: Face) -> PointsSeen:
         """Return where the points of a detected face are."""
-        return self.finder(rgb, face)
+        return self._looked_closer(Image.fromarray(rgb), self.finder(rgb, face))
+
+    def _looked_closer(self, picture: Image.Image, seen: PointsSeen) -> PointsSeen:
+        """Return what is seen with gaze and lids from a look at each eye."""
+        numbers, sigma = seen.numbers.copy(), seen.numbers_sigma.copy()
+        numbers[EYE_NUMBERS], sigma[EYE_NUMBERS] = self._eyes(picture, seen.points[:MARKS])
+        return replace(seen, numbers=numbers, numbers_sigma=sigma)
 
     def follow(
         self, frames: Iterable[Rgb], detect: Detector, progress: Progress = silent
@@ -107,10 +121,10 @@ class HeadTracker:
             if face is None:
                 last = None
             elif last is None or cut:
-                last = self.finder(rgb, face)
+                last = self.see(rgb, face)
             else:
                 seen_here = self.finder.look(picture, self.finder.square(last))
-                last = replace(seen_here, marks=face.landmarks)
+                last = self._looked_closer(picture, replace(seen_here, marks=face.landmarks))
             seen.append(last)
             before = small
             progress(i + 1, 0)

@@ -21,8 +21,9 @@ class TrainConfig:
     optimizer: Literal["adam", "muon"] = "adam"
     """muon: for the matrices inside the network, with steps of Adam's size; Adam for the rest."""
     lr: float = 5e-5
-    """Step size for all but the deformation."""
+    """Step size for all but the deformation and the inner Gaussians."""
     deform_lr: float = 5e-4
+    """Of these: small networks that act on each Gaussian alone."""
     schedule: Literal["constant", "cosine"] = "constant"
     """cosine: within each picture size, falls from that size's peak to a hundredth of it."""
     peaks: tuple[float, ...] = ()

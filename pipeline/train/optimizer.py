@@ -36,7 +36,8 @@ class Optimizer:
         groups: dict[str, list[dict[str, Any]]] = {"muon": [], "adam": []}
         self._flat: dict[nn.Parameter, Tensor] = {}
         self._parameters = list(model.parameters())
-        deform = {id(p) for p in model.deformation.parameters()}
+        small = [model.deformation, *([] if model.interior is None else [model.interior])]
+        deform = {id(p) for part in small for p in part.parameters()}
         for mine, lr in ((False, config.lr), (True, config.deform_lr)):
             named = [(n, p) for n, p in model.named_parameters() if (id(p) in deform) == mine]
             hidden = [p for n, p in named if config.optimizer == "muon" and _is_hidden(n, p)]

@@ -59,7 +59,7 @@ def train_small() -> TrainConfig:
     return TrainConfig(
         model=small(),
         sampling=SamplingConfig(
-            min_inputs=1, targets=6, tracking=SMALL_ERRORS, damage=Damage(share=0.5)
+            min_inputs=1, targets=6, beside=0.25, tracking=SMALL_ERRORS, damage=Damage(share=0.5)
         ),
         loss=LossConfig(perceptual_of="brightness", motion=5.0),
         optimizer="muon",

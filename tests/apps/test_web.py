@@ -95,8 +95,10 @@ def browser() -> Iterator[Any]:
 HEAD = "document.querySelector('fastgha-avatar')"
 
 
-def opened(browser: Any, address: str, wait: str = "firstPicture") -> tuple[Any, list[str]]:
-    page = browser.new_page(viewport={"width": 700, "height": 500})
+def opened(
+    browser: Any, address: str, wait: str = "firstPicture", **options: Any
+) -> tuple[Any, list[str]]:
+    page = browser.new_page(**{"viewport": {"width": 700, "height": 500}, **options})
     page.set_default_timeout(180_000)
     faults: list[str] = []
     page.on("console", lambda m: faults.append(m.text) if m.type == "error" else None)
@@ -340,6 +342,36 @@ def test_a_slider_a_preset_and_the_keys_move_the_face(browser: Any, site: Path):
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.keyboard.press(" ")
     assert page.evaluate(f"{HEAD}.playing")
+    assert faults == []
+    page.close()
+
+
+def test_fingers_turn_the_head_and_bring_it_nearer(browser: Any, site: Path):
+    phone = {"viewport": {"width": 390, "height": 747}, "has_touch": True, "is_mobile": True}
+    page, faults = opened(browser, f"file://{site}?size=64&idle=0", **phone)
+    screen = page.context.new_cdp_session(page)
+    box = page.locator("canvas").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def touch(kind: str, *points: tuple[float, float]) -> None:
+        fingers = [{"x": px, "y": py, "id": i} for i, (px, py) in enumerate(points)]
+        screen.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+
+    def view() -> dict[str, float]:
+        return page.evaluate(f"{HEAD}.view")
+
+    touch("touchStart", (x, y))
+    touch("touchMove", (x + 40, y))
+    touch("touchEnd")
+    until(page, f"{HEAD}.view.yaw < -0.1")
+    assert view()["distance"] == 1 and abs(view()["pitch"]) < 0.05
+    assert page.evaluate("window.scrollY") == 0
+
+    touch("touchStart", (x - 20, y), (x + 20, y))
+    touch("touchMove", (x - 30, y), (x + 30, y))
+    touch("touchMove", (x - 60, y), (x + 60, y))
+    touch("touchEnd")
+    until(page, f"{HEAD}.view.distance < 0.7")
     assert faults == []
     page.close()
 

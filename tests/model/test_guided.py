@@ -140,6 +140,22 @@ def test_cameras_that_err_with_their_mesh_leave_the_start_as_it_is(model: FastGH
     assert gap.median() < 1e-4 and gap.quantile(0.9) < 0.003
 
 
+@torch.no_grad()
+def test_views_from_one_side_share_an_outline(model: FastGHA, taken: Taken):
+    """A soft edge that is seen four times is no harder, and no wider, than one seen once."""
+    ahead = taken.views.camera[:1]
+
+    def silhouette(times: int) -> torch.Tensor:
+        views = View(*(torch.cat([x[:1]] * times) for x in (taken.views.image, taken.views.alpha)),
+                     taken.views.camera[[0] * times])  # fmt: skip
+        head = model.reconstruct(views, model.guide(taken.mesh[[0] * times], views.camera))
+        return render(head.gaussians, ahead).alpha
+
+    once, often = silhouette(1), silhouette(4)
+    assert (often - once).abs().mean() < 0.012  # 0.053 if they shared nothing
+    assert abs(float(often.sum() / once.sum()) - 1) < 0.03  # 0.22
+
+
 @pytest.mark.parametrize("strength", [1.0, 30.0])
 def test_no_code_makes_a_colour_that_is_none(avatar: Avatar, taken: Taken, strength: float):
     """Plain, baked and refined."""

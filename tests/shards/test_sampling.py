@@ -59,3 +59,21 @@ def test_a_sample_shows_only_the_cameras_before_the_face(tmp_path: Path):
             ahead = frontal(shard.cameras(target).centers, np.arange(8), 4).tolist()
             assert set(sample.target_views) <= set(ahead)
             assert set(sample.input_views) <= set(sample.target_views)
+
+
+def test_inputs_look_from_one_side_in_a_share_of_the_samples(tmp_path: Path):
+    path = tmp_path / "emil.h5"
+    write_shard(path, toy_capture("emil", size=16, timesteps=4, views=8), {})
+
+    def spread(config: SamplingConfig, seed: int) -> float:
+        sample = draw(shard, config, 16, np.random.default_rng(seed))
+        ways = torch.nn.functional.normalize(sample.inputs.camera.centers, dim=1)
+        return float((ways @ ways.T).min())
+
+    with Shard(path) as shard:
+        apart, beside, some = (
+            np.array([spread(replace(SAMPLING, beside=share), seed) for seed in range(DRAWS)])
+            for share in (0.0, 1.0, 0.5)
+        )
+    assert np.median(beside) > 0.95 > np.median(apart)
+    assert apart.mean() + 0.02 < some.mean() < beside.mean() - 0.02

@@ -181,3 +181,21 @@ def test_landmarks_tell_the_expression_but_do_not_turn_the_head(surface: Surface
     jaw = np.radians(22.9) * 0.8
     assert abs(seen.states[0, JAW.start] - jaw) < 0.5 * abs(without.states[0, JAW.start] - jaw)
     assert turned(seen, [camera])[0] < turned(without, [camera])[0] + 1.0
+
+
+def test_a_known_persons_identity_is_kept_and_helps(surface: Surface):
+    """One frontal picture cannot tell a long face from a lowered one; who it is, tells."""
+    faces, cameras = people(6, seed=5)
+    seen = [
+        sighting(face, cameras[t][v], t, 4 * t + v, known=True)
+        for t, face in enumerate(faces)
+        for v in range(4)
+    ]
+    who = fit(surface, seen, CONFIG).identity
+    one = [replace(sighting(faces[0], cameras[0][0], 0, 77, known=False), camera=None)]
+    told, free = fit(surface, one, CONFIG, identity=who), fit(surface, one, CONFIG)
+    np.testing.assert_allclose(told.identity, who, atol=1e-3)
+    assert np.abs(free.identity - who).max() > 0.1
+    truth = [cameras[0][0]]
+    assert turned(told, truth)[0] < turned(free, truth)[0] + 0.05
+    assert told.misfit.max() < 3

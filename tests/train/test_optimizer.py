@@ -47,7 +47,7 @@ def test_inner_matrices_take_orthogonal_steps_and_outer_layers_adams():
         assert float(values.mean()) == pytest.approx(wanted, rel=0.25)
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2 or name in ("decoder.conv_out.weight", "deformation.out.weight"):
-            lr = 0.02 if name.startswith("deformation.") else 0.01
+            lr = 0.02 if name.startswith(("deformation.", "interior.")) else 0.01
             assert torch.allclose(steps[name].abs(), torch.full_like(steps[name], lr), rtol=1e-3)
 
 

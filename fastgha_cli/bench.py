@@ -250,6 +250,45 @@ def motion(
     console.write_json(json, {"rows": rows})
 
 
+@app.command(epilog="Example:  fastgha bench refine --video me.mp4 --json refine.json")
+def refine(
+    video: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A video; a synthetic person if left out."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Of each fit.", min=0.1)] = 120.0,
+    model: options.Model = None,
+    old: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Another checkpoint to begin from; repeatable."),
+    ] = None,
+    size: options.Size = 256,
+    length: Annotated[
+        float, typer.Option(help="Of the synthetic person's video, seconds.", min=1)
+    ] = 10.0,
+    json: options.Json = None,
+) -> None:
+    """Measure the fit to a video against time: from the network, the bare mesh, other models.
+
+    All figures are of the last fifth of the video, for which nothing is chosen, except "of
+    judges": every tenth frame before it, which is not fitted to either.
+    """
+    from fastgha_cli import console
+    from pipeline.avatar.fit import FitConfig
+    from pipeline.bench import refine as bench
+    from pipeline.system.machine import machine
+
+    if video is None:
+        scene = bench.synthetic(length, size)
+    else:
+        scene = bench.filmed(video, size, console.progress)
+    rows = bench.bench(
+        scene, model=model, old=old or (), config=FitConfig(seconds), bars=console.progress
+    )
+    console.tables([bench.show(rows, scene.footage.name)])
+    console.write_json(json, {"seconds": seconds, "machine": machine(), "rows": rows})
+
+
 @app.command(epilog="Example:  fastgha bench prep my_photos --json prep.json")
 def prep(
     photos: Annotated[Path, typer.Argument(help="Folders of photographs.", file_okay=False)],

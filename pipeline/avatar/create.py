@@ -1,4 +1,4 @@
-"""From pictures to an avatar: what `fastgha avatar` does."""
+"""From pictures, or a video, to an avatar: what `fastgha avatar` does."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.fit import FitConfig, FitReport, Tell, fit
 from pipeline.avatar.refine import RefineConfig, refine
+from pipeline.avatar.start import light
+from pipeline.avatar.video import Footage, VideoConfig, read_footage
+from pipeline.avatar.video import sheet as video_sheet
 from pipeline.core.errors import InputError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
@@ -22,8 +26,11 @@ from pipeline.perception.device import networks_on
 from pipeline.perception.matting import get_matting
 from pipeline.prep import photos
 from pipeline.system.files import digest
-from pipeline.system.progress import Progress, silent
+from pipeline.system.progress import Bars, Progress, no_bars, silent
 from pipeline.tracking.tracker import HeadTracker
+
+VIDEO_SIZE = 512
+"""Of the crops of a video, pixels."""
 
 
 def make_avatar(
@@ -92,6 +99,89 @@ def make_avatar(
     if refine_s <= 0:
         return made
     return refine(made, found.view, _codes(found, layout), RefineConfig(refine_s))[0]
+
+
+def make_video_avatar(
+    video: Path,
+    model: Path | None = None,
+    *,
+    also: Sequence[Path] = (),
+    matting: str = "modnet",
+    seconds: float = 120.0,
+    size: int = VIDEO_SIZE,
+    sheet: Path | None = None,
+    device: str = "cpu",
+    bars: Bars = no_bars,
+    note: Callable[[str], None] = lambda _: None,
+    tell: Tell = lambda look, now: None,
+) -> tuple[Avatar, FitReport | None]:
+    """Make an avatar of a video of one person, and fit it to the frames.
+
+    Args:
+        video: A video file, or a folder of its frames.
+        model: Checkpoint; the shipped one if not given.
+        also: Photographs of the same person, which go to the network too.
+        matting: Name of the matting network.
+        seconds: Of fitting, after which the result is a light, baked avatar; with none it is what
+            the network makes of the chosen frames.
+        size: Width and height of the largest crops, pixels.
+        sheet: Where to write a picture of the frames and what they are for.
+        device: Where the networks compute; the fit is on the CPU.
+        bars: Shows how far it is.
+        note: Told what was decided.
+        tell: Told how the fit goes, see `fit`.
+
+    Raises:
+        As `read_footage`; InputError also if the model is guided by another head.
+    """
+    make_matting = get_matting(matting)
+    photographs = [photos.read_picture(one) for one in also]
+    checkpoint = checkpoint_path(model)
+    net, loaded = load_model(checkpoint)
+    with networks_on(device):
+        find, cut = get_detector(photos.DETECTOR).make(), make_matting()
+    footage = read_footage(
+        video, size, also=photographs, detector=find, tracker=HeadTracker(), matting=cut,
+        config=VideoConfig(), bars=bars, note=note,
+    )  # fmt: skip
+    if sheet is not None:
+        write_rgb(sheet, video_sheet(footage))
+    facts = {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": digest(checkpoint),
+        "pictures": len(footage.inputs),
+        "matting": matting,
+        "video_frames": len(footage),
+    }
+    made = of_footage(net.to(device), footage, str(loaded.header["layout"]), facts)
+    if seconds <= 0:
+        return made, None
+    with bars("Making it light"):
+        begun = light(made.to("cpu"), footage)
+    return fit(begun, footage, FitConfig(seconds), tell=tell)
+
+
+def of_footage(
+    net: FastGHA, footage: Footage, layout: str, facts: dict[str, Any] | None = None
+) -> Avatar:
+    """Make an avatar of the input frames of a video in one pass.
+
+    Raises:
+        InputError: If the model takes codes of another head than the tracked one.
+    """
+    _check_head(layout, footage.codes.layout)
+    side = min(net.config.image_size, footage.pixels.shape[-1])
+    view = footage.views(footage.inputs, side).to(next(net.parameters()).device)
+    mesh = footage.mesh(footage.inputs) if net.config.guide != "none" else None
+    return Avatar.create(net, view, layout, facts or {}, mesh)
+
+
+def _check_head(layout: str, tracked: str) -> None:
+    if layout != tracked:
+        raise InputError(
+            f"A video is tracked with the MakeHuman head; this model takes {layout}.",
+            "Give a model of MakeHuman codes.",
+        )
 
 
 def reconstruct(

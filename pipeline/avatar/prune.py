@@ -48,11 +48,12 @@ def contributions(avatar: Avatar, size: int = 256, codes: int = 6) -> Float[Tens
     for code in sampled:
         gaussians = avatar.animate(ExpressionCode(code, avatar.layout))
         for i in range(8):
-            total += _weights(gaussians, cameras[i])
+            total += blending(gaussians, cameras[i])
     return total
 
 
-def _weights(gaussians: Gaussians, camera: Camera) -> Float[Tensor, "n"]:
+def blending(gaussians: Gaussians, camera: Camera) -> Float[Tensor, "n"]:
+    """Return how many pixels of a picture each Gaussian makes: its blending weights added up."""
     # A picture's sum is linear in the colours, so its gradient is the blending weights.
     with torch.enable_grad():
         colors = gaussians.means.new_ones(len(gaussians), 1).requires_grad_()

@@ -33,6 +33,7 @@ class VideoCapture(Capture):
             raise InputError(f"{path} has no frames.", "Give another video.")
         self.fps = self._frames.fps()
         """Frames a second, on the mean."""
+        self.is_hdr = self._frames.is_hdr()
         self.timesteps = tuple(Timestep(self.name, i) for i in range(count))
         self.facts = {"cameras": "not known, to be estimated", "fps": f"{self.fps:g}"}
 

@@ -16,6 +16,8 @@ from pipeline.system.files import is_file
 
 _ERRORS = (av.error.FFmpegError, *BROKEN)
 MAX_PIXELS = 100_000_000
+HDR = (16, 18)
+"""Transfer characteristics of ITU-T H.273: SMPTE ST 2084 and HLG."""
 
 
 class VideoFrames:
@@ -70,6 +72,15 @@ class VideoFrames:
         """
         with self._container() as container:
             return float(container.streams.video[0].average_rate or 0)
+
+    def is_hdr(self) -> bool:
+        """Say whether its brightness is that of high dynamic range: PQ or HLG.
+
+        Raises:
+            MissingItemError: If the file is missing or not a video.
+        """
+        with self._container() as container:
+            return container.streams.video[0].codec_context.color_trc in HDR
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decode one frame, upright.

@@ -15,8 +15,8 @@ from pipeline.faces.layouts import ARKIT_NAMES, MAKEHUMAN
 
 COMMANDS = {
     "app", "avatar", "bake", "bench all", "bench avatar", "bench compare", "bench model",
-    "bench motion", "bench prep", "bench render", "bench track", "bench train", "demo",
-    "doctor", "eval", "eval export-targets", "eval submit-nersemble", "export splats",
+    "bench motion", "bench prep", "bench refine", "bench render", "bench track", "bench train",
+    "demo", "doctor", "eval", "eval export-targets", "eval submit-nersemble", "export splats",
     "export web", "expressions convert", "flame convert", "prep ava256", "prep check",
     "prep crop", "prep folder", "prep landmarks", "prep matte", "prep nersemble", "prep pack",
     "prep photos", "prep synthetic", "prep track", "prep track-video", "prep video", "prune",

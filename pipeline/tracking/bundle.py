@@ -58,7 +58,7 @@ class BundleConfig:
     """So many times that of one on the outline, which slides over the head."""
     numbers: float = 3.0
     """Times its sigma is what the network says of state and identity."""
-    eyes: float = 1.5
+    eyes: float = 0.5
     """The same of gaze and lids, which are looked at by themselves."""
     identity: float = 1.0
     expression: float = 1.0

@@ -80,7 +80,8 @@ class VideoFrames:
             MissingItemError: If the file is missing or not a video.
         """
         with self._container() as container:
-            return container.streams.video[0].codec_context.color_trc in HDR
+            codec = container.streams.video[0].codec_context
+            return codec is not None and codec.color_trc in HDR  # None: it cannot be decoded
 
     def read(self, index: int) -> UInt8[np.ndarray, "h w 3"]:
         """Decode one frame, upright.

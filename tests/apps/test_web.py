@@ -341,7 +341,7 @@ def test_a_slider_a_preset_and_the_keys_move_the_face(browser: Any, site: Path):
     page.keyboard.press("t")
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.keyboard.press(" ")
-    assert page.evaluate(f"{HEAD}.playing")
+    until(page, f"{HEAD}.playing")
     assert faults == []
     page.close()
 

@@ -19,7 +19,7 @@ demo: $(VENV)/.core  ## Pictures in, animated avatar out: leaves the result in d
 	$(BIN)/fastgha demo -o demo_out
 
 test: $(VENV)/.dev $(VENV)/.weights $(VENV)/.npm  ## Run the tests
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # a worker has a core; more threads wait for one another
 
 check: $(VENV)/.dev docs  ## Lint, check types, build the documentation
 	$(BIN)/ruff check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,6 @@ from pipeline.faces.makehuman import Head, Identity
 from pipeline.model.config import ModelConfig
 from pipeline.shards.writer import ShardData, write_shard
 from pipeline.train.presets import tiny
-
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # A worker has a core of its own. Where each takes all, their threads wait for one another: on
-    # two cores the tests take twice as long. Commands that tests start inherit the variable.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 LAYOUT = "fastgha120/makehuman-hm08/1"
 

@@ -169,19 +169,15 @@ def of_footage(
     Raises:
         InputError: If the model takes codes of another head than the tracked one.
     """
-    _check_head(layout, footage.codes.layout)
-    side = min(net.config.image_size, footage.pixels.shape[-1])
-    view = footage.views(footage.inputs, side).to(next(net.parameters()).device)
-    mesh = footage.mesh(footage.inputs) if net.config.guide != "none" else None
-    return Avatar.create(net, view, layout, facts or {}, mesh)
-
-
-def _check_head(layout: str, tracked: str) -> None:
-    if layout != tracked:
+    if layout != footage.codes.layout:
         raise InputError(
             f"A video is tracked with the MakeHuman head; this model takes {layout}.",
             "Give a model of MakeHuman codes.",
         )
+    side = min(net.config.image_size, footage.pixels.shape[-1])
+    view = footage.views(footage.inputs, side).to(next(net.parameters()).device)
+    mesh = footage.mesh(footage.inputs) if net.config.guide != "none" else None
+    return Avatar.create(net, view, layout, facts or {}, mesh)
 
 
 def reconstruct(

@@ -32,7 +32,7 @@ from pipeline.perception.points import PointsSeen
 from pipeline.prep.photos import DETECTOR, MAX_MISFIT
 from pipeline.shards.reader import Shard
 from pipeline.system import weights
-from pipeline.system.assets import POINTS
+from pipeline.system.assets import EYES, POINTS
 from pipeline.system.files import digest, write_whole
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.bundle import BundleConfig
@@ -254,12 +254,12 @@ def _key(protocol: Protocol, task: Task) -> str:
 
 @functools.cache
 def _maker() -> str:
-    """Return a hash of the tracker: its program, its network and the detector's."""
+    """Return a hash of the tracker: its program, its networks and the detector's."""
     total = hashlib.sha256()
     folders = [Path(path) for part in (perception, tracking) for path in part.__path__]
     sources = [path for folder in folders for path in sorted(folder.glob("*.py"))]
     nets = [status.path for status in weights.table() if status.weight.name in NETS]
-    for path in [*sources, POINTS, *(net for net in nets if net is not None)]:
+    for path in [*sources, POINTS, EYES, *(net for net in nets if net is not None)]:
         total.update(path.read_bytes())
     return total.hexdigest()
 

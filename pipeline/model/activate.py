@@ -100,11 +100,13 @@ def activate(
     start_quat = torch.tensor([1.0, 0.0, 0.0, 0.0]).to(quat)[:, None, None]
     quats = _multiply(turn, functional.normalize(quat + start_quat, dim=1))
 
-    opacity = torch.sigmoid(opacity)
-    if guide is not None:
-        # What several see from one side is in as many layers, which together are to be one.
+    if guide is None:
+        opacity = torch.sigmoid(opacity)
+    else:
+        # What several see from one side is in as many layers, which together are to be one:
+        # 1 - (1 - a)^(1/k), whose slope in this form is finite for a = 1, too.
         alike = _alike(camera)[:, None, None, None]
-        opacity = 1 - (1 - opacity) ** (1 / alike)
+        opacity = -torch.expm1(functional.logsigmoid(-opacity) / alike)
         scales = scales * alike**-THINNER
 
     keep = kept(views, config)

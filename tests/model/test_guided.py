@@ -156,6 +156,17 @@ def test_views_from_one_side_share_an_outline(model: FastGHA, taken: Taken):
     assert abs(float(often.sum() / once.sum()) - 1) < 0.03  # 0.22
 
 
+def test_what_is_wholly_opaque_from_one_side_has_a_slope(model: FastGHA, taken: Taken):
+    views = View(*(torch.cat([x[:1]] * 2) for x in (taken.views.image, taken.views.alpha)),
+                 taken.views.camera[[0, 0]])  # fmt: skip
+    side = views.camera.width // model.config.stride
+    raw = torch.full((2, model.config.channels, side, side), 40.0, requires_grad=True)
+    guide = model.guide(taken.mesh[[0, 0]], views.camera)
+    head = activate(raw, views, model.config, guide)
+    head.gaussians.opacities.sum().backward()
+    assert raw.grad is not None and raw.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("strength", [1.0, 30.0])
 def test_no_code_makes_a_colour_that_is_none(avatar: Avatar, taken: Taken, strength: float):
     """Plain, baked and refined."""

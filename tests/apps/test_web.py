@@ -346,6 +346,22 @@ def test_a_slider_a_preset_and_the_keys_move_the_face(browser: Any, site: Path):
     page.close()
 
 
+def test_a_frame_that_began_before_play_was_pressed_does_not_stop_it(browser: Any, site: Path):
+    page, faults = opened(browser, f"file://{site}?size=64&idle=0")
+    page.evaluate(
+        f"""() => {{
+            const now = performance.now;
+            performance.now = () => now.call(performance) + 300;
+            {HEAD}.play();
+            performance.now = now;
+        }}"""
+    )
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => setTimeout(done, 50)))")
+    assert page.evaluate(f"{HEAD}.playing")
+    assert faults == []
+    page.close()
+
+
 def test_fingers_turn_the_head_and_bring_it_nearer(browser: Any, site: Path):
     phone = {"viewport": {"width": 390, "height": 747}, "has_touch": True, "is_mobile": True}
     page, faults = opened(browser, f"file://{site}?size=64&idle=0", **phone)

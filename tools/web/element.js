@@ -306,7 +306,8 @@ export class FastghaAvatar extends HTMLElement {
     if (!this.engine || this.#busy || document.hidden) return;
     const idle = this.hasAttribute("idle") && !still.matches;
     if (this.playing) {
-      const at = Math.floor(((now - this.#since) / 1000) * this.data.header.fps);
+      // A frame's time may lie before the key that began to play.
+      const at = Math.max(0, Math.floor(((now - this.#since) / 1000) * this.data.header.fps));
       this.#frame = at % this.data.frames;
       this.refresh();
     }

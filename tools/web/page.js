@@ -113,9 +113,16 @@ Object.keys(PRESETS).forEach((name, i) => { presets[name] = button("presets", na
 
 const play = button("actions", "Play", () => (head.playing ? head.pause() : head.play()), "Space");
 button("actions", "Picture", download, "Download a still: s");
-button("actions", "Reset", () => { head.reset(); follow(); mark("neutral"); }, "r");
+button("actions", "Reset", reset, "r");
 const themes = button("actions", "Dark", () => theme(root.dataset.theme === "dark" ? "light" : "dark"), "Light or dark: t");
 const alive = button("actions", "Idle", () => idle(!head.hasAttribute("idle")), "Blink and breathe: i");
+
+function reset() {
+  glide.stop();
+  head.reset();
+  follow();
+  mark("neutral");
+}
 
 async function download() {
   const link = document.createElement("a");
@@ -147,7 +154,7 @@ handle.onclick = () => drawer(!panel.classList.contains("open"));
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, summary")) return;
   const names = Object.keys(PRESETS), keys = {
-    " ": () => play.click(), s: download, r: () => { head.reset(); follow(); mark("neutral"); },
+    " ": () => play.click(), s: download, r: reset,
     t: () => themes.click(), i: () => alive.click(), Escape: () => drawer(false),
   };
   const act = keys[event.key] ?? (names[event.key - 1] && !presets[names[event.key - 1]].hidden ? () => preset(names[event.key - 1]) : null);

@@ -53,10 +53,24 @@ THINNED = {"skin": 2, "eyes": 1, "teeth": 3, "tongue": 1}
 """Of so many vertices, one is enough to hang a Gaussian on."""
 LID_TRAVEL = 0.003
 """Metres that skin before the eyeball goes at least, when an eye shuts, to be a lid's."""
+IRIS_BRIGHTNESS = 0.4
+"""Darker vertices of an eyeball are iris and pupil."""
 LID_AROUND = 0.045
 """Skin so far from a lid has about its colour, metres."""
 FLAME_FILES = {FLAME2020: "flame2020.npz", FLAME2023: "flame2023.npz"}
 """Where a converted FLAME model is looked for, in the folder of `fastgha weights`."""
+
+
+@dataclass(frozen=True)
+class Shade:
+    """Inner vertices that have a colour of the person's own."""
+
+    own: Bool[np.ndarray, "k"]
+    shown: Int32[np.ndarray, "n"]
+    """The vertices of the surface on which pictures show that colour."""
+    share: float
+    """So many of the pixels there are darker: a pixel of an iris shows white too, and the other way
+    round, for a gaze is known to some degrees."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +85,9 @@ class Inner:
     colors: Float32[np.ndarray, "k 3"]
     """What they look like on most people, sRGB in [0, 1]: pupils, irises, teeth, gums."""
     lids: Bool[np.ndarray, "k"]
-    """Which of them are the skin of lids, whose colour is the person's own."""
-    around: Int32[np.ndarray, "n"]
-    """Vertices of the surface about the eyes, most of which have that colour."""
+    """Which of them are the skin of lids."""
+    shades: tuple[Shade, ...]
+    """Lids first, then irises, whites, teeth and tongue."""
 
 
 class HeadModel(Protocol):
@@ -215,14 +229,18 @@ class MakeHumanHead:
         lids[:skin] = lid
         near, _ = KDTree(mean[:skin][lid]).query(mean[:skin])
         around = np.flatnonzero(near < LID_AROUND).astype(np.int32)
-        return Inner(
-            vertices,
-            np.concatenate(parts),
-            mean[vertices],
-            surface[vertices],
-            lids[vertices],
-            around,
+        part, colors = np.concatenate(parts), surface[vertices]
+        # Make-up and shadow of that one skin are nobody else's.
+        colors[lids[vertices]] = np.median(colors[lids[vertices]], axis=0)
+        eye = part == PARTS.index("eyes")
+        iris = eye & (colors.mean(1) < IRIS_BRIGHTNESS)
+        teeth, tongue = (part == PARTS.index(name) for name in ("teeth", "tongue"))
+        groups = ((iris, 0.3), (eye & ~iris, 0.7), (teeth, 0.7), (tongue, 0.5))
+        shades = (
+            Shade(lids[vertices], around, 0.5),
+            *(Shade(own, vertices[own], share) for own, share in groups),
         )
+        return Inner(vertices, part, mean[vertices], colors, lids[vertices], shades)
 
     def _lids(self, mean: Float32[np.ndarray, "s 3"]) -> Bool[np.ndarray, "n"]:
         """Tell which vertices of the skin are seen before the eyeballs when the eyes are shut."""
@@ -313,7 +331,7 @@ class FlameHead:
         self.topology = topology_of(self.faces, self.controls)
         none = np.zeros(0, np.int32)
         nowhere = np.zeros((0, 3), np.float32)
-        self.interior = Inner(none, none, nowhere, nowhere, none.astype(np.bool_), none)
+        self.interior = Inner(none, none, nowhere, nowhere, none.astype(np.bool_), ())
         self._models: dict[torch.device, Flame] = {}
 
     def posed(

@@ -90,8 +90,8 @@ def activate(
     pixel_color = functional.avg_pool2d(views.image, stride)
     if guide is not None:
         # On a known surface, what shows of the white behind the head's edge would stay in the air.
+        pixel_color = solid_colors(views, stride)
         coverage = functional.avg_pool2d(views.alpha, stride)
-        pixel_color = (pixel_color - 1 + coverage) / coverage.clamp(min=FOREGROUND)
         opacity = opacity + torch.logit(coverage.clamp(FOREGROUND, GUIDE_OPACITY))
     colors = torch.sigmoid(torch.logit(pixel_color.clamp(0.02, 0.98)) + color)
 
@@ -134,6 +134,13 @@ def _positions(
         return HEAD_RADIUS * torch.tanh(raw)
     distance = torch.linalg.norm(origins, dim=1, keepdim=True)
     return origins + (distance + HEAD_RADIUS * torch.tanh(raw)) * directions
+
+
+def solid_colors(views: View, stride: int) -> Float[Tensor, "v 3 h w"]:
+    """Return the head's own colours in blocks of pixels, without the white behind it."""
+    coverage = functional.avg_pool2d(views.alpha, stride)
+    seen = functional.avg_pool2d(views.image, stride)
+    return (seen - 1 + coverage) / coverage.clamp(min=FOREGROUND)
 
 
 def kept(views: View, config: ModelConfig) -> Bool[Tensor, "v h w"]:

@@ -133,7 +133,7 @@ class FastGHA(nn.Module):
         for i, (part, seen) in enumerate(zip(raw.split(views), tokens.split(views), strict=True)):
             head, guide = activate(part, sets[i], self.config, guides[i]), guides[i]
             inner = None if guide is None else self.interior
-            made.append(head if inner is None else inner(head, guide, seen))
+            made.append(head if inner is None else inner(head, guide, sets[i], seen))
         return made
 
     def _pixels(self, views: View, guide: Guide | None) -> tuple[Tensor, Tensor]:

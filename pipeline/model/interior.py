@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int32
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.core.types import Gaussians
+from pipeline.core.types import Gaussians, View
 from pipeline.faces.guide import Guide
 from pipeline.faces.heads import PARTS, Inner, head_model
-from pipeline.model.activate import CanonicalHead
+from pipeline.model.activate import CanonicalHead, solid_colors
 from pipeline.model.blocks import full_precision
 
 FREQUENCIES = 8
@@ -37,6 +38,13 @@ SIZE, LID_SIZE, SIZES = 0.0014, 0.0009, 0.3
 how far the logarithm may be from there."""
 OPACITY, OPACITIES = 0.88, (0.75, 0.95)
 """At the start, and its bounds: without them training makes all of them glassy."""
+
+WHOLE = 0.9
+"""Least coverage of a pixel whose colour is the head's."""
+ENOUGH = 6
+"""Pixels that tell a colour."""
+SKIN_CHROMA = 0.08
+"""Difference between skin's strongest and weakest colour, at least, where pictures are not grey."""
 
 
 class Interior(nn.Module):
@@ -65,7 +73,7 @@ class Interior(nn.Module):
         nn.init.zeros_(self.out.weight)
 
     def forward(
-        self, head: CanonicalHead, guide: Guide, tokens: Float[Tensor, "v c h w"]
+        self, head: CanonicalHead, guide: Guide, views: View, tokens: Float[Tensor, "v c h w"]
     ) -> CanonicalHead:
         """Return the head with the inner Gaussians after its own."""
         assert head.rig is not None  # a guided model's
@@ -87,7 +95,7 @@ class Interior(nn.Module):
         first = torch.where(lids, LID_SIZE, SIZE).to(like)
         behind = torch.where(lids, LID_RECESS, RECESS) * torch.tensor([0.0, 0.0, 1.0]).to(like)
         rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))
-        start = _colors(inner, head).clamp(0.02, 0.98)
+        start = _colors(inner, guide, views).clamp(0.02, 0.98)
         low, high = OPACITIES
         middle = torch.logit(torch.tensor((OPACITY - low) / (high - low)))
         gaussians = Gaussians(
@@ -100,14 +108,38 @@ class Interior(nn.Module):
         return head + CanonicalHead(gaussians, raw[:, 14:], rig)
 
 
-def _colors(inner: Inner, head: CanonicalHead) -> Float[Tensor, "k 3"]:
-    """Return what the inner Gaussians look like at the start: lids as the skin about the eyes."""
-    assert head.rig is not None
-    seen = head.gaussians.colors.detach().float()
-    colors = torch.from_numpy(inner.colors).to(seen)
-    around = torch.from_numpy(inner.around).to(seen.device, torch.int64)
-    near = seen[torch.isin(head.rig.vertex, around)]
-    if not len(near):  # as from behind
-        return colors
-    lids = torch.from_numpy(inner.lids).to(seen.device)
-    return torch.where(lids[:, None], near.median(0).values, colors)
+def _colors(inner: Inner, guide: Guide, views: View) -> Float[Tensor, "k 3"]:
+    """Return what the inner Gaussians look like at the start: of the colours that pictures show."""
+    stride = views.image.shape[-1] // guide.coverage.shape[-1]
+    seen = solid_colors(views, stride).movedim(1, -1).clamp(0.02, 0.98)
+    whole = functional.avg_pool2d(views.alpha, stride)[:, 0] > WHOLE
+    colors = torch.from_numpy(inner.colors).to(seen).clamp(0.02, 0.98)
+    # A grey picture has no red mouth: nothing is more colourful than its skin lets expect.
+    skin = _at(seen, whole, guide, inner.shades[0].shown) if inner.shades else seen[whole]
+    if len(skin):
+        chroma = (skin.amax(1) - skin.amin(1)).median()
+        grey = colors.mean(1, keepdim=True)
+        colors = grey + (colors - grey) * (chroma / SKIN_CHROMA).clamp(max=1)
+    for shade in inner.shades:
+        pixels = _at(seen, whole, guide, shade.shown)
+        if len(pixels) < ENOUGH:
+            continue
+        order = pixels.sum(1).argsort()
+        at = round(shade.share * (len(order) - 1))
+        near = pixels[order[max(at - len(order) // 8, 0) : at + len(order) // 8 + 1]].mean(0)
+        own = torch.from_numpy(shade.own).to(seen.device)
+        shift = torch.logit(near) - torch.logit(colors[own].median(0).values)
+        shifted = torch.sigmoid(torch.logit(colors) + shift)
+        colors = torch.where(own[:, None], shifted, colors)
+    return colors
+
+
+def _at(
+    seen: Float[Tensor, "v h w 3"],
+    whole: Bool[Tensor, "v h w"],
+    guide: Guide,
+    vertices: Int32[np.ndarray, "n"],
+) -> Float[Tensor, "p 3"]:
+    """Return the colours of pixels that show some vertices of the surface."""
+    shown = torch.from_numpy(vertices).to(guide.vertex)
+    return seen[whole & (guide.coverage[:, 0] > 0.5) & torch.isin(guide.vertex, shown)]

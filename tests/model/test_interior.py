@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial import KDTree
+from torch.nn import functional
 
 from pipeline.core.errors import ConfigError
 from pipeline.core.geometry import look_at, project
@@ -105,6 +106,43 @@ def test_lids_begin_in_the_colour_of_the_persons_skin(
     inner = head_model(MAKEHUMAN).interior
     colors = head.gaussians.colors[-len(inner.vertices) :][torch.from_numpy(inner.lids)]
     assert (colors - tone).abs().max() < 0.1
+
+
+@torch.no_grad()
+def test_irises_have_the_colour_that_pictures_show(shut: tuple[View, TrackedMesh, Subject]):
+    views, mesh, _ = shut
+    model = made(True)
+    guide = model.guide(mesh, views.camera)
+    inner = head_model(MAKEHUMAN).interior
+    iris, whites = inner.shades[1], inner.shades[2]
+    colors: list[torch.Tensor] = []
+    for blue in (0.3, 0.7):
+        image = views.image.clone()
+        block = torch.isin(guide.vertex, torch.from_numpy(iris.shown).long())[:, None]
+        shown = functional.interpolate(block.float(), image.shape[-2:]).expand_as(image) > 0
+        image[shown] = 0.2
+        image[:, 2][shown[:, 2]] = blue
+        head = model.reconstruct(replace(views, image=image), guide)
+        inside = head.gaussians.colors[-len(inner.vertices) :]
+        colors.append(inside[torch.from_numpy(iris.own)].median(0).values)
+        assert inside[torch.from_numpy(whites.own)].median() > 0.4
+    assert colors[1][2] - colors[0][2] > 0.3
+    assert (colors[1] - torch.tensor([0.2, 0.2, 0.7])).abs().max() < 0.05
+
+
+@torch.no_grad()
+def test_nothing_in_a_grey_picture_has_a_colour(shut: tuple[View, TrackedMesh, Subject]):
+    views, mesh, _ = shut
+    model = made(True)
+    guide = model.guide(mesh, views.camera)
+    k = len(head_model(MAKEHUMAN).interior.vertices)
+    grey = replace(views, image=views.image.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    chroma: list[float] = []
+    for given in (views, grey):
+        colors = model.reconstruct(given, guide).gaussians.colors[-k:]
+        chroma.append(float((colors.amax(1) - colors.amin(1)).mean()))
+    assert chroma[0] > 0.05
+    assert chroma[1] < 0.01
 
 
 @torch.no_grad()

@@ -130,7 +130,7 @@ def avatar(
     device: options.Device = "auto",
     json: options.Json = None,
 ) -> None:
-    """Time avatars of held-out people: plain, with the first layer kept, pruned, baked.
+    """Time avatars of held-out people: plain, with the first layer kept, pruned, baked, distilled.
 
     PSNR is against the exact avatar's pictures, and against the truth.
     """

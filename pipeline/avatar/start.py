@@ -36,7 +36,7 @@ PLACE_UNIT = 0.03
 SHOWN_AT = 256
 """Pixels of the pictures in which it is seen what is hidden."""
 CODES = 96
-"""Of the video, and as many sampled ones, under which shapes are found."""
+"""Of the video, at most, under which shapes are found."""
 FILLS = 0.4
 """Least standard deviation along a merged Gaussian's two longer axes, over its cube's side: smaller
 ones leave holes between them."""
@@ -54,6 +54,8 @@ class LightConfig:
     """At most; neighbours are merged until there are no more."""
     rank: int = 12
     """Shapes."""
+    codes: int = 96
+    """Sampled ones, beside those of the video, under which shapes are found."""
     seed: int = 0
 
 
@@ -68,7 +70,7 @@ def light(avatar: Avatar, footage: Footage, config: LightConfig = LightConfig())
     opened = avatar.animate(_wide_open(avatar.layout)).means
     merged, heaviest = _lightened(still, opened, config.gaussians, _shown(avatar, footage))
     few = select(avatar, heaviest)
-    codes = _codes(footage, config.seed)
+    codes = _codes(footage, config)
     offsets = torch.empty(len(codes), len(heaviest), 6)
     for i, code in enumerate(codes):
         moved = few.animate(ExpressionCode(code, avatar.layout))
@@ -103,7 +105,7 @@ def bare_mesh(footage: Footage, config: LightConfig = LightConfig()) -> Avatar:
     neutral, layout = torch.from_numpy(footage.neutral), footage.codes.layout
     opened = still.means + model.displacement(neutral, _wide_open(layout).values)
     merged, heaviest = _lightened(still, opened, config.gaussians)
-    codes = _codes(footage, config.seed)
+    codes = _codes(footage, config)
     offsets = torch.zeros(len(codes), len(heaviest), 6)
     for i, code in enumerate(codes):
         offsets[i, :, :3] = model.displacement(neutral, code)[heaviest]
@@ -121,10 +123,10 @@ def _shown(avatar: Avatar, footage: Footage) -> Float[Tensor, "N"]:
     return total
 
 
-def _codes(footage: Footage, seed: int) -> Float[Tensor, "s 120"]:
+def _codes(footage: Footage, config: LightConfig) -> Float[Tensor, "s 120"]:
     rows = np.linspace(0, len(footage.supervise) - 1, min(CODES, len(footage.supervise)))
     chosen = [footage.supervise[i] for i in rows.round().astype(int).tolist()]
-    sampled = sample_codes(footage.codes.layout, CODES, seed)
+    sampled = sample_codes(footage.codes.layout, config.codes, config.seed)
     return torch.cat([footage.codes.values[chosen], sampled])
 
 

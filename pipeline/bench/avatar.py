@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.bake import bake
 from pipeline.avatar.camera_path import orbit
+from pipeline.avatar.distill import distill
 from pipeline.avatar.fidelity import sample_codes
 from pipeline.avatar.prune import prune
 from pipeline.avatar.refine import refine
@@ -78,7 +79,7 @@ def bench(
     device: str = "cpu",
     progress: Progress = silent,
 ) -> list[Row]:
-    """Measure avatars of held-out people: plain, with the first layer kept, pruned, baked, refined.
+    """Measure avatars of held-out people: exact in two ways, pruned, baked, distilled, refined.
 
     The truth is the people's own pictures, from cameras and under expressions that no input
     shows; it exists at the protocol's size only, so all sizes state that figure.
@@ -138,7 +139,7 @@ def forms(exact: Avatar, seen: Scene) -> dict[str, Form]:
     pruned, _ = prune(exact)
     baked, _ = bake(pruned)
     refined, _ = refine(exact, seen.inputs, seen.input_codes)
-    light, _ = bake(prune(refined)[0])
+    few, _ = distill(exact)
 
     def plain(code: ExpressionCode) -> Gaussians:
         assert isinstance(exact.deformation, Deformation)
@@ -150,8 +151,8 @@ def forms(exact: Avatar, seen: Scene) -> dict[str, Form]:
         "first layer kept": Form(exact, exact.animate),
         "pruned": Form(pruned, pruned.animate),
         "pruned and baked": Form(baked, baked.animate),
+        "distilled": Form(few, few.animate),
         "refined": Form(refined, refined.animate),
-        "refined, pruned and baked": Form(light, light.animate),
     }
 
 

@@ -9,6 +9,7 @@ Letters: f faces, p points, s numbers of state, k numbers of identity, h height,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -105,6 +106,15 @@ class PointsSeen:
     numbers_sigma: Float64[np.ndarray, "n"]
     marks: Float64[np.ndarray, "68 2"] | None = None
     """The detector's landmarks of the same face."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return all of it for a file, by name."""
+        return {f"seen_{name}": x for name, x in vars(self).items() if x is not None}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> PointsSeen:
+        """Return what `arrays` were made of."""
+        return cls(**{name[5:]: x for name, x in arrays.items() if name.startswith("seen_")})
 
 
 @dataclass(frozen=True)

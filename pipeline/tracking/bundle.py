@@ -54,6 +54,8 @@ class BundleConfig:
     """Misses well beyond this many sigmas count for little."""
     marks: float = 0.015
     """Sigma of a detector's landmark within its region, in longer sides of the landmarks' box."""
+    turned: float = 40.0
+    """Degrees from the front beyond which a detector's landmarks do more harm than good."""
     outline: float = 2.2
     """So many times that of one on the outline, which slides over the head."""
     numbers: float = 3.0
@@ -162,6 +164,7 @@ def fit(
     problem.start()
     for _ in range(5):
         problem.step(rigid=True)
+    problem.leave_turned()
     damping, cost = 1e-3, problem.cost()
     for _ in range(config.iterations):
         before = problem.unknowns()
@@ -299,6 +302,14 @@ class _Problem:
             )
         self.states = self.state_mean.copy()
         self.identity = self.identity_mean.copy()
+
+    def leave_turned(self) -> None:
+        """Leave the detector's landmarks out where the head does not look towards the camera."""
+        least = np.cos(np.radians(self.config.turned))
+        for s in self.seen:
+            R, _, _ = self._view(s)
+            if -R[2, 2] < least:
+                s.sigma[self.plain :] = 0
 
     def _K(self, s: Sighting) -> Float64[np.ndarray, "3 3"]:
         if s.camera is not None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pipeline.core.errors import CameraError, ShapeError
-from pipeline.core.geometry import project
+from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera
 from pipeline.faces.makehuman import Head, load_asset
 from pipeline.synthetic.cameras import sample_cameras
@@ -181,6 +181,26 @@ def test_landmarks_tell_the_expression_but_do_not_turn_the_head(surface: Surface
     jaw = np.radians(22.9) * 0.8
     assert abs(seen.states[0, JAW.start] - jaw) < 0.5 * abs(without.states[0, JAW.start] - jaw)
     assert turned(seen, [camera])[0] < turned(without, [camera])[0] + 1.0
+
+
+@pytest.mark.parametrize(("view", "counts"), [(0, True), (1, False)])
+def test_landmarks_of_a_face_that_is_turned_far_do_not_count(
+    surface: Surface, view: int, counts: bool
+):
+    rng = np.random.default_rng(8)
+    face = Head(sample_identity(rng)).vertices(weights(jawOpen=0.8))[IDS]
+    yaw = np.radians([8.0, 55.0])[view]
+    eye = torch.tensor([np.sin(yaw), 0.0, np.cos(yaw)]).float()
+    K = torch.tensor([[1200.0, 0, 256], [0, 1200, 256], [0, 0, 1]])
+    camera = Camera(look_at(eye, torch.zeros(3)), K, 512, 512)
+    blurred = replace(sighting(face, camera, 0, 8, known=True), sigma=np.full(len(IDS), 12.0))
+    marks = project(camera, torch.from_numpy(face[:68]).float())[0].double().numpy()
+    jaws = [
+        fit(surface, [replace(blurred, marks=given)]).states[0, JAW.start]
+        for given in (None, marks)
+    ]
+    assert (abs(jaws[1] - jaws[0]) > 0.02) == counts
+    assert counts or abs(jaws[1] - jaws[0]) < 1e-3
 
 
 def test_a_known_persons_identity_is_kept_and_helps(surface: Surface):

@@ -2,9 +2,8 @@
 
 Out   work/<capture>/landmarks/<timestep>.npz   points [v 68 2], pixels of the raw picture, nan
       where no face was found; sizes [v 2], width and height; notes: by camera, why there is none.
-      Without cameras also, if there is a face, what `PointsSeen` has: seen_points [p 2],
-      seen_sigma [p], numbers [n], numbers_sigma [n]; and focal [1], pixels, nan where unknown;
-      thumbnail [18 32]
+      Without cameras also, if there is a face, what `PointsSeen.arrays` gives; and focal [1],
+      pixels, nan where unknown; thumbnail [18 32]
 """
 
 from __future__ import annotations
@@ -19,11 +18,10 @@ from pipeline.core.arrays import Rgb
 from pipeline.core.errors import FastGHAError, InputError
 from pipeline.perception.device import networks_on
 from pipeline.perception.landmarks import Detector
-from pipeline.perception.points import PointsFinder
 from pipeline.prep.items import Item, save_item
 from pipeline.prep.photos import Picture, find_face
 from pipeline.prep.plan import Job
-from pipeline.tracking.tracker import thumbnail
+from pipeline.tracking.tracker import HeadTracker, thumbnail
 
 
 @dataclass
@@ -32,11 +30,11 @@ class LandmarksStage:
 
     job: Job
     _detector: Detector | None = None
-    _finder: PointsFinder | None = None
+    _tracker: HeadTracker | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the networks behind: a worker loads its own."""
-        return {**self.__dict__, "_detector": None, "_finder": None}
+        return {**self.__dict__, "_detector": None, "_tracker": None}
 
     def __call__(self, key: tuple[str, int]) -> None:
         """Make the item of one timestep."""
@@ -65,7 +63,7 @@ class LandmarksStage:
                 except InputError as error:
                     notes[camera] = error.problem
                     continue
-                points[v] = more["marks"]
+                points[v] = more["seen_marks"]
                 continue
             faces = self._detector(image)
             if faces:
@@ -81,16 +79,11 @@ class LandmarksStage:
         Raises:
             InputError: If there is no face that is large enough.
         """
-        if self._finder is None:
-            self._finder = PointsFinder()
+        if self._tracker is None:
+            self._tracker = HeadTracker(detector=self.job.detector or "mesh")
         face = find_face(Picture("the picture", RawView(image, None, None)), detector)
-        seen = self._finder(image, face)
         return {
-            "marks": face.landmarks,
-            "seen_points": seen.points,
-            "seen_sigma": seen.sigma,
-            "numbers": seen.numbers,
-            "numbers_sigma": seen.numbers_sigma,
+            **self._tracker.see(image, face).arrays(),
             "focal": np.array([np.nan if focal is None else focal]),
             "thumbnail": thumbnail(image),
         }

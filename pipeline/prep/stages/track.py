@@ -364,12 +364,7 @@ class TrackStage:
         Raises:
             CameraError: If nothing fits.
         """
-        seen = [
-            PointsSeen(
-                a["seen_points"], a["seen_sigma"], a["numbers"], a["numbers_sigma"], a["marks"]
-            )
-            for a in (item.arrays for item in items)
-        ]
+        seen = [PointsSeen.of(item.arrays) for item in items]
         sizes = [(int(w), int(h)) for w, h in (item.arrays["sizes"][0] for item in items)]
         told = [float(item.arrays["focal"][0]) for item in items]
         focals = [focal if np.isfinite(focal) else None for focal in told]

@@ -261,6 +261,8 @@ def _measure(
                 for _ in range(tries):
                     sent = signal.SIGTERM if rng.random() < 0.25 else signal.SIGKILL
                     after = rng.uniform(0, reach) * takes
+                    # What SIGKILL left stays until a run has the folder for itself.
+                    before = {*_half_made(out)}
                     early, code, told = _kill(command, after, sent, nursery, said)
                     whole_now = early and code == 0
                     if whole_now:
@@ -272,8 +274,9 @@ def _measure(
                     fault = _fault(early, code, told, sent)
                     if code == -signal.SIGTERM and told and _over(command, out, nursery, said):
                         fault = ""  # Python was only clearing up
-                    elif not fault and sent == signal.SIGTERM and (left := _half_made(out)):
-                        fault = f"SIGTERM left {', '.join(left)}"
+                    elif not fault and sent == signal.SIGTERM:
+                        left = sorted({*_half_made(out)} - before)
+                        fault = f"SIGTERM left {', '.join(left)}" if left else ""
                     wrong += [f"folder {folders}: {fault}"] if fault else []
                 if not whole_now and ("frames" not in command[-1] or not _whole(out / "frames")):
                     fault = _finish(command, nursery, said)

@@ -36,6 +36,9 @@ REACH = 0.001
 SIZE, LID_SIZE, SIZES = 0.0014, 0.0009, 0.3
 """Standard deviation at the start, metres; that of lids, which lie close when eyes are open; and
 how far the logarithm may be from there."""
+HUES = 0.6
+"""How far a colour may be from the start's, logit: the person's own is known, and a network that is
+free makes patterns of the eyes that it has seen."""
 OPACITY, OPACITIES = 0.88, (0.75, 0.95)
 """At the start, and its bounds: without them training makes all of them glassy."""
 
@@ -95,7 +98,10 @@ class Interior(nn.Module):
         first = torch.where(lids, LID_SIZE, SIZE).to(like)
         behind = torch.where(lids, LID_RECESS, RECESS) * torch.tensor([0.0, 0.0, 1.0]).to(like)
         rig = replace(head.rig, vertex=vertex, weight=torch.ones(len(vertex)).to(like))
-        start = _colors(inner, guide, views).clamp(0.02, 0.98)
+        start, vivid = _colors(inner, guide, views)
+        color = HUES * torch.tanh(color / HUES)
+        grey = color.mean(1, keepdim=True)
+        color = grey + (color - grey) * vivid
         low, high = OPACITIES
         middle = torch.logit(torch.tensor((OPACITY - low) / (high - low)))
         gaussians = Gaussians(
@@ -103,23 +109,29 @@ class Interior(nn.Module):
             quats=functional.normalize(quat + torch.tensor([1.0, 0, 0, 0]).to(like), dim=1),
             scales=first * torch.exp(SIZES * torch.tanh(size)),
             opacities=low + (high - low) * torch.sigmoid(opacity + middle)[:, 0],
-            colors=torch.sigmoid(torch.logit(start) + color),
+            colors=torch.sigmoid(torch.logit(start.clamp(0.02, 0.98)) + color),
         )
         return head + CanonicalHead(gaussians, raw[:, 14:], rig)
 
 
-def _colors(inner: Inner, guide: Guide, views: View) -> Float[Tensor, "k 3"]:
-    """Return what the inner Gaussians look like at the start: of the colours that pictures show."""
+def _colors(
+    inner: Inner, guide: Guide, views: View
+) -> tuple[Float[Tensor, "k 3"], Float[Tensor, ""]]:
+    """Return the inner Gaussians' colours at the start, of what pictures show, and how vivid.
+
+    A grey picture has no red mouth: nothing is more colourful than its skin lets expect. Of that
+    colourfulness the share is given back, 1 where pictures are not grey.
+    """
     stride = views.image.shape[-1] // guide.coverage.shape[-1]
     seen = solid_colors(views, stride).movedim(1, -1).clamp(0.02, 0.98)
     whole = functional.avg_pool2d(views.alpha, stride)[:, 0] > WHOLE
     colors = torch.from_numpy(inner.colors).to(seen).clamp(0.02, 0.98)
-    # A grey picture has no red mouth: nothing is more colourful than its skin lets expect.
     skin = _at(seen, whole, guide, inner.shades[0].shown) if inner.shades else seen[whole]
+    vivid = torch.ones(()).to(seen)
     if len(skin):
-        chroma = (skin.amax(1) - skin.amin(1)).median()
+        vivid = ((skin.amax(1) - skin.amin(1)).median() / SKIN_CHROMA).clamp(max=1)
         grey = colors.mean(1, keepdim=True)
-        colors = grey + (colors - grey) * (chroma / SKIN_CHROMA).clamp(max=1)
+        colors = grey + (colors - grey) * vivid
     for shade in inner.shades:
         pixels = _at(seen, whole, guide, shade.shown)
         if len(pixels) < ENOUGH:
@@ -131,7 +143,7 @@ def _colors(inner: Inner, guide: Guide, views: View) -> Float[Tensor, "k 3"]:
         shift = torch.logit(near) - torch.logit(colors[own].median(0).values)
         shifted = torch.sigmoid(torch.logit(colors) + shift)
         colors = torch.where(own[:, None], shifted, colors)
-    return colors
+    return colors, vivid
 
 
 def _at(

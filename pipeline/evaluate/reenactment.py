@@ -24,12 +24,13 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.fit import psnr_where
 from pipeline.captures.capture import RawView
 from pipeline.captures.video import CAMERA, VideoCapture
 from pipeline.core.errors import InputError
 from pipeline.core.types import View
 from pipeline.evaluate.baselines import nearest_input
-from pipeline.evaluate.metrics import MAX_DB, psnr, ssim
+from pipeline.evaluate.metrics import psnr, ssim
 from pipeline.evaluate.report import Picture, Report, error_map
 from pipeline.evaluate.results import machine
 from pipeline.evaluate.tables import Table
@@ -202,13 +203,11 @@ def yaws(track: TrackFile) -> Float64[np.ndarray, "m"]:
 def compare(drawn: Float[Tensor, "v 3 h w"], truth: View) -> Float64[np.ndarray, "4 v"]:
     """Return PSNR and SSIM of each picture, then those of the pixels that the head covers."""
     head = truth.alpha > 0.5
-    square = ((drawn - truth.image) ** 2 * head).sum((1, 2, 3)) / (3 * head.sum((1, 2, 3)))
-    of_head = (-10 * square.log10()).clamp(max=MAX_DB)
     found = structural_similarity_index_measure(
         drawn, truth.image, data_range=1.0, sigma=1.5, kernel_size=11, return_full_image=True
     )
     like = (found[1] * head).sum((1, 2, 3)) / (3 * head.sum((1, 2, 3)))
-    rows = (psnr(drawn, truth.image), ssim(drawn, truth.image), of_head, like)
+    rows = (psnr(drawn, truth.image), ssim(drawn, truth.image), psnr_where(drawn, truth.image, head), like)
     return torch.stack(rows).double().numpy()
 
 

@@ -207,7 +207,12 @@ def compare(drawn: Float[Tensor, "v 3 h w"], truth: View) -> Float64[np.ndarray,
         drawn, truth.image, data_range=1.0, sigma=1.5, kernel_size=11, return_full_image=True
     )
     like = (found[1] * head).sum((1, 2, 3)) / (3 * head.sum((1, 2, 3)))
-    rows = (psnr(drawn, truth.image), ssim(drawn, truth.image), psnr_where(drawn, truth.image, head), like)
+    rows = (
+        psnr(drawn, truth.image),
+        ssim(drawn, truth.image),
+        psnr_where(drawn, truth.image, head),
+        like,
+    )
     return torch.stack(rows).double().numpy()
 
 

@@ -27,7 +27,7 @@ from pipeline.apps.viewer import foreign
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.bake import BakeConfig, bake
 from pipeline.avatar.prune import prune
-from pipeline.core.errors import FastGHAError, InputError, MissingWeightsError
+from pipeline.core.errors import FastGHAError, FormatError, InputError, MissingWeightsError
 from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.expressions.sequences import FPS, Sequence, read_sequence
 from pipeline.faces.layouts import MAKEHUMAN
@@ -210,10 +210,10 @@ class LocalPage:
 
 
 def _tracker() -> dict[str, Path]:
-    """Return the face tracker's files by their place on the page; none if one is missing."""
+    """Return the face tracker's files by their place on the page; none if one is missing or another."""
     try:
         return {f"{web.TRACKER}/{path.name}": path for path in web.tracker_files()}
-    except MissingWeightsError:
+    except (MissingWeightsError, FormatError):
         return {}
 
 

@@ -91,7 +91,7 @@ export class FastghaAvatar extends HTMLElement {
     this.#observer.disconnect();
     this.#observer = null;
     this.engine?.close();
-    this.engine = this.data = null;
+    this.engine = this.data = this.ready = null;
     this.#loading++;
   }
 
@@ -173,6 +173,8 @@ export class FastghaAvatar extends HTMLElement {
 
   /** Return the picture as a PNG. */
   async snapshot() {
+    await this.ready;
+    if (!this.engine) throw new AvatarError("There is no head to photograph.");
     await this.#draw(performance.now(), true);
     return new Promise((done) => this.canvas.toBlob(done, "image/png"));
   }
@@ -184,14 +186,17 @@ export class FastghaAvatar extends HTMLElement {
     while (this.#busy) await new Promise((go) => setTimeout(go, 1));
     this.#busy = true;
     const times = [], warm = 10, [width, height] = this.#size(true);
-    for (let i = 0; i < warm + frames; i++) {
-      const start = performance.now();
-      const code = this.data.frames ? this.data.frame(i % this.data.frames) : this.code;
-      await this.engine.draw(this.#request(code, this.#view, width, height));
-      if (this.engine.gl) this.engine.gl.readPixels(0, 0, 1, 1, 6408, 5121, new Uint8Array(4));
-      if (i >= warm) times.push(performance.now() - start);
+    try {
+      for (let i = 0; i < warm + frames; i++) {
+        const start = performance.now();
+        const code = this.data.frames ? this.data.frame(i % this.data.frames) : this.code;
+        await this.engine.draw(this.#request(code, this.#view, width, height));
+        if (this.engine.gl) this.engine.gl.readPixels(0, 0, 1, 1, 6408, 5121, new Uint8Array(4));
+        if (i >= warm) times.push(performance.now() - start);
+      }
+    } finally {
+      this.#busy = false;
     }
-    this.#busy = false;
     times.sort((a, b) => a - b);
     const median = times[frames >> 1], { gaussians, rank } = this.data.header;
     return {
@@ -207,9 +212,10 @@ export class FastghaAvatar extends HTMLElement {
   #load() {
     const turn = ++this.#loading;
     this.engine?.close();
-    this.engine = null;
+    this.engine = this.firstPicture = null;
+    if (this.playing) this.pause();
     this.ready = this.#open(turn).catch((error) => {
-      if (turn !== this.#loading) return;
+      if (turn !== this.#loading) return this.ready;
       this.say(error instanceof AvatarError ? error.message : `The avatar could not be shown: ${error.message}`);
       this.dispatchEvent(new CustomEvent("error", { detail: this.message.textContent }));
     });
@@ -223,7 +229,7 @@ export class FastghaAvatar extends HTMLElement {
     if (!("DecompressionStream" in globalThis))
       throw new AvatarError("This browser cannot unpack the avatar. Any browser of 2023 or later can.");
     const data = new AvatarData(await unpack(await read(new URL(source, document.baseURI).href)));
-    if (turn !== this.#loading) return;
+    if (turn !== this.#loading) return this.ready;
     const wanted = this.getAttribute("engine") || (gpu() ? "webgl" : "wasm");
     this.canvas?.remove();
     this.canvas = document.createElement("canvas");
@@ -234,11 +240,15 @@ export class FastghaAvatar extends HTMLElement {
     this.#listen(this.canvas);
     const engine = wanted === "webgl" ? new WebglEngine(this.canvas, data) : new WasmEngine(this.canvas, data);
     await engine.ready;
-    if (turn !== this.#loading) return engine.close();
+    if (turn !== this.#loading) {
+      engine.close();
+      return this.ready;
+    }
     this.data = data;
     this.engine = engine;
     this.say("");
     await this.#draw(performance.now(), true);
+    if (turn !== this.#loading) return this.ready;
     this.firstPicture = performance.now();
     this.dispatchEvent(new Event("ready"));
   }
@@ -313,8 +323,10 @@ export class FastghaAvatar extends HTMLElement {
     }
     const rested = now - this.#moved > REST_MS;
     if (!this.#dirty && !idle && (!rested || this.#sharp)) return;
+    const engine = this.engine;
     this.#draw(now, rested && !idle).catch((error) => {
-      this.engine?.close();
+      if (engine !== this.engine) return; // another avatar has come meanwhile
+      engine.close();
       this.engine = null;
       this.say(error.message);
     });

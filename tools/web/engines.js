@@ -43,6 +43,7 @@ class Workers {
 
   #ask(worker, message) {
     return new Promise((done, fail) => {
+      worker.fail = fail;
       const failed = (text) => fail(new AvatarError(`The picture could not be drawn (${text}).`));
       worker.onerror = (event) => failed(event.message);
       worker.onmessage = ({ data }) => (data.error ? failed(data.error) : done(data));
@@ -52,7 +53,13 @@ class Workers {
 
   draw(i, message) { return this.#ask(this.all[i], message); }
 
-  close() { this.all.forEach((worker) => worker.terminate()); }
+  /** Stop; what was asked and is not answered fails, for nobody will answer it. */
+  close() {
+    for (const worker of this.all) {
+      worker.terminate();
+      worker.fail?.(new AvatarError("The avatar was taken away while it was drawn."));
+    }
+  }
 }
 
 /** Draws on a 2D canvas; each worker has a band of rows, of about equal work. */

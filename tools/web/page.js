@@ -80,7 +80,7 @@ function follow() {
   }
 }
 
-/** Go from the weights that are set to others, in a quarter of a second. */
+/** Go from the weights that are set to others, in a quarter of a second; `then`, after a moment, on. */
 const glide = {
   to(weights, then) {
     this.stop();
@@ -92,12 +92,15 @@ const glide = {
       if (t < 1) this.timer = requestAnimationFrame(step);
       else {
         follow();
-        then?.();
+        if (then) this.later = setTimeout(then, 120);
       }
     };
     step();
   },
-  stop() { cancelAnimationFrame(this.timer); },
+  stop() {
+    cancelAnimationFrame(this.timer);
+    clearTimeout(this.later);
+  },
 };
 
 const presets = {};
@@ -107,7 +110,7 @@ function mark(name) {
 function preset(name) {
   head.pause();
   mark(name);
-  glide.to(PRESETS[name], name === "blink" ? () => setTimeout(() => preset("neutral"), 120) : null);
+  glide.to(PRESETS[name], name === "blink" ? () => preset("neutral") : null);
 }
 Object.keys(PRESETS).forEach((name, i) => { presets[name] = button("presets", name, () => preset(name), `Key ${i + 1}`); });
 
@@ -125,8 +128,10 @@ function reset() {
 }
 
 async function download() {
+  const picture = await head.snapshot().catch((error) => say(error.message));
+  if (!picture) return;
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(await head.snapshot());
+  link.href = URL.createObjectURL(picture);
   link.download = "head.png";
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
@@ -154,7 +159,7 @@ handle.onclick = () => drawer(!panel.classList.contains("open"));
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, summary")) return;
   const names = Object.keys(PRESETS), keys = {
-    " ": () => play.click(), s: download, r: reset,
+    " ": () => play.click(), s: download, r: reset, c: () => record.click(), w: () => webcam?.click(),
     t: () => themes.click(), i: () => alive.click(), Escape: () => drawer(false),
   };
   const act = keys[event.key] ?? (names[event.key - 1] && !presets[names[event.key - 1]].hidden ? () => preset(names[event.key - 1]) : null);
@@ -175,13 +180,14 @@ if (asked.has("engine")) head.setAttribute("engine", asked.get("engine"));
 if (Number(asked.get("size"))) head.setAttribute("size", Number(asked.get("size")));
 if (asked.has("background")) head.setAttribute("background", asked.get("background"));
 if (settings.app) startApp(head, say, drawer);
-webcamControls(head, settings, button, say, () => { glide.stop(); mark(""); follow(); });
-recordControls(head, button, say);
+const webcam = webcamControls(head, settings, button, say, () => { glide.stop(); mark(""); follow(); });
+const record = recordControls(head, button, say);
 if (head.data) build();
 
 if (asked.has("bench"))
-  head.addEventListener("ready", async () => {
+  head.ready.then(async () => {
+    if (!head.engine) return;
     idle(false);
     globalThis.BENCH = await head.bench(Number(asked.get("frames")) || 60);
     list.prepend(Object.assign(document.createElement("pre"), { id: "bench", textContent: JSON.stringify(globalThis.BENCH, null, 1) }));
-  }, { once: true });
+  });

@@ -83,28 +83,36 @@ export function recordControls(head, button, say) {
     video: button("actions", "Save video", () => save(new Blob(film, { type: "video/webm" }), "head.webm")) };
   const offer = (face, video) => { kept.npz.hidden = kept.csv.hidden = !face; kept.video.hidden = !video; };
   offer(false, false);
-  let timer, frames = [], film = [], recorder;
+  let timer, began, frames = [], film = [], recorder;
   const names = () => head.data.header.arkit.names;
 
   function start() {
     if (!head.data) return say("There is no head to record yet.");
     frames = [];
-    film = [];
+    const parts = film = [];
     offer(false, false);
+    began = performance.now();
     timer = setInterval(() => {
-      frames.push({ weights: head.weights, pose: head.headPose });
+      keep();
       head.refresh(); // a video has no frames of a picture that is not drawn again
     }, 1000 / FPS);
     toggle.textContent = "Stop";
     toggle.setAttribute("aria-pressed", true);
     if (typeof MediaRecorder !== "function" || !head.canvas.captureStream) return;
     recorder = new MediaRecorder(head.canvas.captureStream(FPS), { mimeType: "video/webm" });
-    recorder.ondataavailable = ({ data }) => { if (data.size) film.push(data); };
-    recorder.onstop = () => offer(head.data.arkit && frames.length > 0, film.length > 0);
+    recorder.ondataavailable = ({ data }) => { if (data.size) parts.push(data); };
+    recorder.onstop = () => { if (film === parts && !timer) offer(head.data.arkit && frames.length > 0, parts.length > 0); };
     recorder.start();
   }
 
+  /** Keep the face of now; a busy page calls late, and then once for each frame that went by. */
+  function keep() {
+    const due = ((performance.now() - began) * FPS) / 1000, face = { weights: head.weights, pose: head.headPose };
+    while (frames.length < due) frames.push(face);
+  }
+
   function stop() {
+    keep();
     clearInterval(timer);
     timer = null;
     toggle.textContent = "Record";
@@ -113,4 +121,6 @@ export function recordControls(head, button, say) {
     if (recorder?.state === "recording") recorder.stop();
     say(`${(frames.length / FPS).toFixed(1)} seconds recorded.`);
   }
+
+  return toggle;
 }

@@ -55,6 +55,13 @@ function seen(result) {
   return { weights, pose: m ? { yaw: -Math.atan2(m[8], m[10]), pitch: -Math.asin(Math.max(-1, Math.min(1, m[9]))) } : {} };
 }
 
+/** Whether the browser has what the tracker takes a camera's pictures with. */
+function webgl() {
+  const gl = document.createElement("canvas").getContext("webgl2");
+  gl?.getExtension("WEBGL_lose_context")?.loseContext();
+  return Boolean(gl);
+}
+
 const REASONS = {
   NotAllowedError: "The camera was refused. Allow it in the address bar and try again; the sliders still work.",
   NotFoundError: "There is no camera on this machine. The sliders still work.",
@@ -63,7 +70,7 @@ const REASONS = {
 const CALIBRATION_MS = 1000;
 
 export function webcamControls(head, settings, button, say, follow) {
-  if (!settings.webcam) return;
+  if (!settings.webcam) return null;
   const video = document.getElementById("camera"), base = new URL(settings.webcam, document.baseURI).href;
   const toggle = button("actions", "Webcam", () => (video.srcObject ? stop() : start()), "Your face drives the head: w");
   const again = button("actions", "Calibrate", calibrate, "Look calmly into the camera for a second");
@@ -73,20 +80,23 @@ export function webcamControls(head, settings, button, say, follow) {
   async function start() {
     if (location.protocol === "file:")
       return say("The webcam needs a page from a server. In this folder run: python3 -m http.server, then open http://localhost:8000.");
+    if (!navigator.mediaDevices) return say("Browsers open cameras only on https and on localhost. The sliders still work.");
+    if (!webgl()) return say("The webcam needs WebGL 2, which this browser has not. The sliders still work.");
     try {
       toggle.disabled = true;
       video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { width: 640, height: 480 }, audio: false });
+      video.srcObject.getTracks().forEach((track) => { track.onended = () => stop("The camera is gone. The sliders still work."); });
       await video.play();
       say("The camera's pictures stay in this page. Look calmly into it for a second.");
       tracker ??= await load();
+      if (!video.srcObject) return; // gone meanwhile
       head.pause();
       calibrate();
       video.hidden = again.hidden = false;
       toggle.setAttribute("aria-pressed", true);
       requestAnimationFrame(step);
     } catch (error) {
-      stop();
-      say(REASONS[error.name] ?? `The webcam cannot be used: ${error.message}`);
+      stop(REASONS[error.name] ?? `The webcam cannot be used: ${error.message}`);
     } finally {
       toggle.disabled = false;
     }
@@ -113,7 +123,15 @@ export function webcamControls(head, settings, button, say, follow) {
     requestAnimationFrame(step);
     if (video.currentTime === last) return;
     last = video.currentTime;
-    const now = performance.now(), { weights, pose } = seen(tracker.detectForVideo(video, now));
+    const now = performance.now();
+    let found;
+    try {
+      found = tracker.detectForVideo(video, now);
+    } catch (error) {
+      tracker = null;
+      return stop(`The face tracker has stopped: ${error.message}. The sliders still work.`);
+    }
+    const { weights, pose } = seen(found);
     if (!Object.keys(weights).length) return;
     const { yaw = 0, pitch = 0, ...face } = smooth.step({ ...weights, ...pose }, now / 1000);
     if (now < calm || !neutral.count) return neutral.see({ ...face, yaw, pitch });
@@ -122,11 +140,14 @@ export function webcamControls(head, settings, button, say, follow) {
     follow();
   }
 
-  function stop() {
+  function stop(why = "") {
     for (const track of video.srcObject?.getTracks() ?? []) track.stop();
     video.srcObject = null;
     video.hidden = again.hidden = true;
     toggle.setAttribute("aria-pressed", false);
     head.headPose = {};
+    if (why) say(why);
   }
+
+  return toggle;
 }

@@ -210,7 +210,7 @@ class LocalPage:
 
 
 def _tracker() -> dict[str, Path]:
-    """Return the face tracker's files by their place on the page; none if one is missing or another."""
+    """Return the face tracker's files by their place on the page; none without all of them."""
     try:
         return {f"{web.TRACKER}/{path.name}": path for path in web.tracker_files()}
     except (MissingWeightsError, FormatError):

@@ -275,7 +275,7 @@ def _package() -> dict[str, Any]:
         "description": "A head avatar as the custom element <fastgha-avatar>.",
         "license": "SEE LICENSE IN LICENSES.txt",
         "main": "fastgha-avatar.js",
-        "files": ["*.js", "index.html", "LICENSES.txt"],
+        "files": ["*.js", "index.html", "LICENSES.txt", TRACKER],
         "private": True,
     }
 

@@ -74,7 +74,8 @@ def ask(
 
 
 def finished(page: LocalPage) -> dict[str, Any]:
-    for _ in range(600):
+    end = time.monotonic() + 180
+    while time.monotonic() < end:
         state = json.loads(ask(page, "GET", "/state")[1])
         if not state["busy"]:
             return state

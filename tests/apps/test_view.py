@@ -67,8 +67,8 @@ def test_it_listens_on_this_machine_only_and_its_sliders_move_the_face(running):
 def test_a_browser_shows_the_head(running, browser, tmp_path: Path):
     page = browser.new_page(viewport={"width": 500, "height": 400})
     page.goto(running.address)
-    page.wait_for_selector("canvas", timeout=60_000)
-    for _ in range(20):
+    page.wait_for_selector("canvas", timeout=180_000)
+    for _ in range(180):
         page.wait_for_timeout(1000)
         picture = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB")).astype(int)
         middle = picture[120:280, 60:240]

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -202,8 +203,11 @@ def test_what_is_recorded_comes_back_as_a_sequence(browser: Any, site: Path, tmp
     page, faults = opened(browser, f"file://{site}?size=32&idle=0")
     page.set_viewport_size({"width": 1000, "height": 700})
     page.evaluate(f"{HEAD}.weights = {{ jawOpen: 0.75, mouthLeft: 0.25 }}")
-    page.get_by_role("button", name="Record").click()
-    page.wait_for_timeout(1500)
+    page.evaluate(f"globalThis.draws = 0; {HEAD}.addEventListener('draw', () => draws++)")
+    page.keyboard.press("c")
+    until(page, "draws > 5")
+    # A page that is too busy to look at each frame loses none.
+    page.evaluate("const end = performance.now() + 1500; while (performance.now() < end);")
     page.get_by_role("button", name="Stop").click()
     wanted = np.zeros(52, np.float32)
     wanted[[ARKIT_NAMES.index("jawOpen"), ARKIT_NAMES.index("mouthLeft")]] = 0.75, 0.25
@@ -212,7 +216,7 @@ def test_what_is_recorded_comes_back_as_a_sequence(browser: Any, site: Path, tmp
             page.get_by_role("button", name=f"Save {kind}").click()
         saved.value.save_as(tmp_path / name)
         sequence = read_expressions(tmp_path / name, MAKEHUMAN)
-        assert len(sequence) >= 5
+        assert len(sequence) >= 45
         for values in sequence.codes.values:
             np.testing.assert_allclose(values, arkit_to_code(wanted).values, atol=1e-4)
     assert read_expressions(tmp_path / "face.npz").fps == 30
@@ -400,11 +404,11 @@ def test_a_filmed_face_drives_the_head_through_the_tracker_itself(
         page.set_viewport_size({"width": 1000, "height": 700})
         page.evaluate(FOLLOW)
         page.get_by_role("button", name="Webcam").click()
-        until(page, "rows.length >= 36")
+        until(page, "rows.length >= 30")
         rows = np.array(page.evaluate("rows"))
         found.close()
     rows = rows[rows[:, 0] > rows[0, 0] + 1200]  # after the second that counts as rest
-    assert len(rows) >= 24
+    assert len(rows) >= 20
     shown = truth[rows[:, 1].astype(int)]
     jaw, lids = (ARKIT_NAMES.index(name) for name in ("jawOpen", "eyeBlinkLeft"))
     assert np.corrcoef(shown[:, jaw], rows[:, 2])[0, 1] > 0.9
@@ -432,6 +436,7 @@ NO_WEBGL = (
         ("Object.defineProperty(navigator, 'mediaDevices', {})", "only on https"),
         (NO_WEBGL, "needs WebGL 2"),
     ],
+    ids=["refused", "none", "no https", "no WebGL"],
 )
 def test_a_camera_that_cannot_be_used_is_said(fault: str, said: str, browser: Any, served: str):
     page = browser.new_page(viewport={"width": 1000, "height": 700})
@@ -505,6 +510,90 @@ def test_a_slider_a_preset_and_the_keys_move_the_face(browser: Any, site: Path):
     page.close()
 
 
+def test_what_follows_a_blink_is_not_undone_by_its_end(browser: Any, site: Path):
+    page, faults = opened(browser, f"file://{site}?size=64&idle=0")
+    page.evaluate(
+        f"""async () => {{
+            const press = (name) => [...document.querySelectorAll("#presets button")]
+                .find((button) => button.textContent === name).click();
+            press("blink");
+            while ({HEAD}.weights.eyeBlinkLeft !== 1) await new Promise(requestAnimationFrame);
+            press("smile");
+        }}"""
+    )
+    until(page, f"{HEAD}.weights.mouthSmileLeft === 0.85")
+    page.wait_for_timeout(600)
+    assert page.evaluate(f"{HEAD}.weights.mouthSmileLeft") == 0.85
+    assert faults == []
+    page.close()
+
+
+EMBEDDED = """<!doctype html><script src="fastgha-avatar.js"></script>
+<fastgha-avatar src="avatar.js" size="64" background="transparent"></fastgha-avatar>
+<fastgha-avatar src="gone.js" size="64"></fastgha-avatar>
+<script>
+  document.querySelectorAll("fastgha-avatar")[1]
+    .addEventListener("error", (event) => { globalThis.told = event.detail; });
+</script>"""
+
+
+def test_the_element_lives_in_a_page_of_its_own(browser: Any, site: Path, tmp_path: Path):
+    shutil.copytree(site.parent, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "mine.html").write_text(EMBEDDED)
+    page, faults = opened(browser, f"file://{tmp_path}/mine.html")
+    until(page, "globalThis.told")
+    assert "cannot be read" in page.evaluate("told")
+    seen = page.evaluate(
+        f"""async () => {{
+            const head = {HEAD}, alphas = [];
+            const alpha = async () => {{
+                const picture = await createImageBitmap(await head.snapshot());
+                const context = new OffscreenCanvas(64, 64).getContext("2d");
+                context.drawImage(picture, 0, 0);
+                const of = (x, y) => context.getImageData(x, y, 1, 1).data[3];
+                return [picture.width, of(0, 0), of(32, 32)];
+            }};
+            head.set({{ jawOpen: 0.5 }});
+            alphas.push(await alpha());
+            // Its avatar is taken away while a picture is drawn: by another one, by moving it.
+            for (const change of [
+                () => head.setAttribute("src", "./avatar.js?"),
+                () => head.setAttribute("engine", "webgl"),
+                () => document.body.append(head),
+            ]) {{
+                const drawn = head.snapshot().catch(() => null);
+                await Promise.resolve();
+                change();
+                await Promise.all([drawn, head.ready]);
+                alphas.push(await alpha(), head.engine.name);
+            }}
+            return [alphas, head.weights];
+        }}"""
+    )
+    assert seen[1] == {"jawOpen": 0.5}
+    for size, corner, middle in (alpha for alpha in seen[0] if isinstance(alpha, list)):
+        assert size == 64 and corner == 0 and middle > 200
+    assert [name for name in seen[0] if isinstance(name, str)] == ["wasm", "webgl", "webgl"]
+    assert all("gone.js" in fault or "ERR_FILE_NOT_FOUND" in fault for fault in faults)
+    page.close()
+
+
+def test_npm_takes_the_folder(light: Avatar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip("npm is not installed")
+    (tmp_path / "vision_bundle.mjs").write_text("")
+    monkeypatch.setattr(web, "tracker_files", lambda: [tmp_path / "vision_bundle.mjs"])
+    codes = read_sequence(SEQUENCE, MAKEHUMAN).codes
+    export_web(light, tmp_path / "site", Sequence(codes[:2], 25.0), webcam=True)
+    done = subprocess.run(
+        [npm, "pack", "--dry-run", "--json"], cwd=tmp_path / "site", capture_output=True,
+        text=True, timeout=600, check=True,
+    )  # fmt: skip
+    packed = {file["path"] for file in json.loads(done.stdout)[0]["files"]}
+    assert packed == NAMES | {"webcam/vision_bundle.mjs"}
+
+
 def test_a_frame_that_began_before_play_was_pressed_does_not_stop_it(browser: Any, site: Path):
     page, faults = opened(browser, f"file://{site}?size=64&idle=0")
     page.evaluate(
@@ -556,10 +645,13 @@ def test_an_idle_face_moves_unless_the_reader_wants_little_motion(browser: Any, 
     page.evaluate(f"globalThis.draws = 0; {HEAD}.addEventListener('draw', () => draws++)")
     until(page, "globalThis.draws > 3")
     page.emulate_media(reduced_motion="reduce")
-    page.wait_for_timeout(1500)
-    before = page.evaluate("globalThis.draws")
-    page.wait_for_timeout(1500)
-    assert page.evaluate("globalThis.draws") == before
+    for _ in range(20):  # until the last picture, which is sharp, is drawn
+        before = page.evaluate("globalThis.draws")
+        page.wait_for_timeout(1500)
+        if page.evaluate("globalThis.draws") == before:
+            break
+    else:
+        pytest.fail("it goes on moving")
     page.close()
 
 

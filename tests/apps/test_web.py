@@ -543,8 +543,8 @@ def test_the_element_lives_in_a_page_of_its_own(browser: Any, site: Path, tmp_pa
     page, faults = opened(browser, f"file://{tmp_path}/mine.html")
     until(page, "globalThis.told")
     assert "cannot be read" in page.evaluate("told")
-    seen = page.evaluate(
-        f"""async () => {{
+    page.evaluate(
+        f"""void (async () => {{
             const head = {HEAD}, alphas = [];
             const alpha = async () => {{
                 const picture = await createImageBitmap(await head.snapshot());
@@ -567,9 +567,11 @@ def test_the_element_lives_in_a_page_of_its_own(browser: Any, site: Path, tmp_pa
                 await Promise.all([drawn, head.ready]);
                 alphas.push(await alpha(), head.engine.name);
             }}
-            return [alphas, head.weights];
-        }}"""
+            globalThis.seen = [alphas, head.weights];
+        }})()"""
     )
+    until(page, "globalThis.seen")
+    seen = page.evaluate("seen")
     assert seen[1] == {"jawOpen": 0.5}
     for size, corner, middle in (alpha for alpha in seen[0] if isinstance(alpha, list)):
         assert size == 64 and corner == 0 and middle > 200

@@ -70,11 +70,15 @@ def test_a_glb_holds_the_gaussians_as_its_extension_wants_them(tmp_path: Path):
     np.testing.assert_allclose(get["ROTATION"], wxyz[:, [1, 2, 3, 0]], atol=1e-6)
 
 
-def test_trimesh_sees_the_points_of_a_glb(tmp_path: Path):
+@pytest.mark.parametrize("name", ["a.glb", "a.ply", "animated.ply"])
+def test_trimesh_sees_the_points(name: str, tmp_path: Path):
     trimesh = pytest.importorskip("trimesh", reason="trimesh is not installed")
     g = gaussians()
-    write_splats(tmp_path / "a.glb", g)
-    (cloud,) = trimesh.load_scene(tmp_path / "a.glb").geometry.values()
+    if name.startswith("animated"):
+        write_animated(tmp_path / name, [g, gaussians(1)])
+    else:
+        write_splats(tmp_path / name, g)
+    (cloud,) = trimesh.load_scene(tmp_path / name).geometry.values()
     np.testing.assert_allclose(cloud.vertices, g.means, atol=1e-6)
 
 
@@ -130,14 +134,17 @@ def test_a_glb_is_what_splat_transform_makes_of_the_ply(tmp_path: Path):
     assert ((half_turn * turns[0]) * turns[1].inv()).magnitude().max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["ply", "spz"])
-def test_splat_transform_reads_what_we_write(kind: str, tmp_path: Path):
+@pytest.mark.parametrize("name", ["a.ply", "a.spz", "animated.ply"])
+def test_splat_transform_reads_what_we_write(name: str, tmp_path: Path):
     g = gaussians()
-    write_splats(tmp_path / f"a.{kind}", g)
+    if name.startswith("animated"):
+        write_animated(tmp_path / name, [g, gaussians(1)])
+    else:
+        write_splats(tmp_path / name, g)
     target = tmp_path / "back.ply"
-    splat_transform(tmp_path / f"a.{kind}", target)
+    splat_transform(tmp_path / name, target)
     back = read_ply(_plain(target))
-    coarse = kind == "spz"
+    coarse = name.endswith("spz")
     # By its specification SPZ has y up and z towards the viewer, as ours has; a PLY the opposite.
     signs = torch.tensor([1.0, -1.0, -1.0] if coarse else [1.0, 1.0, 1.0])
     torch.testing.assert_close(back.means, signs * g.means, atol=2e-5, rtol=0)

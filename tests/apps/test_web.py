@@ -721,6 +721,21 @@ def test_the_benchmark_of_the_page_names_machine_and_frames_a_second(browser: An
     page.close()
 
 
+def test_the_page_forbids_itself_other_addresses(browser: Any, site: Path):
+    page, _ = opened(browser, f"file://{site}?size=16&idle=0")
+    page.evaluate(
+        """() => {
+            addEventListener("securitypolicyviolation", (event) => {
+                globalThis.forbidden = event.effectiveDirective;
+            });
+            fetch("https://127.0.0.1:9/").catch(() => { globalThis.tried = true; });
+        }"""
+    )
+    until(page, "globalThis.tried")
+    until(page, "globalThis.forbidden === 'connect-src'")
+    page.close()
+
+
 def test_the_folder_is_whole_small_and_asks_nobody(site: Path):
     files = {path.name: path for path in site.parent.iterdir()}
     assert set(files) == NAMES

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pipeline.core.errors import ConfigError, FormatError
 from pipeline.evaluate.tables import Table
-from pipeline.system.files import read_object, write_whole
+from pipeline.system.files import read_object, write_text
 from pipeline.system.machine import machine
 from pipeline.system.provenance import program
 
@@ -61,7 +61,7 @@ class Record:
         """Write it whole."""
         values = {"format": FORMAT, "version": VERSION, **asdict(self)}
         text = json.dumps(values, indent=1, sort_keys=True) + "\n"
-        write_whole(path, lambda part: part.write_text(text))
+        write_text(path, text)
 
 
 def new_record(figures: Mapping[str, Figure], skipped: Mapping[str, str], *, quick: bool) -> Record:

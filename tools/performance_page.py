@@ -1,16 +1,17 @@
-"""Put a record of `fastgha bench all` into docs/performance.md.
+"""Put the record docs/performance.json into the page docs/performance.md.
 
-python tools/performance_page.py bench.json
+python -m fastgha_cli bench all -o docs/performance.json
+python tools/performance_page.py
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from pipeline.bench.record import Record, page, read_record
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+DOCS = Path(__file__).parents[1] / "docs"
+RECORD, PAGE = DOCS / "performance.json", DOCS / "performance.md"
 BEGIN, END = (
     "<!-- figures: made by tools/performance_page.py -->\n",
     "<!-- end of the figures -->\n",
@@ -19,10 +20,8 @@ BEGIN, END = (
 
 def main() -> None:
     """Replace the figures of the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("record", type=Path)
-    record = read_record(parser.parse_args().record)
-    PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), record), encoding="utf-8")
+    text = with_figures(PAGE.read_text(encoding="utf-8"), read_record(RECORD))
+    PAGE.write_text(text, encoding="utf-8", newline="\n")
 
 
 def with_figures(text: str, record: Record) -> str:

@@ -140,4 +140,4 @@ def page(path: Path, title: str, tables: Sequence[Table], pictures: Sequence[Pic
             f"<figcaption class='note'>{html.escape(caption)}</figcaption></figure>"
         )
     text = "\n".join(parts)
-    write_text(path, text, encoding="utf-8")
+    write_text(path, text)

@@ -55,7 +55,7 @@ def save(folder: Path, name: str, file: Path, card: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / name, lambda part: shutil.copyfile(file, part))
-        write_text(folder / CARD, card, encoding="utf-8")
+        write_text(folder / CARD, card)
     except OSError as error:
         raise explain(error, f"Cannot write {folder}") from error
     return folder

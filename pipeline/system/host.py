@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -79,6 +82,22 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def free_share(threads: int, seconds: float = 0.5) -> float:
+    """Return which share of so many cores this process gets, 0 to 1; below 0.9 others are busy.
+
+    Takes its time: for so long each thread computes as fast as it can.
+    """
+
+    def compute(_: int) -> float:
+        start, used, data = time.perf_counter(), time.thread_time(), bytes(1 << 23)
+        while time.perf_counter() - start < seconds:
+            hashlib.sha256(data)  # which leaves Python to the other threads
+        return (time.thread_time() - used) / (time.perf_counter() - start)
+
+    with ThreadPoolExecutor(threads) as pool:
+        return min(1.0, sum(pool.map(compute, range(threads))) / threads)
 
 
 def keep_freed_memory() -> None:

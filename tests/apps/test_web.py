@@ -28,7 +28,13 @@ from pipeline.apps.web import UNITS, export_web, sliders
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.bake import BakeConfig, bake
 from pipeline.avatar.camera_path import TARGET, orbit
-from pipeline.core.errors import ConfigError, InputError, MissingWeightsError
+from pipeline.bench.browser import executable
+from pipeline.core.errors import (
+    ConfigError,
+    InputError,
+    MissingPackageError,
+    MissingWeightsError,
+)
 from pipeline.core.geometry import look_at
 from pipeline.expressions.read import read_expressions
 from pipeline.expressions.sequences import Sequence, read_sequence
@@ -83,10 +89,11 @@ def site(light: Avatar, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    found = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-    if found is None:
-        pytest.skip("there is no Chromium on this machine")
     with playwright.sync_playwright() as program:
+        try:
+            found = executable(program.chromium.executable_path)
+        except MissingPackageError as missing:
+            pytest.skip(missing.problem)
         chrome = program.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield chrome
         chrome.close()

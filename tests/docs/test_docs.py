@@ -5,6 +5,7 @@ That their blocks run is tested in test_guides.py.
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import tomllib
@@ -116,3 +117,41 @@ def test_every_page_is_in_the_navigation():
 def test_the_readme_is_short():
     lines = PAGES["README.md"].read_text(encoding="utf-8").splitlines()
     assert len(lines) < 150
+
+
+def test_the_python_reference_has_every_name_of_the_package():
+    text = PAGES["api.md"].read_text(encoding="utf-8")
+    tree = ast.parse((ROOT / "fastgha.py").read_text(encoding="utf-8"))
+    imported = [alias.asname for node in tree.body if isinstance(node, ast.ImportFrom)
+                for alias in node.names]  # fmt: skip
+    names = [*filter(None, imported), "DEMO_SEQUENCE"]
+    assert len(names) > 25
+    assert [name for name in names if not re.search(rf"fastgha\.{name}\b", text)] == []
+
+
+def unsourced(text: str) -> list[str]:
+    """Cells about other systems that name no source, or one that is not listed."""
+    tables, sources = text.split("## Sources")
+    listed = set(re.findall(r"(?m)^(\d+)\. |\b(\d[a-z]): ", sources))
+    known = {a or b for a, b in listed}
+    wrong: list[str] = []
+    for line in tables.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|") or cells[0] in ("", "**fastgha**") or set(line) <= set("|- "):
+            continue
+        for cell in cells[1:]:
+            found = re.findall(r"\[(\w+)\]", cell)
+            plain = cell == "-" or cell.startswith("not stated")
+            if not (found or plain) or not known.issuperset(found):
+                wrong.append(f"{cells[0]}: {cell}")
+    return wrong
+
+
+def test_every_cell_about_another_system_has_its_source_and_the_page_its_date():
+    text = PAGES["comparison.md"].read_text(encoding="utf-8")
+    assert unsourced(text) == []
+    assert re.search(r"(?m)^Updated 20\d\d-\d\d-\d\d\.", text)
+    rows = "| LAM | yes |\n| LAM | yes [7z] |\n| LAM | yes [1] |\n## Sources\n1. x"
+    assert unsourced(rows) == ["LAM: yes", "LAM: yes [7z]"]
+    systems = ("FastGHA", "Avat3r", "UIKA", "FlexAvatar", "LAM", "GAGAvatar", "FastAvatar", "CAP4D")
+    assert [name for name in systems if text.count(f"\n| {name}") < 3] == []

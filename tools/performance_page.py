@@ -16,18 +16,25 @@ BEGIN, END = (
     "<!-- figures: made by tools/performance_page.py -->\n",
     "<!-- end of the figures -->\n",
 )
+NONE = "No record has been made of this version yet: `make bench`.\n"
 
 
 def main() -> None:
     """Replace the figures of the page."""
-    text = with_figures(PAGE.read_text(encoding="utf-8"), read_record(RECORD))
+    text = with_figures(PAGE.read_text(encoding="utf-8"), kept())
     PAGE.write_text(text, encoding="utf-8", newline="\n")
 
 
-def with_figures(text: str, record: Record) -> str:
+def kept() -> Record | None:
+    """Return the record beside the page, if one has been made of this version."""
+    return read_record(RECORD) if RECORD.exists() else None
+
+
+def with_figures(text: str, record: Record | None) -> str:
     """Return the page with a record's figures in place of those it has."""
     before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + page(record) + "\n" + rest[rest.index(END) :]
+    figures = NONE if record is None else f"Of [this record]({RECORD.name}).\n\n{page(record)}"
+    return before + BEGIN + "\n" + figures + "\n" + rest[rest.index(END) :]
 
 
 if __name__ == "__main__":

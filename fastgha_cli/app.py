@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from typing import Annotated
 
@@ -77,19 +76,19 @@ def common(
 
 def main() -> None:
     """Run the command line; a user's fault is two lines on stderr and exit code 1."""
-    from pipeline.system.memory import keep_freed_memory
+    from pipeline.system.host import exit_code, keep_freed_memory, signals
 
     keep_freed_memory()
-    before = signal.signal(signal.SIGTERM, _stop)
     try:
-        app()
+        with signals(("SIGTERM",), _stop):
+            app()
     except KeyboardInterrupt:
         sys.exit(130)
     except Stopped:
         from fastgha_cli import console
 
         console.say("Stopped by SIGTERM; the same command goes on, or begins again.")
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(exit_code("SIGTERM"))
     except Exception as error:
         # Importing what the errors are made of must not make --help slow.
         from fastgha_cli import console
@@ -105,9 +104,7 @@ def main() -> None:
         else:
             raise
         sys.exit(1)
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
-def _stop(number: int, frame: object) -> None:
+def _stop(_: str) -> None:
     raise Stopped

@@ -319,16 +319,19 @@ def measure_all(
 ) -> None:
     """Measure everything in one record with machine and commit, to be kept and compared.
 
-    What cannot run here is named with its reason. Nothing else should run meanwhile.
+    What cannot run here is named with its reason. Nothing else should run meanwhile. Stopped, the
+    same command goes on.
     """
     from fastgha_cli import console
     from pipeline.apps.web import export_web
     from pipeline.bench import suite
+    from pipeline.bench.record import busy
 
     plan = suite.quick(export_web, model) if quick else suite.Plan(export_web, checkpoint=model)
     with console.progress("Measuring") as tick:
-        record = suite.measure(plan, tuple(only or ()), short=quick, progress=tick)
-    record.save(out)
+        record = suite.measure(plan, out, tuple(only or ()), progress=tick)
+    if warning := busy(record):
+        console.say(f"The figures are not of an idle machine: {warning}")
     for name, why in record.skipped.items():
         console.say(f"{name} was not measured: {why}")
     console.result(f"{len(record.figures)} figures: {out}")

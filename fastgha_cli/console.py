@@ -101,9 +101,9 @@ def write_json(path: Path | None, value: Mapping[str, object]) -> None:
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    from pipeline.system.files import write_whole
+    from pipeline.system.files import write_text
 
-    write_whole(path, lambda part: part.write_text(text))
+    write_text(path, text)
     say(f"wrote {path}")
 
 

@@ -27,7 +27,6 @@ def main() -> None:
     """Build, compare, install, run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--keep", type=Path, help="folder to work in, and to leave")
-    parser.add_argument("--build-only", action="store_true", help="neither install nor run")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="fastgha-package-") as folder:
         work = (arguments.keep or Path(folder)).resolve()
@@ -35,8 +34,7 @@ def main() -> None:
         lost = missing(wheel)
         if lost:
             sys.exit(f"{wheel.name} lacks {len(lost)} files of the source, such as {lost[0]}")
-        if not arguments.build_only:
-            install_and_run(wheel, work)
+        install_and_run(wheel, work)
 
 
 def build(out: Path) -> Path:

@@ -61,17 +61,21 @@ def main() -> None:
 def photograph(
     subject: Subject, weights: np.ndarray, yaw: float, pitch: float, span: float
 ) -> Image.Image:
-    """Return a picture with a plain wall behind the head; angles in degrees, span in metres."""
+    """Return a picture with a plain wall behind the head, as `camera_at` sees it."""
+    frame = subject.render(weights, camera_at(yaw, pitch, span))
+    alpha = frame.alpha[..., None] / 255
+    behind = frame.rgb - 255 * (1 - alpha) + np.array(WALL) * (1 - alpha)
+    return Image.fromarray(behind.clip(0, 255).round().astype(np.uint8))
+
+
+def camera_at(yaw: float, pitch: float, span: float) -> Camera:
+    """Return a camera that looks at the head; angles in degrees, what it sees in metres."""
     a, b = np.radians([yaw, pitch])
     target = torch.tensor(CROP_CENTER, dtype=torch.float32)
     toward = torch.tensor([np.sin(a) * np.cos(b), np.sin(b), np.cos(a) * np.cos(b)]).float()
     focal = SIZE / span
     K = torch.tensor([[focal, 0, SIZE / 2], [0, focal, SIZE / 2], [0, 0, 1.0]])
-    camera = Camera(look_at((target + toward)[None], target[None])[0], K, SIZE, SIZE)
-    frame = subject.render(weights, camera)
-    alpha = frame.alpha[..., None] / 255
-    behind = frame.rgb - 255 * (1 - alpha) + np.array(WALL) * (1 - alpha)
-    return Image.fromarray(behind.clip(0, 255).round().astype(np.uint8))
+    return Camera(look_at((target + toward)[None], target[None])[0], K, SIZE, SIZE)
 
 
 def shade(picture: Image.Image) -> Image.Image:

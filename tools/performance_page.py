@@ -1,34 +1,40 @@
-"""Put a record of `fastgha bench all` into docs/performance.md.
+"""Put the record docs/performance.json into the page docs/performance.md.
 
-python tools/performance_page.py bench.json
+python -m fastgha_cli bench all -o docs/performance.json
+python tools/performance_page.py
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from pipeline.bench.record import Record, page, read_record
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+DOCS = Path(__file__).parents[1] / "docs"
+RECORD, PAGE = DOCS / "performance.json", DOCS / "performance.md"
 BEGIN, END = (
     "<!-- figures: made by tools/performance_page.py -->\n",
     "<!-- end of the figures -->\n",
 )
+NONE = "No record has been made of this version yet: `make bench`.\n"
 
 
 def main() -> None:
     """Replace the figures of the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("record", type=Path)
-    record = read_record(parser.parse_args().record)
-    PAGE.write_text(with_figures(PAGE.read_text(encoding="utf-8"), record), encoding="utf-8")
+    text = with_figures(PAGE.read_text(encoding="utf-8"), kept())
+    PAGE.write_text(text, encoding="utf-8", newline="\n")
 
 
-def with_figures(text: str, record: Record) -> str:
+def kept() -> Record | None:
+    """Return the record beside the page, if one has been made of this version."""
+    return read_record(RECORD) if RECORD.exists() else None
+
+
+def with_figures(text: str, record: Record | None) -> str:
     """Return the page with a record's figures in place of those it has."""
     before, rest = text.split(BEGIN)
-    return before + BEGIN + "\n" + page(record) + "\n" + rest[rest.index(END) :]
+    figures = NONE if record is None else f"Of [this record]({RECORD.name}).\n\n{page(record)}"
+    return before + BEGIN + "\n" + figures + "\n" + rest[rest.index(END) :]
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.synthetic.expressions import sample_expression
 from pipeline.synthetic.subject import Subject
 from pipeline.system.assets import SEQUENCE
-from pipeline.system.files import digest, write_whole
+from pipeline.system.files import digest, write_text
 from pipeline.system.progress import Progress
 
 Bar = Callable[[str], AbstractContextManager[Progress]]
@@ -127,7 +127,7 @@ def run(
         "seconds": seconds,
         **facts,
     }
-    write_whole(out / "figures.json", lambda part: part.write_text(json.dumps(figures, indent=1)))
+    write_text(out / "figures.json", json.dumps(figures, indent=1))
     return report
 
 

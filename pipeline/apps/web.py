@@ -157,7 +157,7 @@ def page(settings: dict[str, Any], avatar: str = "avatar.js") -> str:
         settings: What its script finds on the root element, by name.
         avatar: File that it shows, beside it; none if empty.
     """
-    text = (WEB / "index.html").read_text()
+    text = (WEB / "index.html").read_text(encoding="utf-8")
     words = {"program": program(), "statement": statement(), "title": "Head avatar"}
     words |= {"settings": json.dumps(settings), "avatar": avatar}
     for word, value in words.items():

@@ -26,7 +26,7 @@ from pipeline.faces.flame_fit import LAYOUT_OF, FlameFit
 from pipeline.faces.heads import FlameHead, head_model
 from pipeline.io.camera_file import check_size, read_cameras
 from pipeline.io.raw_files import matrix, read_npz
-from pipeline.system.files import require_file, write_whole
+from pipeline.system.files import require_file, write_text
 from pipeline.tracking.importers import read_tracking
 
 DISTANCE = 1.0
@@ -128,7 +128,7 @@ def write_path(path: Path, cameras: Camera) -> None:
         for E, K in zip(cameras.world_to_camera, cameras.K)
     ]
     data = {"width": cameras.width, "height": cameras.height, "cameras": stops}
-    write_whole(path, lambda part: part.write_text(json.dumps(data)))
+    write_text(path, json.dumps(data))
 
 
 def spread(cameras: Camera, frames: int) -> Camera:

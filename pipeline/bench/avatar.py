@@ -19,7 +19,7 @@ from pipeline.avatar.distill import distill
 from pipeline.avatar.fidelity import sample_codes
 from pipeline.avatar.prune import prune
 from pipeline.avatar.refine import refine
-from pipeline.bench.rows import BenchRow, table
+from pipeline.bench.rows import BenchRow, spread, table
 from pipeline.core.types import ExpressionCode, Gaussians
 from pipeline.evaluate.metrics import psnr
 from pipeline.evaluate.protocol import Task, read, tasks
@@ -41,6 +41,8 @@ class Row(BenchRow):
     deform_ms: float
     render_ms: float
     fps: float
+    fps_spread: float
+    """Between three groups of the frames, taken in turn: largest minus smallest."""
     gaussians: int
     file_mb: float
     psnr_to_exact: float
@@ -110,7 +112,8 @@ def bench(
                 close, right = _quality(form, exact, seen, truth)
                 form.avatar.save(file := Path(place) / "x.avatar")
                 for size in sizes:
-                    deform, draw = _speed(form, size, frames)
+                    times = _speed(form, size, frames)
+                    deform, draw = map(statistics.median, zip(*times, strict=True))
                     found.setdefault((name, size), []).append(
                         Row(
                             variant=name,
@@ -118,6 +121,7 @@ def bench(
                             deform_ms=deform,
                             render_ms=draw,
                             fps=1e3 / (deform + draw),
+                            fps_spread=_spread(times),
                             gaussians=len(form.avatar.canonical),
                             file_mb=file.stat().st_size / 1e6,
                             psnr_to_exact=close,
@@ -173,11 +177,11 @@ def _quality(form: Form, exact: Avatar, seen: Scene, truth: Tensor) -> tuple[flo
     return float(close.mean()), float(psnr(pictures, truth).mean())
 
 
-def _speed(form: Form, size: int, frames: int) -> tuple[float, float]:
+def _speed(form: Form, size: int, frames: int) -> list[tuple[float, float]]:
+    """Return the milliseconds that each frame took to deform and to draw, without the first."""
     layout, device = form.avatar.layout, form.avatar.device
     cameras = orbit(frames, size).to(device)
-    deform: list[float] = []
-    draw: list[float] = []
+    times: list[tuple[float, float]] = []
     for i, code in enumerate(sample_codes(layout, frames, 0)):
         start = time.perf_counter()
         gaussians = form.animate(ExpressionCode(code, layout))
@@ -185,10 +189,14 @@ def _speed(form: Form, size: int, frames: int) -> tuple[float, float]:
         middle = time.perf_counter()
         form.avatar.draw(gaussians, cameras[i])
         wait(device)
-        deform.append(1e3 * (middle - start))
-        draw.append(1e3 * (time.perf_counter() - middle))
-    warm = min(3, frames - 1)
-    return statistics.median(deform[warm:]), statistics.median(draw[warm:])
+        times.append((1e3 * (middle - start), 1e3 * (time.perf_counter() - middle)))
+    return times[min(3, frames - 1) :]
+
+
+def _spread(times: Sequence[tuple[float, float]]) -> float:
+    """Return how far the frames/s of three groups of frames, taken in turn, lie apart."""
+    groups = (times[i::3] for i in range(min(3, len(times))))
+    return spread([1e3 / statistics.median(map(sum, group)) for group in groups])
 
 
 def _mean(rows: list[Row]) -> Row:
@@ -202,6 +210,7 @@ def _mean(rows: list[Row]) -> Row:
         deform_ms=deform,
         render_ms=draw,
         fps=1e3 / (deform + draw),
+        fps_spread=mean([r["fps_spread"] for r in rows]),
         gaussians=round(mean([r["gaussians"] for r in rows])),
         file_mb=mean([r["file_mb"] for r in rows]),
         psnr_to_exact=mean([r["psnr_to_exact"] for r in rows]),

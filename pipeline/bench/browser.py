@@ -16,6 +16,23 @@ ARGUMENTS = (
 PATIENCE_MS = 300_000
 
 
+def executable(own: str) -> str:
+    """Return a Chromium: the machine's, or else the one that playwright has downloaded.
+
+    Args:
+        own: Where playwright puts its own.
+
+    Raises:
+        MissingPackageError: If there is none.
+    """
+    found = next(filter(None, map(shutil.which, BROWSERS)), own)
+    if not Path(found).exists():
+        raise MissingPackageError(
+            "There is no Chromium here.", "Install one, or run: playwright install chromium"
+        )
+    return found
+
+
 @contextmanager
 def page() -> Generator[Callable[[Path, int], float]]:
     """Give a function that opens a page of `export_web` and returns a frame's median ms.
@@ -25,16 +42,14 @@ def page() -> Generator[Callable[[Path, int], float]]:
     Raises:
         MissingPackageError: If playwright or a browser is missing.
     """
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
         raise MissingPackageError(
             "Browsers are driven by the package playwright.", "Run: pip install playwright"
         ) from error
-    if found is None:
-        raise MissingPackageError("There is no Chromium here.", "Install Chromium or Chrome.")
     with sync_playwright() as program:
+        found = executable(program.chromium.executable_path)
         chrome = program.chromium.launch(executable_path=found, args=list(ARGUMENTS))
 
         def frame_ms(site: Path, size: int) -> float:

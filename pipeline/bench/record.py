@@ -5,6 +5,9 @@ made                day, ISO
 program, commit     what was measured; commit is empty outside a checkout, and ends in + where
 files had been changed
 machine             cpu, threads, gpu, torch, platform
+model               the checkpoint's SHA-256, its beginning
+free                share of the processor that other programs left, 0 to 1, when each bench began;
+                    the least of them
 quick               whether it was a short run, which says nothing about speed
 figures             name -> {value, unit, spread}
 skipped             name -> why it was not measured
@@ -17,13 +20,13 @@ import math
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.core.errors import ConfigError, FormatError
 from pipeline.evaluate.tables import Table
-from pipeline.system.files import read_object, write_whole
+from pipeline.system.files import digest, read_object, write_text
 from pipeline.system.machine import machine
 from pipeline.system.provenance import program
 
@@ -32,6 +35,8 @@ HIGHER_IS_BETTER = ("1/s",)
 """Units of rates; of all others less is better."""
 TOLERANCE = 0.10
 """Share by which a figure may be worse before it counts."""
+IDLE = 0.9
+"""Where less of the processor is free, figures are those of a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +58,54 @@ class Record:
     program: str
     commit: str
     machine: Mapping[str, str]
+    model: str
+    free: float
     quick: bool
     figures: Mapping[str, Figure]
     skipped: Mapping[str, str]
+
+    @property
+    def benches(self) -> tuple[str, ...]:
+        """Names of the benches that were measured, or could not be."""
+        return (*dict.fromkeys(name.partition("/")[0] for name in self.figures), *self.skipped)
+
+    def goes_on(self, begun: Record) -> bool:
+        """Return whether a record is of the same program, machine, model and amount of work."""
+
+        def facts(record: Record) -> tuple[object, ...]:
+            return (
+                record.program, record.commit, dict(record.machine), record.model, record.quick
+            )  # fmt: skip
+
+        return facts(self) == facts(begun)
+
+    def with_bench(
+        self, figures: Mapping[str, Figure], skipped: Mapping[str, str], free: float
+    ) -> Record:
+        """Return a record that has another bench."""
+        return replace(
+            self, free=min(self.free, free), figures={**self.figures, **figures},
+            skipped={**self.skipped, **skipped},
+        )  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write it whole."""
         values = {"format": FORMAT, "version": VERSION, **asdict(self)}
         text = json.dumps(values, indent=1, sort_keys=True) + "\n"
-        write_whole(path, lambda part: part.write_text(text))
+        write_text(path, text)
 
 
-def new_record(figures: Mapping[str, Figure], skipped: Mapping[str, str], *, quick: bool) -> Record:
-    """Return a record of this program, on this machine, today."""
+def new_record(checkpoint: Path, *, quick: bool) -> Record:
+    """Return an empty record of this program, on this machine, today.
+
+    Args:
+        checkpoint: The model of the heads that are measured.
+        quick: Whether figures count.
+    """
     here = {name: str(value) for name, value in machine().items()}
     return Record(
         datetime.now(UTC).date().isoformat(), program(), _commit(),
-        {**here, "platform": platform.platform()}, quick, dict(figures), dict(skipped),
+        {**here, "platform": platform.platform()}, digest(checkpoint)[:12], 1.0, quick, {}, {},
     )  # fmt: skip
 
 
@@ -86,9 +122,13 @@ def read_record(path: Path) -> Record:
     try:
         figures = {
             str(name): Figure(float(f["value"]), str(f["unit"]), float(f["spread"]))
-            for name, f in values.pop("figures").items()
+            for name, f in values["figures"].items()
         }
-        record = Record(figures=figures, **values)
+        values |= {"figures": figures, "free": float(values["free"])}
+        record = Record(**values)
+        numbers = [record.free, *(x for f in figures.values() for x in (f.value, f.spread))]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FormatError(f"{path} is damaged.", "Measure again.") from error
     return record
@@ -154,8 +194,19 @@ def show(changes: list[Change], before: Record, after: Record) -> Table:
         for c in changes
     )
     title = f"{before.commit or before.program} to {after.commit or after.program}"
-    note = f"slower: by more than {TOLERANCE:.0%}, and than the runs' own spread."
-    return Table(title, ("", "before", "after", "better by", ""), rows, (note,))
+    notes = [f"slower: by more than {TOLERANCE:.0%}, and than the runs' own spread."]
+    notes += [f"{name}: {busy(r)}" for name, r in (("before", before), ("after", after)) if busy(r)]
+    return Table(title, ("", "before", "after", "better by", ""), rows, tuple(notes))
+
+
+def busy(record: Record) -> str:
+    """Return the sentence that warns of figures of a busy machine; empty if it was idle."""
+    if record.free >= IDLE:
+        return ""
+    return (
+        f"other programs took up to {1 - record.free:.0%} of the processor meanwhile: "
+        "it is slower here than it would be alone."
+    )
 
 
 def page(record: Record) -> str:
@@ -169,6 +220,8 @@ def page(record: Record) -> str:
     ]
     if record.quick:
         lines.append("\n**A quick run: it shows what is measured, not how fast anything is.**")
+    if busy(record):
+        lines.append(f"\n**Not of an idle machine: {busy(record)}**")
     for bench in dict.fromkeys(name.partition("/")[0] for name in record.figures):
         lines += [f"\n### {bench}\n", "| | median | spread |", "|---|---|---|"]
         for name, figure in record.figures.items():

@@ -1,20 +1,26 @@
-"""All benches one after the other, as one record."""
+"""All benches one after the other, as one record.
+
+What is measured so far lies beside the record until it is whole: <record>.begun, itself a record.
+"""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import torch
 from PIL import Image
 
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.bake import bake
 from pipeline.avatar.prune import prune
 from pipeline.bench import avatar, browser, model, prep, render, track, train
-from pipeline.bench.record import Figure, Record, new_record
+from pipeline.bench.record import Figure, Record, new_record, read_record
+from pipeline.bench.rows import spread
 from pipeline.core.errors import ConfigError, MissingPackageError, MissingWeightsError
 from pipeline.evaluate.protocol import read, tasks
 from pipeline.evaluate.run import scene
@@ -26,6 +32,7 @@ from pipeline.prep.synthetic import run as make_people
 from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression
 from pipeline.system.assets import SEQUENCE
+from pipeline.system.host import free_share
 from pipeline.system.progress import Progress, silent
 from pipeline.train.config import RunConfig
 from pipeline.train.presets import recipe
@@ -53,31 +60,33 @@ class Plan:
     tracked: int = 8
     """Frames of each person."""
     repeats: int = 9
+    rounds: int = 3
+    """Of benches without repetitions of their own."""
     photographs: int = 8
     photograph_size: int = 512
+    quick: bool = False
+    """Whether it is too short for its figures to count."""
 
 
 def quick(write_page: WritePage, checkpoint: Path | None = None) -> Plan:
     """Return a plan that only shows that everything runs."""
     return Plan(
         write_page, ((512, 32),), "tiny", checkpoint, (1,), (64,), people=1, frames=2, tracked=1,
-        repeats=1, photographs=1, photograph_size=256,
+        repeats=1, rounds=1, photographs=1, photograph_size=256, quick=True,
     )  # fmt: skip
 
 
 def measure(
-    plan: Plan,
-    only: tuple[str, ...] = (),
-    *,
-    short: bool = False,
-    progress: Progress = silent,
+    plan: Plan, out: Path, only: tuple[str, ...] = (), *, progress: Progress = silent
 ) -> Record:
-    """Measure all benches, or some; what cannot run here is recorded with its reason.
+    """Measure all benches, or some, into a record; go on where a call was stopped.
+
+    What cannot run here is recorded with its reason.
 
     Args:
         plan: What, and how much.
+        out: The record.
         only: Names of `BENCHES`; all if empty.
-        short: Whether the plan is too short for its figures to count.
         progress: Told after each bench.
 
     Raises:
@@ -87,17 +96,34 @@ def measure(
         if name not in BENCHES:
             raise ConfigError(f"There is no bench {name!r}.", f"Known: {', '.join(BENCHES)}.")
     chosen = [name for name in BENCHES if not only or name in only]
-    figures: dict[str, Figure] = {}
-    skipped: dict[str, str] = {}
+    record = new_record(checkpoint_path(plan.checkpoint), quick=plan.quick)
+    begun = out.with_name(f"{out.name}.begun")
+    if begun.exists() and record.goes_on(before := read_record(begun)):
+        record = before
     for done, name in enumerate(chosen, start=1):
-        try:
-            found = BENCHES[name](plan)
-        except (MissingPackageError, MissingWeightsError) as error:
-            skipped[name] = f"{error.problem} {error.remedy}"
-        else:
-            figures |= {f"{name}/{key}": figure for key, figure in found.items()}
+        if name not in record.benches:
+            free, skipped = free_share(torch.get_num_threads()), dict[str, str]()
+            try:
+                found = BENCHES[name](plan)
+            except (MissingPackageError, MissingWeightsError) as error:
+                found, skipped = {}, {name: f"{error.problem} {error.remedy}"}
+            figures = {f"{name}/{key}": figure for key, figure in found.items()}
+            record = record.with_bench(figures, skipped, free)
+            record.save(begun)
         progress(done, len(chosen))
-    return new_record(figures, skipped, quick=short)
+    record.save(out)
+    begun.unlink(missing_ok=True)
+    return record
+
+
+def rounds(count: int, once: Callable[[], Figures]) -> Figures:
+    """Measure several times what has no repetitions of its own; return medians and spreads."""
+    found = [once() for _ in range(count)]
+    figures: dict[str, Figure] = {}
+    for name, first in found[0].items():
+        values = [one[name].value for one in found]
+        figures[name] = Figure(statistics.median(values), first.unit, spread(values))
+    return figures
 
 
 def _render(plan: Plan) -> Figures:
@@ -133,29 +159,43 @@ def _train(plan: Plan) -> Figures:
 
 def _avatar(plan: Plan) -> Figures:
     rows = avatar.bench(plan.checkpoint, people=plan.people, sizes=plan.sizes, frames=plan.frames)
-    return {f"{row['variant']}/{row['width']} px": Figure(row["fps"], "1/s") for row in rows}
+    return {
+        f"{row['variant']}/{row['width']} px": Figure(row["fps"], "1/s", row["fps_spread"])
+        for row in rows
+    }
 
 
 def _track(plan: Plan) -> Figures:
-    rows = track.bench(plan.people, plan.tracked)
-    return {row["capture"]: Figure(row["frames_per_s"], "1/s") for row in rows}
+    def once() -> Figures:
+        rows = track.bench(plan.people, plan.tracked)
+        return {row["capture"]: Figure(row["frames_per_s"], "1/s") for row in rows}
+
+    return rounds(plan.rounds, once)
 
 
 def _prep(plan: Plan) -> Figures:
+    config = PrepConfig("photos", size=plan.photograph_size, cameras=0, need_codes=False)
     with TemporaryDirectory(prefix="fastgha-") as folder:
         people = Path(folder) / "people"
         _photograph(people, plan)
-        config = PrepConfig("photos", size=plan.photograph_size, cameras=0, need_codes=False)
-        found = prep.bench(people, config, workers=(1,))
-    stages = {row["stage"]: Figure(row["images_per_s"], "1/s") for row in found["stages"]}
-    return {**stages, "reading shards": Figure(found["shard_views_per_s"], "1/s")}
+
+        def once() -> Figures:
+            found = prep.bench(people, config, workers=(1,))
+            stages = {row["stage"]: Figure(row["images_per_s"], "1/s") for row in found["stages"]}
+            return {**stages, "reading shards": Figure(found["shard_views_per_s"], "1/s")}
+
+        return rounds(plan.rounds, once)
 
 
 def _web(plan: Plan) -> Figures:
     with browser.page() as open_page, TemporaryDirectory(prefix="fastgha-") as folder:
         light, _ = bake(prune(_head(plan, Path(folder)))[0])
         site = plan.write_page(light, Path(folder) / "site", read_sequence(SEQUENCE, light.layout))
-        return {f"baked/{size} px": Figure(open_page(site, size), "ms") for size in plan.sizes}
+
+        def once() -> Figures:
+            return {f"baked/{size} px": Figure(open_page(site, size), "ms") for size in plan.sizes}
+
+        return rounds(plan.rounds, once)
 
 
 def _head(plan: Plan, folder: Path) -> Avatar:

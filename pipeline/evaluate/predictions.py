@@ -25,7 +25,7 @@ from pipeline.evaluate.protocol import Protocol, Task, selection_hash
 from pipeline.evaluate.run import Method, Scene, scene
 from pipeline.io.images import BROKEN, open_picture, read_rgb, write_rgb
 from pipeline.io.sheets import to_bytes
-from pipeline.system.files import inside, write_whole
+from pipeline.system.files import inside, write_text
 from pipeline.system.progress import Progress, silent
 
 LISTED = 8
@@ -87,7 +87,7 @@ def export_targets(
         "avatars": avatars,
     }
     path = out / "targets.json"
-    write_whole(path, lambda part: part.write_text(json.dumps(listing)))
+    write_text(path, json.dumps(listing))
     return path
 
 

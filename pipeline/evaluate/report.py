@@ -19,7 +19,7 @@ from pipeline.io.images import write_rgb
 from pipeline.io.sheets import grid
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
-from pipeline.system.files import write_whole
+from pipeline.system.files import write_text
 
 Picture = tuple[str, Path]
 """A caption, and the file."""
@@ -59,7 +59,7 @@ class Report:
         """
         first = self.tables[0]
         for name, text in (("table.csv", first.csv()), ("table.tex", first.latex())):
-            write_whole(out / name, lambda part, text=text: part.write_text(text))
+            write_text(out / name, text)
         page(out / "report.html", self.title, self.tables, self.pictures)
         return out / "report.html"
 
@@ -140,4 +140,4 @@ def page(path: Path, title: str, tables: Sequence[Table], pictures: Sequence[Pic
             f"<figcaption class='note'>{html.escape(caption)}</figcaption></figure>"
         )
     text = "\n".join(parts)
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    write_text(path, text)

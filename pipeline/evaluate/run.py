@@ -26,7 +26,7 @@ from pipeline.faces.guide import Guide, TrackedMesh
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.shards.reader import Shard
-from pipeline.system.files import inside, read_object, read_small, write_whole
+from pipeline.system.files import inside, read_object, read_small, write_text
 from pipeline.system.progress import Progress, silent
 
 MEAN_HEAD = "mean head"
@@ -239,7 +239,7 @@ class _Kept:
                 f"{out} holds figures of another method, protocol or selection (see {file}).",
                 "Choose another folder.",
             )
-        write_whole(file, lambda part: part.write_text(text))
+        write_text(file, text)
 
     def read(self, task: Task) -> Values | None:
         """Return what is kept of an avatar; a damaged file is measured again."""
@@ -260,7 +260,7 @@ class _Kept:
     def write(self, task: Task, values: Values) -> None:
         path = self._path(task)
         if path is not None:
-            write_whole(path, lambda part: part.write_text(json.dumps(values)))
+            write_text(path, json.dumps(values))
 
     def _path(self, task: Task) -> Path | None:
         return inside(self._out, f"{task.subject}-{task.avatar}.json") if self._out else None

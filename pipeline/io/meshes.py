@@ -55,7 +55,7 @@ def read_obj_faces(path: Path) -> Int64[np.ndarray, "m 3"]:
     """
     trimesh = _trimesh()
     try:
-        text = path.read_text(errors="replace")
+        text = path.read_text(encoding="utf-8", errors="replace")
         # Corners of textures would split vertices, and change their numbers.
         plain = [re.sub(r"/\S*", "", x) for x in text.splitlines() if x[:2] in ("v ", "f ")]
         mesh = trimesh.load(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import InputError, MissingPackageError
-from pipeline.system.files import explain, write_whole
+from pipeline.system.files import explain, write_text, write_whole
 
 CARD = "README.md"
 
@@ -55,7 +55,7 @@ def save(folder: Path, name: str, file: Path, card: str) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / name, lambda part: shutil.copyfile(file, part))
-        write_whole(folder / CARD, lambda part: part.write_text(card, encoding="utf-8"))
+        write_text(folder / CARD, card)
     except OSError as error:
         raise explain(error, f"Cannot write {folder}") from error
     return folder

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.core.errors import InputError
-from pipeline.system.files import is_file, read_small, sweep_parts, works, write_whole
+from pipeline.system.files import is_file, read_small, sweep_parts, works, write_text, write_whole
 from pipeline.system.provenance import program, statement
 
 MARK = ".unfinished"
@@ -86,7 +86,7 @@ def write_pngs(folder: Path, frames: Frames, source: str = "") -> int:
     made = not folder.exists()
     count = 0
     try:
-        write_whole(mark, lambda part: part.write_text(str(os.getpid())))
+        write_text(mark, str(os.getpid()))
         for pixels in frames:
             write_png(folder / f"frame_{count:05d}.png", pixels, source)
             count += 1

@@ -24,6 +24,7 @@ from pipeline.faces.makehuman import mean_landmarks
 from pipeline.perception.device import network_device
 from pipeline.perception.landmarks import MESH_HEAD, Detector, Face, MeshDetector
 from pipeline.system import weights
+from pipeline.system.host import link
 
 FAN_WEIGHTS = ("s3fd", "fan_2d")
 
@@ -73,7 +74,7 @@ def _hub_of(files: list[Path]) -> Generator[None]:
         there = Path(folder) / "checkpoints"
         there.mkdir()
         for file in files:
-            (there / file.name).symlink_to(file.resolve())
+            link(file, there / file.name)
         torch.hub.set_dir(folder)
         try:
             yield

@@ -29,7 +29,7 @@ from pipeline.shards import sampling
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.sampling import SamplingConfig
 from pipeline.shards.schema import PICTURES, TIMED
-from pipeline.system.files import inside, write_whole
+from pipeline.system.files import inside, write_text, write_whole
 from pipeline.system.progress import Progress, silent
 
 ON_HEAD = 0.8
@@ -250,7 +250,7 @@ def _write_page(folder: Path, shard: Shard, check: Check) -> None:
         "<h2>Crops with landmarks and mesh, mattes, depth</h2>",
         f'<img src="{html.escape(target.name)}">',
     ]  # fmt: skip
-    write_whole(folder / f"{check.name}.html", lambda part: part.write_text("\n".join(parts)))
+    write_text(folder / f"{check.name}.html", "\n".join(parts))
 
 
 def _list(lines: list[str]) -> str:

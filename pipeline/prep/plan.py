@@ -23,7 +23,7 @@ from pipeline.perception.matting import MattingModel, get_matting
 from pipeline.prep.codes import Ways, settle
 from pipeline.prep.items import WORK, item_path
 from pipeline.shards.schema import Split
-from pipeline.system.files import inside, read_object, write_whole
+from pipeline.system.files import inside, read_object, write_text
 
 PLAN = "plan.json"
 Announce = Callable[[str], None]
@@ -271,7 +271,7 @@ def save_plan(out: Path, plan: Plan) -> None:
     """Write a plan, so that later stages find it."""
     plain = {**plan.__dict__, "timesteps": [[t.sentence, t.index] for t in plan.timesteps]}
     text = json.dumps(plain, indent=1, sort_keys=True)
-    write_whole(inside(out / WORK, plan.capture) / PLAN, lambda part: part.write_text(text))
+    write_text(inside(out / WORK, plan.capture) / PLAN, text)
 
 
 def load_plans(out: Path) -> dict[str, Plan]:

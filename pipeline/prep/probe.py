@@ -126,7 +126,7 @@ def _run(job: Job, workers: int, tick: Tick) -> float:
 
 def _measured(job: Job, plan: Plan, some: Plan, seconds: float, captures: int) -> Probe:
     pack, name = PackStage(job), plan.capture
-    report = json.loads(pack.report(name).read_text())
+    report = json.loads(pack.report(name).read_text(encoding="utf-8"))
     reasons = [*report["dropped_timesteps"].values(), *report["dropped_views"].values()]
     counts = {why: reasons.count(why) for why in sorted(set(reasons), key=reasons.count)[::-1]}
     misses: list[float] = []

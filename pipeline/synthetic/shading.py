@@ -152,7 +152,7 @@ def _place(rng: np.random.Generator) -> Lights:
 @functools.cache
 def _places() -> dict[str, Any]:
     """Return the light of photographed places; see `tools/build_lights.py`."""
-    return json.loads(LIGHTS.read_text())
+    return json.loads(LIGHTS.read_text(encoding="utf-8"))
 
 
 def _studio(rng: np.random.Generator) -> Lights:

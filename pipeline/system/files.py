@@ -10,12 +10,12 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import FormatError, InputError
+from pipeline.system.host import lives
 
 LONGEST = 200
 """Bytes of a name from a file: file systems take 255, and endings are added."""
@@ -73,6 +73,15 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         InputError: If the disk is full or the folder cannot be written to.
     """
     write_folder(path.parent, {path.name: write})
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text whole: the same bytes on every system, UTF-8 with line feeds.
+
+    Raises:
+        InputError: If the disk is full or the folder cannot be written to.
+    """
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_folder(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> None:
@@ -232,15 +241,7 @@ def digest(path: Path, kind: str = "sha256") -> str:
 
 def works(process: int) -> bool:
     """Return whether another process may still be at work; this one begins only now."""
-    if process == os.getpid() or sys.platform == "win32":  # which deletes no file that is open
-        return False
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # it lives, and is somebody else's
-        return True
-    return True
+    return process != os.getpid() and lives(process)
 
 
 def _part(name: str, process: object = None) -> str:

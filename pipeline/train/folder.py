@@ -13,7 +13,7 @@ from pipeline.core.errors import ConfigError, FormatError, StaleOutputError
 from pipeline.model.checkpoint import newest
 from pipeline.shards.reader import Person, Shard, by_person, find_shards
 from pipeline.shards.sampling import check
-from pipeline.system.files import digest, read_object, write_whole
+from pipeline.system.files import digest, read_object, write_text
 from pipeline.train.checkpoint import Origin
 from pipeline.train.config import TrainConfig
 
@@ -135,5 +135,5 @@ def claim(
     if newest(out):
         raise StaleOutputError(f"{out} holds checkpoints of another run.", "Choose another folder.")
     text = json.dumps(made_of, indent=1, sort_keys=True)
-    write_whole(stamp, lambda part: part.write_text(text))
+    write_text(stamp, text)
     return config.batch * processes

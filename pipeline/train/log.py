@@ -12,7 +12,7 @@ from pipeline.core.errors import MissingPackageError
 from pipeline.io.images import write_rgb
 from pipeline.io.sheets import grid
 from pipeline.shards.sampling import Sample
-from pipeline.system.files import require_file, write_whole
+from pipeline.system.files import require_file, write_text
 
 LOG = "log.jsonl"
 
@@ -39,10 +39,10 @@ class Log:
         path = out / LOG
         if path.exists():
             # Of a month's run it may be large.
-            text = require_file(path, "a log").read_text(errors="replace")
+            text = require_file(path, "a log").read_text(encoding="utf-8", errors="replace")
             lines = [line for line in text.splitlines() if _step_of(line) <= start]
-            write_whole(path, lambda part: part.write_text("".join(f"{x}\n" for x in lines)))
-        self._file = path.open("a", buffering=1)
+            write_text(path, "".join(f"{x}\n" for x in lines))
+        self._file = path.open("a", buffering=1, encoding="utf-8", newline="\n")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
 
     def write(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -19,6 +18,7 @@ from pipeline.model.checkpoint import load, newest, saved
 from pipeline.model.fastgha import FastGHA
 from pipeline.shards.sampling import Sample, Samples, load_samples
 from pipeline.system.files import sweep
+from pipeline.system.host import STOPPED, signals
 from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.train import checkpoint as checkpoints
@@ -395,17 +395,10 @@ def _signals() -> Generator[Callable[[], str]]:
     """Return a question whether SIGTERM or SIGINT came; the step in progress ends first."""
     came: list[str] = []
 
-    def note(number: int, _: object) -> None:
+    def note(name: str) -> None:
         if came:  # the second time, the user means it
             raise KeyboardInterrupt
-        came.append(signal.Signals(number).name)
+        came.append(name)
 
-    try:
-        before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread, where signals do not arrive
-        before = {}
-    try:
+    with signals(STOPPED, note):
         yield lambda: came[0] if came else ""
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

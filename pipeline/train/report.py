@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from pipeline.system.host import exit_code
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TrainReport:
     @property
     def exit_code(self) -> int:
         """What the program ends with: 0, or as a shell says which signal stopped it."""
-        return 128 + signal.Signals[self.stopped_by].value if self.stopped_by else 0
+        return exit_code(self.stopped_by) if self.stopped_by else 0
 
     def remarks(self, batch: int) -> list[str]:
         """Return what a user would want to know: speed, and what differs from the wish.

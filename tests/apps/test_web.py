@@ -31,7 +31,14 @@ from pipeline.apps.web import UNITS, export_web, sliders
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.bake import BakeConfig, bake
 from pipeline.avatar.camera_path import TARGET, orbit
-from pipeline.core.errors import ConfigError, FormatError, InputError, MissingWeightsError
+from pipeline.bench.browser import executable
+from pipeline.core.errors import (
+    ConfigError,
+    FormatError,
+    InputError,
+    MissingPackageError,
+    MissingWeightsError,
+)
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
 from pipeline.expressions.read import read_expressions
@@ -89,16 +96,16 @@ def site(light: Avatar, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as program:
-        chrome = program.chromium.launch(executable_path=chromium(), args=ARGUMENTS)
+        chrome = program.chromium.launch(executable_path=chromium(program.chromium), args=ARGUMENTS)
         yield chrome
         chrome.close()
 
 
-def chromium() -> str:
-    found = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
-    if found is None:
-        pytest.skip("there is no Chromium on this machine")
-    return found
+def chromium(kind: Any) -> str:
+    try:
+        return executable(kind.executable_path)
+    except MissingPackageError as missing:
+        pytest.skip(missing.problem)
 
 
 HEAD = "document.querySelector('fastgha-avatar')"
@@ -398,7 +405,9 @@ def test_a_filmed_face_drives_the_head_through_the_tracker_itself(
         pytest.skip("the face tracker is not here: fastgha weights fetch webcam")
     truth = filmed(tmp_path / "face.y4m")
     film = f"--use-file-for-fake-video-capture={tmp_path / 'face.y4m'}"
-    found = browser.browser_type.launch(executable_path=chromium(), args=[*ARGUMENTS, film])
+    found = browser.browser_type.launch(
+        executable_path=chromium(browser.browser_type), args=[*ARGUMENTS, film]
+    )
     with webcam_page(light, tmp_path / "site") as address:
         page, faults = opened(found, f"{address}?size=32&idle=0")
         page.set_viewport_size({"width": 1000, "height": 700})

@@ -1,71 +1,26 @@
-"""What the pages show works: blocks run as they stand, or say why not; the rest is compared.
+"""What the pages say is so: commands and options exist, lists are complete, references are fresh.
 
-A shell block runs unless the comment before it says `not run: ...`. `tested with: `a` -> `b`; ...`
-makes it small enough for a test.
+That their blocks run is tested in test_guides.py.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
-from dataclasses import dataclass
-from pathlib import Path
+import tomllib
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import yaml
 from typer.main import get_command
-from typer.testing import CliRunner
 
 from fastgha_cli.app import app
-from pipeline.expressions.sequences import Sequence, read_sequence, write_sequence
-from pipeline.model.fastgha import FastGHA
 from pipeline.shards.schema import FIELDS
-from pipeline.system.assets import SEQUENCE
-from pipeline.train import checkpoint as checkpoints
-from pipeline.train.presets import tiny
-from tests.conftest import LAYOUT
+from tests.docs.pages import GUIDES, INSTALLS, PAGES, ROOT, blocks
 from tools import cli_reference
 
-ROOT = Path(__file__).parents[2]
-PAGES = {"README.md": ROOT / "README.md"} | {p.name: p for p in (ROOT / "docs").glob("*.md")}
-BLOCK = re.compile(
-    r"(?:^ *<!-- (?P<note>[^\n]*) -->\n)?"
-    r"^(?P<indent> *)```(?P<kind>sh|python)\n(?P<text>.*?)^ *```$",
-    re.DOTALL | re.MULTILINE,
-)
 COMMANDS: Any = get_command(app)
-OF_THE_EXPERIMENTS = "experiments.md"
-"""A log of what was done; its commands are of their day."""
-
-
-@dataclass(frozen=True)
-class Block:
-    kind: str
-    note: str
-    text: str
-
-    @property
-    def runs(self) -> bool:
-        return not self.note.startswith("not run: ")
-
-    def lines(self) -> list[str]:
-        """Its lines without comments, as short as a test needs them."""
-        whole = self.text.replace("\\\n", " ")
-        for old, new in re.findall(r"`([^`]+)` -> `([^`]+)`", self.note):
-            assert old in whole, f"there is no {old!r} in the block to make smaller"
-            whole = whole.replace(old, new)
-        return [line for line in whole.splitlines() if line.split("#")[0].strip()]
-
-
-def blocks(page: str) -> list[Block]:
-    text = PAGES[page].read_text(encoding="utf-8")
-    return [
-        Block(m["kind"], m["note"] or "", re.sub(rf"(?m)^{m['indent']}", "", m["text"]))
-        for m in BLOCK.finditer(text)
-    ]
 
 
 def commands_of(page: str) -> list[list[str]]:
@@ -92,7 +47,7 @@ def check(words: list[str]) -> None:
         command = inner[word]
 
 
-@pytest.mark.parametrize("page", sorted(set(PAGES) - {OF_THE_EXPERIMENTS}))
+@pytest.mark.parametrize("page", GUIDES)
 def test_every_command_line_has_commands_and_options_that_exist(page: str):
     for words in commands_of(page):
         check(words)
@@ -107,11 +62,22 @@ def test_a_wrong_option_would_be_seen():
 
 
 def test_a_block_that_cannot_run_says_why():
-    for page in set(PAGES) - {OF_THE_EXPERIMENTS}:
+    for page in GUIDES:
         for block in blocks(page):
             if block.kind == "sh" and block.runs:
-                strange = [x for x in block.lines() if not x.startswith("fastgha ")]
+                strange = [x for x in block.lines() if not x.startswith(("fastgha ", INSTALLS))]
                 assert not strange, f"{page}: mark the block as not run, or drop {strange}"
+
+
+def test_extras_that_the_pages_install_are_there():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    known = set(extras["optional-dependencies"])
+    named = [
+        n
+        for path in PAGES.values()
+        for n in re.findall(r"'(?:fastgha|\.)\[([a-z,]+)\]'", path.read_text(encoding="utf-8"))
+    ]
+    assert len(named) > 8 and {n for names in named for n in names.split(",")} <= known
 
 
 def test_what_python_blocks_import_from_the_package_is_there():
@@ -126,68 +92,6 @@ def test_what_python_blocks_import_from_the_package_is_there():
     }
     assert wanted >= {"Avatar", "DEMO_SEQUENCE"}
     assert {name for name in wanted if not hasattr(fastgha, name)} == set()
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with an untrained tiny model and a sequence of three frames."""
-    monkeypatch.chdir(tmp_path)
-    torch.manual_seed(0)
-    model = FastGHA(tiny(), "float32")
-    torch.nn.init.normal_(model.deformation.out.weight, std=0.005)
-    header = {"layout": LAYOUT, "step": 1}
-    (tmp_path / "run").mkdir()
-    checkpoints.save(tmp_path / "run" / "step-00000001.safetensors", model, None, header)
-    (tmp_path / "demo_out").mkdir()
-    codes = read_sequence(SEQUENCE, LAYOUT).codes[:3]
-    write_sequence(tmp_path / "demo_out" / "talk.npz", Sequence(codes, 25.0))
-    return tmp_path
-
-
-def run(page: str) -> int:
-    """Run the blocks of a page in their order; return how many commands ran."""
-    done = 0
-    for block in blocks(page):
-        if not block.runs:
-            continue
-        if block.kind == "python":
-            exec(compile(block.text, page, "exec"), {"__name__": "page"})
-            continue
-        for line in block.lines():
-            result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
-            if result.exception is not None and not isinstance(result.exception, SystemExit):
-                raise result.exception
-            assert result.exit_code == 0, f"{line}\n{result.output}"
-            done += 1
-    return done
-
-
-def test_the_first_steps_run(folder: Path):
-    assert run("start.md") == 6
-    assert (folder / "site" / "index.html").exists() and (folder / "talk.mp4").exists()
-
-
-def test_training_without_data_runs(folder: Path):
-    assert run("training.md") == 5
-    assert (folder / "report" / "report.html").exists()
-
-
-def test_the_format_of_a_sequence_is_read(folder: Path):
-    run("formats.md")
-    sequence = read_sequence(folder / "smile.npz", LAYOUT)
-    assert len(sequence) == 25 and sequence.fps == 25
-    rotations = sequence.codes.values[0, 100:118].reshape(3, 2, 3)
-    assert np.allclose(rotations, np.eye(3)[:2])
-
-
-def test_sharing_runs(folder: Path):
-    from pipeline.avatar.avatar import Avatar
-    from tests.conftest import blob_views, plain
-
-    model = FastGHA(plain(), "float32").eval().requires_grad_(False)
-    Avatar.create(model, blob_views(2, 64), LAYOUT, {}).save(folder / "demo_out" / "head.avatar")
-    run("hub.md")
-    assert (folder / "shared" / "model" / "README.md").exists()
 
 
 def test_the_fields_of_a_shard_are_those_that_the_page_lists():
@@ -213,3 +117,41 @@ def test_every_page_is_in_the_navigation():
 def test_the_readme_is_short():
     lines = PAGES["README.md"].read_text(encoding="utf-8").splitlines()
     assert len(lines) < 150
+
+
+def test_the_python_reference_has_every_name_of_the_package():
+    text = PAGES["api.md"].read_text(encoding="utf-8")
+    tree = ast.parse((ROOT / "fastgha.py").read_text(encoding="utf-8"))
+    imported = [alias.asname for node in tree.body if isinstance(node, ast.ImportFrom)
+                for alias in node.names]  # fmt: skip
+    names = [*filter(None, imported), "DEMO_SEQUENCE"]
+    assert len(names) > 25
+    assert [name for name in names if not re.search(rf"fastgha\.{name}\b", text)] == []
+
+
+def unsourced(text: str) -> list[str]:
+    """Cells about other systems that name no source, or one that is not listed."""
+    tables, sources = text.split("## Sources")
+    listed = set(re.findall(r"(?m)^(\d+)\. |\b(\d[a-z]): ", sources))
+    known = {a or b for a, b in listed}
+    wrong: list[str] = []
+    for line in tables.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|") or cells[0] in ("", "**fastgha**") or set(line) <= set("|- "):
+            continue
+        for cell in cells[1:]:
+            found = re.findall(r"\[(\w+)\]", cell)
+            plain = cell == "-" or cell.startswith("not stated")
+            if not (found or plain) or not known.issuperset(found):
+                wrong.append(f"{cells[0]}: {cell}")
+    return wrong
+
+
+def test_every_cell_about_another_system_has_its_source_and_the_page_its_date():
+    text = PAGES["comparison.md"].read_text(encoding="utf-8")
+    assert unsourced(text) == []
+    assert re.search(r"(?m)^Updated 20\d\d-\d\d-\d\d\.", text)
+    rows = "| LAM | yes |\n| LAM | yes [7z] |\n| LAM | yes [1] |\n## Sources\n1. x"
+    assert unsourced(rows) == ["LAM: yes", "LAM: yes [7z]"]
+    systems = ("FastGHA", "Avat3r", "UIKA", "FlexAvatar", "LAM", "GAGAvatar", "FastAvatar", "CAP4D")
+    assert [name for name in systems if text.count(f"\n| {name}") < 3] == []

@@ -36,7 +36,7 @@ from pipeline.render.triangles import draw_depth
 from pipeline.shards.reader import Shard, find_shards
 from pipeline.shards.writer import ShardTimestep, encode_depth, write_timesteps
 from pipeline.system.executor import make_executor
-from pipeline.system.files import sweep, write_whole
+from pipeline.system.files import sweep, write_text
 from pipeline.system.locks import locked
 from pipeline.system.progress import Progress, silent
 from pipeline.system.stage import StageReport
@@ -339,7 +339,7 @@ def put_in(path: Path, config: PointsConfig) -> dict[str, str]:
         report: Mapping[str, Any] = {"left_out": dropped, "residual_mm": errors}
         text = json.dumps(report, indent=1, sort_keys=True)
         target = path.parent / "reports" / f"{path.stem}.points.json"
-        write_whole(target, lambda part: part.write_text(text))
+        write_text(target, text)
         header = shard.header()
         facts = {**header.provenance, "points": settings(config)}
         write_timesteps(path, replace(header, provenance=facts), _timesteps(shard, config))

@@ -18,7 +18,7 @@ from pipeline.core.config import to_dict
 from pipeline.prep.items import load_item, read_reasons
 from pipeline.prep.plan import Job
 from pipeline.shards.writer import Header, ShardTimestep, placeholder_K, write_timesteps
-from pipeline.system.files import inside, write_whole
+from pipeline.system.files import inside, write_text
 
 NO_LAYOUT = "unknown"
 """Layout of a shard whose timesteps have no codes."""
@@ -68,7 +68,7 @@ class PackStage:
             "facts": dict(plan.facts),
         }
         text = json.dumps(report, indent=1, sort_keys=True)
-        write_whole(self.report(name), lambda part: part.write_text(text))
+        write_text(self.report(name), text)
         if not kept:
             return
         layout, vertices = self._facts(name, kept[0])

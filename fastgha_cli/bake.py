@@ -13,11 +13,9 @@ if TYPE_CHECKING:
     from pipeline.avatar.avatar import Avatar
 
 PRUNE_EXAMPLE = "Example:  fastgha prune me.avatar -o small.avatar --tolerance 0.05dB"
-BAKE_EXAMPLE = """Examples:
+BAKE_EXAMPLE = """Example:  fastgha bake me.avatar -o fast.avatar --tolerance 0.1dB
 
-fastgha bake me.avatar -o fast.avatar --tolerance 0.1dB
-
-fastgha bake me.avatar -o faster.avatar --gaussians 12000
+Smallest and fastest:  fastgha bake me.avatar -o faster.avatar --gaussians 12000
 """
 
 AvatarFile = Annotated[Path, typer.Argument(help="Avatar file.")]

@@ -88,6 +88,7 @@ def distill(
     Raises:
         ConfigError: If the avatar is baked already, or hangs on no mesh.
     """
+    avatar = avatar.to("cpu")  # as all fits of light avatars are
     footage = filmed(avatar, config, drawing)
     start = light(
         avatar, footage, LightConfig(config.gaussians, config.rank, config.codes, config.seed)

@@ -66,12 +66,14 @@ def splats(
 
 @app.command(epilog="Example:  fastgha export web me.avatar -o site")
 def web(
-    avatar: Annotated[Path, typer.Argument(help="Avatar file; an exact one is baked first.")],
+    avatar: Annotated[Path, typer.Argument(help="Avatar file; an exact one is distilled first.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write.")] = Path("site"),
     expr: Annotated[
         Path | None, typer.Option(help="Sequence to play; a talking head if left out.")
     ] = None,
-    tolerance: Annotated[float, typer.Option(help="Loss of baking, dB.", min=0.001)] = 0.3,
+    seconds: Annotated[
+        float, typer.Option(help="How long an exact one is fitted (bake --gaussians).", min=0)
+    ] = 40.0,
     webcam: Annotated[
         bool,
         typer.Option("--webcam", help="Let a webcam drive it (`fastgha weights fetch webcam`)."),
@@ -86,19 +88,15 @@ def web(
     from fastgha_cli import console
     from pipeline.apps.web import export_web
     from pipeline.avatar.avatar import Avatar
-    from pipeline.avatar.bake import BakeConfig, bake
-    from pipeline.avatar.prune import prune
+    from pipeline.avatar.distill import DistillConfig
+    from pipeline.avatar.lighten import lighten
     from pipeline.expressions.read import read_expressions
-    from pipeline.model.baked import Baked
     from pipeline.system.assets import SEQUENCE
     from pipeline.train.device import choose
 
     console.consent()
     place = choose(device)
     loaded = Avatar.load(avatar).to(place)
-    if not isinstance(loaded.deformation, Baked):
-        console.say("Baking it first.")
-        loaded, _ = prune(loaded, tolerance_db=tolerance / 2)
-        loaded, _ = bake(loaded, BakeConfig(tolerance_db=tolerance / 2))
+    loaded = lighten(loaded, DistillConfig(seconds=seconds), console.progress)
     sequence = read_expressions(expr or SEQUENCE, loaded.layout)
     console.result(str(export_web(loaded, out, sequence, webcam=webcam)))

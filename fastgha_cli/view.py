@@ -28,7 +28,7 @@ def view(
     port: Port = 8080,
     device: options.Device = "auto",
     light: Annotated[
-        bool, typer.Option("--light", help="Also offer it pruned and baked (some seconds).")
+        bool, typer.Option("--light", help="Also offer it in a light form (a minute).")
     ] = False,
 ) -> None:
     """Show an avatar in the browser: sliders, a sequence, canonical and animated. Ctrl-C ends."""
@@ -38,8 +38,7 @@ def view(
     from fastgha_cli import console
     from pipeline.apps.viewer import Viewer
     from pipeline.avatar.avatar import Avatar
-    from pipeline.avatar.bake import bake
-    from pipeline.avatar.prune import prune
+    from pipeline.avatar.lighten import lighten
     from pipeline.expressions.read import read_expressions
     from pipeline.model.baked import Baked
     from pipeline.system.assets import SEQUENCE
@@ -50,9 +49,7 @@ def view(
     loaded = Avatar.load(avatar).to(place)
     forms = {"as it is": loaded}
     if light and not isinstance(loaded.deformation, Baked):
-        console.say("Pruning and baking.")
-        forms["pruned"], _ = prune(loaded)
-        forms["pruned and baked"], _ = bake(forms["pruned"])
+        forms["light"] = lighten(loaded, bars=console.progress)
     running = Viewer(forms, read_expressions(expr or SEQUENCE, loaded.layout), host, port)
     console.result(running.address)
     _until_stopped(running.close)
@@ -87,7 +84,7 @@ def app(
         port,
     )
     if loaded is not None:
-        console.say("Making it light.")
+        console.say("Making it light (a minute).")
         running.show(loaded)
     console.result(running.address)
     _until_stopped(running.close)

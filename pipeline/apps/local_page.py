@@ -13,6 +13,7 @@ import tempfile
 import threading
 import zipfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,13 +26,11 @@ import torch
 from pipeline.apps import web
 from pipeline.apps.viewer import foreign
 from pipeline.avatar.avatar import Avatar
-from pipeline.avatar.bake import BakeConfig, bake
-from pipeline.avatar.prune import prune
+from pipeline.avatar.lighten import lighten
 from pipeline.core.errors import FastGHAError, FormatError, InputError, MissingWeightsError
 from pipeline.core.types import CODE_SIZE, ExpressionCode
 from pipeline.expressions.sequences import FPS, Sequence, read_sequence
 from pipeline.faces.layouts import MAKEHUMAN
-from pipeline.model.baked import Baked
 from pipeline.model.fastgha import MAX_VIEWS
 from pipeline.system.assets import SEQUENCE
 from pipeline.system.progress import Progress
@@ -39,8 +38,6 @@ from pipeline.system.progress import Progress
 LARGEST_PHOTO = 40 * 2**20
 """Bytes of one photograph."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-LOSS_DB = 0.15
-"""That pruning, and then baking, may each cost."""
 KINDS = {
     ".html": "text/html",
     ".js": "text/javascript",
@@ -158,7 +155,7 @@ class LocalPage:
         threading.Thread(target=self._work, daemon=True).start()
 
     def show(self, avatar: Avatar) -> None:
-        """Put an avatar on the page; it is pruned and baked first."""
+        """Put an avatar on the page; it is made light first."""
         self._files = self._light(avatar)
         self.state = State(ready=True)
 
@@ -190,10 +187,8 @@ class LocalPage:
         """Return what the page shows of an avatar, and what it offers to save."""
         whole = Path(self._folder.name) / "head.avatar"
         avatar.save(whole)
-        if not isinstance(avatar.deformation, Baked):
-            self._progress("Leaving out what no picture shows")(0, 1)
-            avatar, _ = prune(avatar, tolerance_db=LOSS_DB)
-            avatar, _ = bake(avatar, BakeConfig(LOSS_DB), self._progress("Making it quick"))
+        quick = self._progress("Making it quick")
+        avatar = lighten(avatar, bars=lambda _: nullcontext(quick))
         if avatar.layout == MAKEHUMAN:
             sequence = read_sequence(SEQUENCE)
         else:  # no sequence of another layout comes with the package

@@ -13,6 +13,7 @@ from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.camera_path import orbit
 from pipeline.avatar.distill import DistillConfig, distill
 from pipeline.avatar.fidelity import sample_codes
+from pipeline.avatar.lighten import lighten
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import ExpressionCode, View
 from pipeline.faces.guide import TrackedMesh
@@ -79,3 +80,14 @@ def test_what_is_baked_or_hangs_on_no_mesh_is_refused(exact: Avatar):
     bare = Avatar.create(model, blob_views(2, 64), MAKEHUMAN, {"by": "the tests"})
     with pytest.raises(ConfigError, match="no mesh"):
         distill(bare, CONFIG)
+
+
+def test_an_avatar_is_made_light_by_what_it_allows(exact: Avatar):
+    few = lighten(exact, replace(CONFIG, seconds=0.0))
+    assert len(few.canonical) <= CONFIG.gaussians and isinstance(few.deformation, Baked)
+    assert lighten(few) is few
+    model = FastGHA(plain(), "float32").eval().requires_grad_(False)
+    bare = Avatar.create(model, blob_views(2, 64), MAKEHUMAN, {"by": "the tests"})
+    pruned = lighten(bare)
+    assert isinstance(pruned.deformation, Baked)
+    assert _error(pruned, bare) < 1e-3

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.core.geometry import rays
+from pipeline.core.geometry import pixel_directions, rays
 from pipeline.core.types import Camera, Gaussians, View
 from pipeline.faces.guide import Guide, Rig
 from pipeline.model.config import ModelConfig
@@ -22,9 +22,10 @@ HEAD_RADIUS = 0.30
 SCALES_PX = (0.15, 4.0)
 """Smallest and largest standard deviation, in blocks of the map at the Gaussian's depth."""
 SCALE_START_PX = 0.6
-GUIDE_REACH = (0.03, 0.03, 0.10)
-"""How far from the guide's point a Gaussian may be: across the picture (x, y) and along the
-camera's z axis, where hair stands off the mesh; metres."""
+GUIDE_REACH = (0.01, 0.01, 0.10)
+"""How far from the guide's point a Gaussian may be: across the picture (x, y), where the tracked
+pose is wrong, and along the pixel's ray, where hair stands off the mesh; metres. The ray keeps it
+in its own picture where the pixel is, however far it is off."""
 GUIDE_OPACITY = 0.88
 """Most that guided Gaussians begin with, where the matte is full: the mesh is a surface."""
 THINNER = 1 / 8
@@ -126,7 +127,9 @@ def _positions(
 ) -> Float[Tensor, "v 3 h w"]:
     if guide is not None:
         reach = torch.tensor(GUIDE_REACH).to(raw)[:, None, None]
-        residual = reach * torch.tanh(raw)
+        right, down, away = (reach * torch.tanh(raw)).split(1, dim=1)
+        x, y = pixel_directions(camera, config.stride)[:, :2].split(1, dim=1)
+        residual = torch.cat([right + x * away, down + y * away, away], dim=1)
         R = camera.world_to_camera[:, :3, :3]
         return guide.canonical + torch.einsum("vij,vihw->vjhw", R, residual)
     origins, directions = rays(camera, config.stride)

@@ -32,8 +32,8 @@ class SamplingConfig:
     inputs: int = 4
     """Pictures that the model gets, each of another timestep."""
     min_inputs: int = 4
-    """With less than `inputs`, their number is the larger of two draws for each step, so that
-    one model serves any number of pictures, and most at hand best."""
+    """With less than `inputs`, their number is drawn for each step, so that one model serves any
+    number of pictures."""
     targets: int = 8
     """Cameras that supervise, all at one other timestep; the inputs' cameras are among them."""
     beside: float = 0.0
@@ -204,7 +204,7 @@ def draw(
     sentence = long_enough[int(rng.integers(len(long_enough)))]
     here = np.flatnonzero((shard.sentences == sentence) & usable)
     low = min(config.min_inputs, config.inputs)
-    count = int(rng.integers(low, config.inputs + 1, size=2).max())
+    count = int(rng.integers(low, config.inputs + 1))
     target, *others = (int(t) for t in rng.permutation(here)[: count + 1])
     centers = shard.cameras(target).centers
     there = frontal(centers, np.flatnonzero(shard.valid[target]), config.frontal)

@@ -260,6 +260,9 @@ def _measure(
                 tries = rng.randrange(1, 9)
                 reach = min(1.05, 2 / tries) if job.resumes else 1.05
                 for _ in range(tries):
+                    if "frames" in command[-1] and _whole(out / "frames"):
+                        whole_now = True  # a finished folder of frames is not written over
+                        break
                     sent = signal.SIGTERM if rng.random() < 0.25 else signal.SIGKILL
                     after = rng.uniform(0, reach) * takes
                     # What SIGKILL left stays until a run has the folder for itself.
@@ -268,8 +271,6 @@ def _measure(
                     whole_now = early and code == 0
                     if whole_now:
                         finished += 1
-                        if "frames" in command[-1]:
-                            break  # a finished folder of frames is not written over
                         continue
                     kills[sent.name] += not early
                     fault = _fault(early, code, told, sent)
@@ -279,7 +280,7 @@ def _measure(
                         left = sorted({*_half_made(out)} - before)
                         fault = f"SIGTERM left {', '.join(left)}" if left else ""
                     wrong += [f"folder {folders}: {fault}"] if fault else []
-                if not whole_now and ("frames" not in command[-1] or not _whole(out / "frames")):
+                if not whole_now and not ("frames" in command[-1] and _whole(out / "frames")):
                     fault = _finish(command, nursery, said)
                     wrong += [f"folder {folders}: {fault}"] if fault else []
             found = dict(_digests(out))

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pipeline.core.geometry import rays
 from pipeline.core.types import Camera
 
 HEAD_CROP_M = 0.40
@@ -16,6 +17,14 @@ CROP_CENTER = (0.0, 0.022, 0.0)
 NECK = (0.03, 0.07)
 """So far below the chin everything stays, and from here on nothing: a head ends at its neck, for
 what people wear on their shoulders is not theirs to move."""
+
+SHOULDERS = (0.07, 0.085)
+"""Below a real person's chin, what is so far to the side stays, and from here on nothing: shoulders
+stay where they are when a head turns."""
+SHOULDERS_BELOW = (0.0, 0.02)
+"""So far below the chin that begins, and holds."""
+NECK_AXIS = -0.09
+"""Where the neck's axis is, along the head's z axis."""
 
 
 def above_neck(
@@ -42,5 +51,28 @@ def above_neck(
     x = torch.arange(camera.width).to(depth) + 0.5
     y = torch.arange(camera.height).to(depth)[:, None] + 0.5
     heights = camera.centers[..., 1, None, None] + depth * (across * x + down * y + ahead)
-    ramp = ((heights - low) / (high - low)).clamp(0, 1)
-    return ramp * ramp * (3 - 2 * ramp)
+    return _ramp(heights, low, high)
+
+
+def beside_shoulders(camera: Camera, chin: float) -> Float[Tensor, "h w"]:
+    """Return the share of each pixel that is kept of a head whose shoulders are left out.
+
+    Pixels see the plane that faces the camera on the neck's axis.
+
+    Args:
+        camera: Of one picture.
+        chin: Its height on the neutral head.
+    """
+    E = camera.world_to_camera
+    axis = torch.tensor([0.0, chin, NECK_AXIS]).to(E)
+    depth = (E[:3, :3] @ axis + E[:3, 3])[2]
+    origin, directions = rays(camera)
+    ahead = torch.einsum("j,jhw->hw", E[2, :3], directions)
+    side, height, _ = origin + directions * (depth / ahead)
+    return 1 - _ramp(side.abs(), *SHOULDERS) * _ramp(chin - height, *SHOULDERS_BELOW)
+
+
+def _ramp(x: Tensor, low: float, high: float) -> Tensor:
+    """Return 0 below `low`, 1 above `high`, and what is smooth between them."""
+    t = ((x - low) / (high - low)).clamp(0, 1)
+    return t * t * (3 - 2 * t)

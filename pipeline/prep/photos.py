@@ -23,7 +23,7 @@ from pipeline.captures.capture import RawView
 from pipeline.captures.photos import exif_focal, read_photo
 from pipeline.core.arrays import Rgb
 from pipeline.core.errors import CameraError, InputError, MissingItemError, ShapeError
-from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M, NECK, above_neck
+from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M, NECK, above_neck, beside_shoulders
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera, View
 from pipeline.faces.guide import TrackedMesh, filled_depth
@@ -295,7 +295,9 @@ def cut_head(
     pixels = torch.from_numpy(planes).permute(2, 0, 1)
     seen = cropped(camera, box, size)
     depth = torch.from_numpy(filled_depth(mesh, seen))
-    pixels = pixels * above_neck(seen, depth, float(landmarks[CHIN, 1]), config.neck).to(pixels)
+    chin = float(landmarks[CHIN, 1])
+    kept = above_neck(seen, depth, chin, config.neck) * beside_shoulders(seen, chin)
+    pixels = pixels * kept.to(pixels)
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)
     return View(image, matte, seen)

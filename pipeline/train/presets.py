@@ -21,8 +21,8 @@ from pipeline.train.config import TrainConfig
 SMALL_ERRORS = Tracking(
     share=0.7, degrees=(2.2, 1.5, 1.0), shift_mm=1.0, shape=0.015, bumps_mm=1.0, units=0.04
 )
-"""Half of what a tracker errs by in shape and expression: with all of it, what is small and clear, as teeth and irises, is
-never in one place, and a model learns to leave it out."""
+"""In shape and expression half of what a tracker errs by: with all of it, what is small and clear,
+as teeth and irises, is never in one place, and a model learns to leave it out."""
 
 
 def small() -> ModelConfig:

@@ -31,6 +31,21 @@ def test_one_input_gives_one_video(tmp_path: Path, kind: str, channels: int):
     assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
 
 
+def test_a_video_of_a_thing_that_moves_is_the_same_each_time(tmp_path: Path):
+    x, y = np.meshgrid(np.arange(64), np.arange(64))
+
+    def moving() -> Iterator[np.ndarray]:
+        for i in range(80):
+            disc = (x - 32 - 12 * np.sin(i / 9)) ** 2 + (y - 32) ** 2 < 150
+            yield np.where(disc[..., None], [200, 150, 120 + i], 255).astype(np.uint8)
+
+    seen: set[bytes] = set()
+    for i in range(8):
+        write_mp4(tmp_path / f"{i}.mp4", moving(), 25)
+        seen.add((tmp_path / f"{i}.mp4").read_bytes())
+    assert len(seen) == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="Linux lends fewer cores")
 @pytest.mark.parametrize(("kind", "channels"), [("mp4", 3), ("webm", 4)])
 def test_a_video_does_not_depend_on_the_number_of_cores(tmp_path: Path, kind: str, channels: int):

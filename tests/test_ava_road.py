@@ -29,28 +29,9 @@ from pipeline.perception.landmarks import MESH_HEAD
 from pipeline.perception.matting import register_matting
 from pipeline.shards.reader import Shard, find_shards
 from tests.captures import ava, nersemble, vhap
-from tests.captures.studio import WALL, shoot
+from tests.captures.studio import AVA, NERSEMBLE, ONE_PERSON, WALL, shoot
 from tests.faces import flames
 from tests.prep import toys
-
-AVA = {"width": 96, "height": 147, "span": 0.42}
-NERSEMBLE = {"width": 96, "height": 140, "span": 0.42}
-"""Pictures in the proportions of each data set."""
-ONE_PERSON = """
-name = "road"
-dataset = "a capture that the tests wrote"
-note = ""
-subjects = []
-inputs = 1
-same_expression = true
-avatars = 1
-targets = 2
-size = 32
-seed = 0
-lpips = "alex"
-csim = "fr_feature"
-akd = "face_mesh"
-"""
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,25 @@ from pipeline.faces.layouts import ARKIT
 from pipeline.synthetic.subject import Frame, Subject
 
 WALL = (90, 120, 100)
+AVA = {"width": 96, "height": 147, "span": 0.42}
+NERSEMBLE = {"width": 96, "height": 140, "span": 0.42}
+"""Pictures in the proportions of each data set, for `shoot`."""
+ONE_PERSON = """
+name = "one"
+dataset = "a capture that the tests wrote"
+note = ""
+subjects = []
+inputs = 1
+same_expression = true
+avatars = 1
+targets = 2
+size = 32
+seed = 0
+lpips = "alex"
+csim = "fr_feature"
+akd = "face_mesh"
+"""
+"""A protocol for one captured person."""
 
 
 @dataclass(frozen=True)

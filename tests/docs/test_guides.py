@@ -43,30 +43,12 @@ from pipeline.train import checkpoint as checkpoints
 from pipeline.train.presets import tiny
 from tests.avatar.conftest import footage  # noqa: F401
 from tests.captures import ava, nersemble
-from tests.captures.studio import WALL, shoot
+from tests.captures.studio import AVA, NERSEMBLE, ONE_PERSON, WALL, shoot
 from tests.conftest import LAYOUT, blob_views, plain, toy_capture
 from tests.docs.pages import GUIDES, INSTALLS, blocks
 from tests.prep import toys
 from tools.draw_photo_examples import camera_at, photograph
 
-AVA = {"width": 96, "height": 147, "span": 0.42}
-NERSEMBLE = {"width": 96, "height": 140, "span": 0.42}
-"""Pictures in the proportions of each data set."""
-ONE_PERSON = """
-name = "guide"
-dataset = "a capture that the tests wrote"
-note = ""
-subjects = []
-inputs = 1
-same_expression = true
-avatars = 1
-targets = 2
-size = 32
-seed = 0
-lpips = "alex"
-csim = "fr_feature"
-akd = "face_mesh"
-"""
 WALKED = {
     "README.md", "ava256.md", "formats.md", "hub.md", "model_card.md", "nersemble.md",
     "performance.md", "photographs.md", "start.md", "training.md",

@@ -18,13 +18,11 @@ NECK = (0.03, 0.07)
 """So far below the chin everything stays, and from here on nothing: a head ends at its neck, for
 what people wear on their shoulders is not theirs to move."""
 
-SHOULDERS = (0.07, 0.085)
+SHOULDERS = (0.06, 0.075)
 """Below a real person's chin, what is so far to the side stays, and from here on nothing: shoulders
 stay where they are when a head turns."""
-SHOULDERS_BELOW = (0.0, 0.02)
+SHOULDERS_BELOW = (-0.01, 0.01)
 """So far below the chin that begins, and holds."""
-NECK_AXIS = -0.09
-"""Where the neck's axis is, along the head's z axis."""
 
 
 def above_neck(
@@ -54,20 +52,18 @@ def above_neck(
     return _ramp(heights, low, high)
 
 
-def beside_shoulders(camera: Camera, chin: float) -> Float[Tensor, "h w"]:
+def beside_shoulders(
+    camera: Camera, depth: Float[Tensor, "h w"], chin: float
+) -> Float[Tensor, "h w"]:
     """Return the share of each pixel that is kept of a head whose shoulders are left out.
-
-    Pixels see the plane that faces the camera on the neck's axis.
 
     Args:
         camera: Of one picture.
+        depth: Of what the pixels see, along the camera's z axis, metres.
         chin: Its height on the neutral head.
     """
-    E = camera.world_to_camera
-    axis = torch.tensor([0.0, chin, NECK_AXIS]).to(E)
-    depth = (E[:3, :3] @ axis + E[:3, 3])[2]
     origin, directions = rays(camera)
-    ahead = torch.einsum("j,jhw->hw", E[2, :3], directions)
+    ahead = torch.einsum("j,jhw->hw", camera.world_to_camera[2, :3], directions)
     side, height, _ = origin + directions * (depth / ahead)
     return 1 - _ramp(side.abs(), *SHOULDERS) * _ramp(chin - height, *SHOULDERS_BELOW)
 

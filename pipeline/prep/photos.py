@@ -296,7 +296,7 @@ def cut_head(
     seen = cropped(camera, box, size)
     depth = torch.from_numpy(filled_depth(mesh, seen))
     chin = float(landmarks[CHIN, 1])
-    kept = above_neck(seen, depth, chin, config.neck) * beside_shoulders(seen, chin)
+    kept = above_neck(seen, depth, chin, config.neck) * beside_shoulders(seen, depth, chin)
     pixels = pixels * kept.to(pixels)
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)

@@ -2,7 +2,7 @@
 
 import torch
 
-from pipeline.core.framing import NECK, NECK_AXIS, above_neck, beside_shoulders
+from pipeline.core.framing import NECK, above_neck, beside_shoulders
 from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera
 from tests.conftest import dome
@@ -32,17 +32,17 @@ def test_cameras_of_several_pictures_are_those_of_one_each():
     assert torch.equal(above_neck(cameras[2], depth[2], CHIN), kept[2])
 
 
-def test_shoulders_are_left_out_and_what_hangs_above_them_is_not():
-    for x in (-0.3, 0.0, 0.3):
+def test_shoulders_are_left_out_and_chin_and_neck_are_not():
+    for x in (-0.5, 0.0, 0.5):
         there = torch.tensor([[x, 0.0, 1.0]])
         E = look_at(there, torch.tensor([[0.0, -0.02, 0.0]]))[0]
         K = torch.tensor([[128.0, 0, 32], [0, 128.0, 32], [0, 0, 1]])
         camera = Camera(E, K, 64, 64)
-        kept = beside_shoulders(camera, CHIN)
-        for side, below, expected in (
-            (0.13, 0.04, 0.0), (-0.13, 0.04, 0.0), (0.13, -0.03, 1.0), (0.0, 0.05, 1.0),
-            (0.05, 0.04, 1.0),
+        for side, below, ahead, expected in (
+            (0.13, 0.04, -0.09, 0.0), (-0.13, 0.04, -0.09, 0.0), (0.13, -0.05, -0.09, 1.0),
+            (0.0, 0.05, -0.09, 1.0), (0.04, 0.04, -0.06, 1.0), (0.0, 0.01, 0.01, 1.0),
         ):  # fmt: skip
-            pixel, _ = project(camera, torch.tensor([[side, CHIN - below, NECK_AXIS]]))
+            pixel, depth = project(camera, torch.tensor([[side, CHIN - below, ahead]]))
+            kept = beside_shoulders(camera, float(depth) * torch.ones(64, 64), CHIN)
             column, row = (int(v) for v in pixel[0])
             assert abs(float(kept[row, column]) - expected) < 0.05, (x, side, below)

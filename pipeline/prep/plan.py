@@ -275,10 +275,9 @@ def save_plan(out: Path, plan: Plan) -> None:
 
 
 def load_plans(out: Path) -> dict[str, Plan]:
-    """Read the plans of a folder.
+    """Read the plans of a folder; there may be none yet.
 
     Raises:
-        InputError: If there is none.
         FormatError: If one is damaged.
     """
     plans: dict[str, Plan] = {}
@@ -297,8 +296,4 @@ def load_plans(out: Path) -> dict[str, Plan]:
                 f"{path} is damaged: {error.problem}", "Run the recipe again."
             ) from error
         plans[path.parent.name] = plan
-    if not plans:
-        raise InputError(
-            f"{out} has no work in it.", "Begin with a recipe, such as `fastgha prep ava256`."
-        )
     return plans

@@ -88,7 +88,7 @@ def run(
     with locked(out):
         claim(out, config, made="*.h5", overwrite=overwrite)
         sweep(out)
-        known = load_plans(out) if (out / "work").exists() and any(plans) else {}
+        known = load_plans(out)
         for name, plan in plans.items():
             if overwrite or known.get(name) != plan:
                 _forget(out, name)
@@ -113,7 +113,12 @@ def run_stage(
     """
     _known(stage)
     with locked(out):
-        job = Job.of(out, _settings(out), load_plans(out), device)
+        plans = load_plans(out)
+        if not plans:
+            raise InputError(
+                f"{out} has no work in it.", "Begin with a recipe, such as `fastgha prep ava256`."
+            )
+        job = Job.of(out, _settings(out), plans, device)
         sweep(out)
         for before in STAGES[: STAGES.index(stage)]:
             left, _ = job.todo(before)

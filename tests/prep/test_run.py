@@ -75,6 +75,16 @@ def test_the_same_raw_data_give_the_same_bytes_on_any_number_of_workers(
     assert (tmp_path / "two" / name).read_bytes() == (made / name).read_bytes()
 
 
+def test_a_run_that_was_killed_before_its_plan_was_written_goes_on(raw: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    recipes.run(raw, out, CONFIG, until="crop")
+    (out / "work" / ava.NAME / "plan.json").unlink()
+    with pytest.raises(InputError, match="has no work in it"):
+        recipes.run_stage(out, "matte")
+    assert recipes.run(raw, out, CONFIG).done
+    assert (out / f"{ava.NAME}.h5").is_file()
+
+
 def test_a_finished_run_does_nothing_and_a_damaged_item_is_named(raw: Path, tmp_path: Path):
     out = tmp_path / "out"
     first = recipes.run(raw, out, CONFIG)

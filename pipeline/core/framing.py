@@ -53,7 +53,10 @@ def above_neck(
 
 
 def beside_shoulders(
-    camera: Camera, depth: Float[Tensor, "h w"], chin: float
+    camera: Camera,
+    depth: Float[Tensor, "h w"],
+    chin: float,
+    shoulders: tuple[float, float] = SHOULDERS,
 ) -> Float[Tensor, "h w"]:
     """Return the share of each pixel that is kept of a head whose shoulders are left out.
 
@@ -61,11 +64,12 @@ def beside_shoulders(
         camera: Of one picture.
         depth: Of what the pixels see, along the camera's z axis, metres.
         chin: Its height on the neutral head.
+        shoulders: How far to the side a head begins to end below its chin, and has ended.
     """
     origin, directions = rays(camera)
     ahead = torch.einsum("j,jhw->hw", camera.world_to_camera[2, :3], directions)
     side, height, _ = origin + directions * (depth / ahead)
-    return 1 - _ramp(side.abs(), *SHOULDERS) * _ramp(chin - height, *SHOULDERS_BELOW)
+    return 1 - _ramp(side.abs(), *shoulders) * _ramp(chin - height, *SHOULDERS_BELOW)
 
 
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:

@@ -23,7 +23,14 @@ from pipeline.captures.capture import RawView
 from pipeline.captures.photos import exif_focal, read_photo
 from pipeline.core.arrays import Rgb
 from pipeline.core.errors import CameraError, InputError, MissingItemError, ShapeError
-from pipeline.core.framing import CROP_CENTER, HEAD_CROP_M, NECK, above_neck, beside_shoulders
+from pipeline.core.framing import (
+    CROP_CENTER,
+    HEAD_CROP_M,
+    NECK,
+    SHOULDERS,
+    above_neck,
+    beside_shoulders,
+)
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera, View
 from pipeline.faces.guide import TrackedMesh, filled_depth
@@ -58,6 +65,8 @@ class CropConfig:
     """The point in the middle of the crop."""
     neck: tuple[float, float] = NECK
     """See `pipeline.core.framing.NECK`."""
+    shoulders: tuple[float, float] = SHOULDERS
+    """See `pipeline.core.framing.SHOULDERS`."""
     context: float = 1.6
     """Side of the square that the matting network sees, over the crop's."""
 
@@ -296,7 +305,8 @@ def cut_head(
     seen = cropped(camera, box, size)
     depth = torch.from_numpy(filled_depth(mesh, seen))
     chin = float(landmarks[CHIN, 1])
-    kept = above_neck(seen, depth, chin, config.neck) * beside_shoulders(seen, depth, chin)
+    kept = above_neck(seen, depth, chin, config.neck)
+    kept = kept * beside_shoulders(seen, depth, chin, config.shoulders)
     pixels = pixels * kept.to(pixels)
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)

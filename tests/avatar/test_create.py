@@ -21,7 +21,7 @@ from pipeline.train.presets import tiny
 from tests.conftest import LAYOUT, plain
 
 HEAD = mean_landmarks().astype(float)
-WHOLE = photos.CropConfig(neck=(5.0, 6.0))
+WHOLE = photos.CropConfig(neck=(5.0, 6.0), shoulders=(5.0, 6.0))
 """Leave the body on."""
 
 

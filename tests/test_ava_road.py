@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from functools import partial
 from pathlib import Path
 
 import av
@@ -23,13 +22,9 @@ from pipeline.expressions.sequences import Sequence, write_sequence
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import ARKIT, FLAME2023, MAKEHUMAN, arkit_to_code
 from pipeline.model.checkpoint import load_model, resolve
-from pipeline.perception import detectors, matting
-from pipeline.perception.detectors import DetectorEntry, register_detector
-from pipeline.perception.landmarks import MESH_HEAD
-from pipeline.perception.matting import register_matting
 from pipeline.shards.reader import Shard, find_shards
 from tests.captures import ava, nersemble, vhap
-from tests.captures.studio import AVA, NERSEMBLE, ONE_PERSON, WALL, shoot
+from tests.captures.studio import AVA, NERSEMBLE, ONE_PERSON, shoot
 from tests.faces import flames
 from tests.prep import toys
 
@@ -37,12 +32,7 @@ from tests.prep import toys
 @pytest.fixture(autouse=True)
 def stand_ins(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Register networks that need no weights; no weights are found but the face model's."""
-    for module, name in ((matting, "MATTING"), (detectors, "DETECTORS")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
-    register_matting("wall", partial(toys.WallMatting, WALL))
-    for name, size in (("ava", AVA), ("nersemble", NERSEMBLE)):
-        knows = partial(toys.StudioDetector, *size.values(), WALL)
-        register_detector(name, DetectorEntry(knows, MESH_HEAD))
+    toys.register_studio(monkeypatch)
     monkeypatch.setenv("FASTGHA_WEIGHTS", str(tmp_path_factory.mktemp("weights")))
     head_model.cache_clear()
 

@@ -139,8 +139,7 @@ JOBS = {
     "web": Job(
         _avatars,
         lambda root, out: [
-            ["export", "web", f"{root}/a.avatar", "--expr", f"{root}/s.npz", "--seconds", "2",
-             "-o", f"{out}/site"]
+            ["export", "web", f"{root}/a.avatar", "--expr", f"{root}/s.npz", "-o", f"{out}/site"]
         ],
     ),
 }  # fmt: skip

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.core.geometry import rays
+from pipeline.core.geometry import pixel_directions
 from pipeline.core.types import Camera
 
 HEAD_CROP_M = 0.40
@@ -17,7 +17,6 @@ CROP_CENTER = (0.0, 0.022, 0.0)
 NECK = (0.03, 0.07)
 """So far below the chin everything stays, and from here on nothing: a head ends at its neck, for
 what people wear on their shoulders is not theirs to move."""
-
 SHOULDERS = (0.06, 0.075)
 """Below a real person's chin, what is so far to the side stays, and from here on nothing: shoulders
 stay where they are when a head turns."""
@@ -66,9 +65,9 @@ def beside_shoulders(
         chin: Its height on the neutral head.
         shoulders: How far to the side a head begins to end below its chin, and has ended.
     """
-    origin, directions = rays(camera)
-    ahead = torch.einsum("j,jhw->hw", camera.world_to_camera[2, :3], directions)
-    side, height, _ = origin + directions * (depth / ahead)
+    R = camera.world_to_camera[:3, :3]
+    arms = torch.einsum("ji,jhw->ihw", R, depth * pixel_directions(camera))
+    side, height, _ = arms + camera.centers[:, None, None]
     return 1 - _ramp(side.abs(), *shoulders) * _ramp(chin - height, *SHOULDERS_BELOW)
 
 

@@ -31,10 +31,6 @@ from pipeline.core.errors import MissingWeightsError
 from pipeline.core.types import Camera
 from pipeline.expressions.sequences import Sequence, read_sequence, write_sequence
 from pipeline.model.fastgha import FastGHA
-from pipeline.perception import detectors, matting
-from pipeline.perception.detectors import DetectorEntry, register_detector
-from pipeline.perception.landmarks import MESH_HEAD
-from pipeline.perception.matting import register_matting
 from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.shards.writer import write_shard
 from pipeline.system import weights
@@ -43,7 +39,7 @@ from pipeline.train import checkpoint as checkpoints
 from pipeline.train.presets import tiny
 from tests.avatar.conftest import footage  # noqa: F401
 from tests.captures import ava, nersemble
-from tests.captures.studio import AVA, NERSEMBLE, ONE_PERSON, WALL, shoot
+from tests.captures.studio import AVA, NERSEMBLE, ONE_PERSON, shoot
 from tests.conftest import LAYOUT, blob_views, plain, toy_capture
 from tests.docs.pages import GUIDES, INSTALLS, blocks
 from tests.prep import toys
@@ -200,12 +196,7 @@ def test_photographs_and_a_video_become_avatars(
 @pytest.fixture
 def networks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks that need no weights, under names of their own: `wall`, `ava`, `nersemble`."""
-    for module, name in ((matting, "MATTING"), (detectors, "DETECTORS")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
-    register_matting("wall", partial(toys.WallMatting, WALL))
-    for name, size in (("ava", AVA), ("nersemble", NERSEMBLE)):
-        knows = partial(toys.StudioDetector, *size.values(), WALL)
-        register_detector(name, DetectorEntry(knows, MESH_HEAD))
+    toys.register_studio(monkeypatch)
 
 
 def draw_targets(folder: Path) -> None:

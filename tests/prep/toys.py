@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from pipeline.captures.capture import Capture, RawView, Timestep
@@ -16,9 +18,11 @@ from pipeline.core.geometry import project
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.layouts import MAKEHUMAN, neutral_code
 from pipeline.faces.makehuman import mean_landmarks
+from pipeline.perception import detectors, matting
+from pipeline.perception.detectors import DetectorEntry, register_detector
 from pipeline.perception.landmarks import MESH_HEAD, Face
-from pipeline.perception.matting import MattingModel
-from tests.captures.studio import Studio, over, shoot
+from pipeline.perception.matting import MattingModel, register_matting
+from tests.captures.studio import AVA, NERSEMBLE, WALL, Studio, over, shoot
 
 ENDING = ".toy.npz"
 
@@ -118,3 +122,13 @@ def write(root: Path, studio: Studio, name: str = "tom") -> Path:
     E, K = studio.rig.world_to_camera.numpy(), studio.rig.K.numpy()
     np.savez(root / f"{name}{ENDING}", rgb=rgb, E=E, K=K, pose=studio.head_to_world)
     return root
+
+
+def register_studio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Register networks that know the studio while a test runs: `wall`, `ava`, `nersemble`."""
+    for module, name in ((matting, "MATTING"), (detectors, "DETECTORS")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    register_matting("wall", partial(WallMatting, WALL))
+    for name, size in (("ava", AVA), ("nersemble", NERSEMBLE)):
+        knows = partial(StudioDetector, *size.values(), WALL)
+        register_detector(name, DetectorEntry(knows, MESH_HEAD))

@@ -198,7 +198,8 @@ def batches(
 
 
 def _command(command: list[str], seconds: float) -> dict[str, Any]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=max(seconds, 1), env=environment, cwd=ROOT
     )

@@ -416,7 +416,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--start", type=Path, help="weights to go on from")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=1, help="processes that draw squares")
     args = parser.parse_args()
+    device = torch.device(args.device)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -430,7 +433,8 @@ def main() -> None:
         net, centre, unit = fresh(first)
     net.features[:FROZEN].requires_grad_(False)
     parts = regions(first.ids)
-    net = net.to(memory_format=torch.channels_last)
+    net = net.to(device=device, memory_format=torch.channels_last)
+    centre, unit = centre.to(device), unit.to(device)
     old = [p for p in net.features.parameters() if p.requires_grad]
     new = [p for part in (net.squeeze, net.hidden, net.modes, net.spread, net.numbers)
            for p in part.parameters()]  # fmt: skip
@@ -440,16 +444,20 @@ def main() -> None:
         group["share"] = group["lr"]
     optimizer = torch.optim.AdamW(groups, lr=args.rate, weight_decay=1e-4)
     context = get_context("spawn")
-    queue = context.Queue(8)
-    worker = context.Process(target=supply, args=(args.shards, 2, args.batch, queue), daemon=True)
-    worker.start()
+    queue = context.Queue(4 + 4 * args.workers)
+    workers = [
+        context.Process(target=supply, args=(args.shards, 2 + i, args.batch, queue), daemon=True)
+        for i in range(args.workers)
+    ]
+    for worker in workers:
+        worker.start()
     average = {name: value.detach().clone() for name, value in net.state_dict().items()}
 
     def save(step: int) -> None:
         facts_out = {"format": KIND, "version": VERSION, "step": step}
-        kept = {name: value.half() for name, value in average.items()}
+        kept = {name: value.half().cpu() for name, value in average.items()}
         kept |= {"vertices": torch.from_numpy(first.ids), "face": torch.from_numpy(first.face),
-                 "centre": centre, "unit": unit}  # fmt: skip
+                 "centre": centre.cpu(), "unit": unit.cpu()}  # fmt: skip
         write_tensors(args.out / "points.safetensors", kept, facts_out)
 
     begin, step, log = time.time(), 0, []
@@ -457,8 +465,8 @@ def main() -> None:
         rate = args.rate * min(1, (step + 1) / 60) * (0.5 * (1 + np.cos(np.pi * done)) + 0.003)
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"]
-        rgb, points, facts = (torch.from_numpy(part) for part in queue.get())
-        with torch.autocast("cpu", torch.bfloat16):
+        rgb, points, facts = (torch.from_numpy(part).to(device) for part in queue.get())
+        with torch.autocast(device.type, torch.bfloat16):
             guess = net(rgb.permute(0, 3, 1, 2).float() / 255)
         miss = ((guess.points - points) ** 2).sum(-1)
         wanted = (facts - centre) / unit
@@ -481,15 +489,16 @@ def main() -> None:
             average[name].lerp_(value, 1 - keep)
         parts_off = [off[:, a:b].mean() for a, b in ((0, 39), (41, 45), (45, 47), (47, 67))]
         pixels = [miss.sqrt().mean() * SIDE / 2, local * SIDE / 2]
-        log.append([float(x.detach()) for x in (*pixels, *parts_off)])
+        log.append(torch.stack([x.detach() for x in (*pixels, *parts_off)]))
         if step % 50 == 0:
-            row = np.mean(log[-50:], 0)
+            row = torch.stack(log[-50:]).mean(0).tolist()
             print(f"{step} {time.time() - begin:.0f} s  {row[0]:.2f} px, {row[1]:.2f} px local  "
                   f"expr {row[2]:.2f} gaze {row[3]:.2f} lids {row[4]:.2f} who {row[5]:.2f}",
                   flush=True)  # fmt: skip
             save(step)
     save(step)
-    worker.terminate()
+    for worker in workers:
+        worker.terminate()
 
 
 if __name__ == "__main__":

@@ -147,8 +147,7 @@ def _draw(
     covered = drawn.triangle >= 0
     (row, column), seen = nearest_true(covered)  # none: points around the head's origin
     corners = faces[np.maximum(drawn.triangle, 0)]
-    shares = drawn.shares[..., None]
-    there, back = (shares * posed[corners]).sum(2), (shares * rest[corners]).sum(2)
+    there, back = (np.einsum("hwk,hwkc->hwc", drawn.shares, at[corners]) for at in (posed, rest))
     moved = np.where(seen[..., None], (back - there)[row, column], 0.0)
     E = camera.world_to_camera.numpy()
     depth = np.where(seen, drawn.depth[row, column], E[2, 3])

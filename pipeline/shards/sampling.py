@@ -166,7 +166,9 @@ class Samples(Dataset[Sample | FastGHAError]):
         path = person[int(rng.integers(len(person))) if len(person) > 1 else 0]
         try:
             size = self.resolutions.size_at(step)
-            return draw(self._shard(path), self.config, size, rng, self.guide_stride)
+            # One number for all samples of a step, which can so go through a model together.
+            count = _count(self.config, np.random.default_rng([self.seed, step]))
+            return draw(self._shard(path), self.config, size, rng, self.guide_stride, count)
         except FastGHAError as error:
             return error
 
@@ -186,11 +188,20 @@ def draw(
     size: int,
     rng: np.random.Generator,
     guide_stride: int = 0,
+    count: int | None = None,
 ) -> Sample:
     """Draw one sample of a subject.
 
     Timesteps whose code is unknown, or that lack so many views that `targets` are not left, are
     passed over.
+
+    Args:
+        shard: Of the subject.
+        config: How to draw.
+        size: Side of the pictures, pixels.
+        rng: Source of what is drawn.
+        guide_stride: Of the guide's maps; 0 for none.
+        count: Number of inputs; drawn too if not given.
 
     Raises:
         InputError: If the subject has too few views or timesteps.
@@ -203,8 +214,8 @@ def draw(
     usable, long_enough = check(shard, config)
     sentence = long_enough[int(rng.integers(len(long_enough)))]
     here = np.flatnonzero((shard.sentences == sentence) & usable)
-    low = min(config.min_inputs, config.inputs)
-    count = int(rng.integers(low, config.inputs + 1))
+    if count is None:
+        count = _count(config, rng)
     target, *others = (int(t) for t in rng.permutation(here)[: count + 1])
     centers = shard.cameras(target).centers
     there = frontal(centers, np.flatnonzero(shard.valid[target]), config.frontal)
@@ -283,6 +294,11 @@ def frontal(
         return views
     ahead = torch.nn.functional.normalize(centers[views], dim=-1)[:, 2].numpy()
     return views[np.sort(np.argsort(-ahead, kind="stable")[:limit])]
+
+
+def _count(config: SamplingConfig, rng: np.random.Generator) -> int:
+    """Draw a number of inputs."""
+    return int(rng.integers(min(config.min_inputs, config.inputs), config.inputs + 1))
 
 
 def _input_views(shard: Shard, timesteps: list[int], wanted: list[int]) -> tuple[int, ...]:

@@ -78,12 +78,20 @@ def test_samples_in_one_pass_give_the_same_training(shards: Path, tmp_path: Path
 
 def test_samples_share_a_pass_in_their_order_and_only_with_as_many_inputs(shards: Path):
     sampling = SamplingConfig(inputs=3, min_inputs=1, targets=2)
-    samples = Samples([people(shards)], sampling, ResolutionSchedule((16,), (1,)), 3, batch=8)
-    drawn = list(load_samples(samples, 0, 0, range(8)))
+    samples = Samples([people(shards)], sampling, ResolutionSchedule((16,), (9,)), 3)
+    drawn = list(load_samples(samples, 0, 0))
     counts = [[len(sample.inputs) for sample in some] for some in alike(drawn, 2)]
     assert sum(counts, []) == [len(sample.inputs) for sample in drawn]
     assert all(len(set(some)) == 1 and len(some) <= 2 for some in counts)
     assert max(map(len, counts)) == 2 and min(map(len, counts)) == 1
+
+
+def test_samples_of_a_step_have_as_many_inputs_so_that_they_can_share_a_pass(shards: Path):
+    sampling = SamplingConfig(inputs=3, min_inputs=1, targets=2)
+    samples = Samples([people(shards)], sampling, ResolutionSchedule((16,), (9,)), 3, batch=4)
+    drawn = list(load_samples(samples, 0, 0, range(4)))
+    counts = np.array([len(sample.inputs) for sample in drawn]).reshape(9, 4)
+    assert (counts == counts[:, :1]).all() and set(counts[:, 0]) == {1, 2, 3}
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch's own tracing

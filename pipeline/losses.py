@@ -162,7 +162,8 @@ def ssim(a: Float[Tensor, "v 3 h w"], b: Float[Tensor, "v 3 h w"]) -> Float[Tens
     mean_a, mean_b, aa, bb, ab = down @ (torch.stack([a, b, a * a, b * b, a * b]) @ across)
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
-    variances = aa - mean_a**2 + bb - mean_b**2
+    # A GPU may multiply with 10 bits (TF32), and a variance below zero would divide by nothing.
+    variances = (aa - mean_a**2).clamp(min=0) + (bb - mean_b**2).clamp(min=0)
     return (luminance * (2 * (ab - mean_a * mean_b) + c2) / (variances + c2)).mean()
 
 

@@ -139,6 +139,9 @@ def test_a_mesh_moves_there_as_it_moves_here():
     torch.testing.assert_close(
         head.displacement(neutral, code.values), wanted, atol=2e-5, rtol=1e-4
     )
+    with torch.autocast("cpu", torch.bfloat16):  # as within a network
+        inside = head.displacement(neutral, code.values)
+    torch.testing.assert_close(inside, wanted, atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(head.rest(neutral), torch.from_numpy(rest), atol=1e-5, rtol=0)
     far = head.displacement(neutral.to("cuda"), code.values.to("cuda"))
     torch.testing.assert_close(far.cpu(), wanted, atol=2e-5, rtol=1e-4)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch.overrides import TorchFunctionMode
 
 from pipeline.evaluate import metrics
 from pipeline.losses import LossConfig, Prediction, losses, motion, ssim
@@ -30,6 +31,26 @@ def test_the_ssim_loss_is_that_of_scikit_image(pair):
     a, b = pair
     wanted = np.mean([reference_ssim(x, y) for x, y in zip(a, b)])
     assert float(ssim(a, b)) == pytest.approx(wanted, abs=1e-5)
+
+
+class TenBits(TorchFunctionMode):
+    """Products of matrices as a GPU makes them with TF32: their factors keep ten bits."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("matmul", "__matmul__", "__rmatmul__"):
+            rounded = [(x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF for x in args]
+            args = tuple(x + (r.view(torch.float32) - x).detach() for x, r in zip(args, rounded))
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_ssim_loss_has_no_huge_gradient_where_products_are_rounded():
+    torch.manual_seed(0)
+    truth = torch.ones(2, 3, 64, 64)  # white, where rounding can make a variance negative
+    truth[..., 20:44, 20:44] = torch.rand(2, 3, 24, 24)
+    drawn = (truth + 0.003 * torch.randn_like(truth)).requires_grad_()
+    with TenBits():
+        (1 - ssim(drawn, truth)).backward()
+    assert drawn.grad is not None and drawn.grad.norm() < 0.1
 
 
 def test_the_metrics_are_those_of_scikit_image_one_for_each_picture(pair):

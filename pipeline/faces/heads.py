@@ -286,13 +286,14 @@ class MakeHumanHead:
     ) -> Float[Tensor, "s 3"]:
         """Return how far an expression moves the surface, on the device of both, metres."""
         on = self._on(neutral.device)
-        weights = arkit_weights(code)
-        moved = torch.einsum("u,uvc->vc", weights, on.units)
-        for part, ids in zip((LEFT_EYE, RIGHT_EYE), on.eyes):
-            eye = neutral[ids]
-            arms = eye - eye.mean(0)
-            moved[ids] = arms @ matrix_from_rot6d(code[part]).to(arms).mT - arms
-        return on.hang(moved)
+        with _all_digits(neutral.device):
+            weights = arkit_weights(code)
+            moved = torch.einsum("u,uvc->vc", weights, on.units)
+            for part, ids in zip((LEFT_EYE, RIGHT_EYE), on.eyes):
+                eye = neutral[ids]
+                arms = eye - eye.mean(0)
+                moved[ids] = arms @ matrix_from_rot6d(code[part]).to(arms).mT - arms
+            return on.hang(moved)
 
     def _on(self, device: torch.device) -> _Tables:
         """Return what the surface hangs on, on a device."""
@@ -365,7 +366,13 @@ class FlameHead:
                 if isinstance(value := getattr(self.model, field.name), Tensor)
             }
             self._models[device] = replace(self.model, **moved)
-        return _pose_flame(self._models[device], neutral, code.to(neutral)) - neutral
+        with _all_digits(device):
+            return _pose_flame(self._models[device], neutral, code.to(neutral)) - neutral
+
+
+def _all_digits(device: torch.device) -> torch.autocast:
+    """Return the context in which a network around a mesh does not round its millimetres."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def _pose_flame(

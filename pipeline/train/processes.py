@@ -29,8 +29,7 @@ class ProcessGroup:
         """Meet the others.
 
         Args:
-            device: `cpu` or `cuda`; with several processes each takes the GPU of its number, or
-                some share one: a small model's steps are bound by Python.
+            device: `cpu` or `cuda`; with several processes each takes the GPU of its number.
             patience: Seconds to wait for them to come.
             timeout: Seconds to wait for an answer of one that came, before the run ends with an
                 error.
@@ -46,7 +45,7 @@ class ProcessGroup:
             ) from error
         from torch.distributed import distributed_c10d
 
-        wait = InitProcessGroupKwargs(_backend(device), timeout=timedelta(seconds=patience))
+        wait = InitProcessGroupKwargs(timeout=timedelta(seconds=patience))
         self._all = Accelerator(cpu=device == "cpu", kwargs_handlers=[wait])
         self.rank: int = self._all.process_index
         self.size: int = self._all.num_processes
@@ -62,11 +61,7 @@ class ProcessGroup:
 
     def data_parallel(self, model: nn.Module) -> nn.Module:
         """Return the model in a form whose gradients are averaged over all processes."""
-        if self.size == 1:
-            return model
-        if _backend(self.device.type) == "gloo":
-            return nn.parallel.DistributedDataParallel(model)  # on whichever GPU it is
-        return self._all.prepare_model(model)
+        return model if self.size == 1 else self._all.prepare_model(model)
 
     def no_sync(self, shared: nn.Module, more: bool) -> AbstractContextManager[object]:
         """Return the context of one of several backward passes; all but the last stay here."""
@@ -129,13 +124,6 @@ class ProcessGroup:
                 f"Start at most {samples} processes, or another run.",
             )
         return range(self.rank, samples, self.size)
-
-
-def _backend(device: str) -> str | None:
-    """Return the library by which processes talk; NCCL refuses two that share a GPU."""
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    crowded = torch.device(device).type == "cuda" and here > torch.cuda.device_count()
-    return "gloo" if crowded else None
 
 
 def _out_of_memory(error: Exception) -> TrainingError:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int, Int64
+from jaxtyping import Bool, Float, Float32, Int, Int64
 from torch import Tensor
 
 from pipeline.core.arrays import nearest_true
@@ -179,7 +179,8 @@ class Rig:
     vertex: Int64[Tensor, "n"]
     """Vertex of the surface that each Gaussian goes with."""
     weight: Float[Tensor, "n"]
-    """Share of that vertex's displacement that it takes, in [0, 1]: it fades with distance."""
+    """Share of that vertex's displacement that it takes, in [0, 1]: it fades with distance, and is 1
+    for those of the mesh itself."""
 
     @staticmethod
     def attach(guide: Guide, means: Float[Tensor, "n 3"], vertex: Int64[Tensor, "n"]) -> Rig:
@@ -215,6 +216,11 @@ class Rig:
             vertex=self.vertex.to(device),
             weight=self.weight.to(device),
         )
+
+    @property
+    def on_mesh(self) -> Bool[Tensor, "n"]:
+        """Which Gaussians are the mesh's own, not a pixel's."""
+        return self.weight == 1
 
     @property
     def places(self) -> Float[Tensor, "n 3"]:

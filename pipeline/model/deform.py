@@ -15,6 +15,7 @@ from pipeline.faces.layouts import code_gain, neutral_code
 from pipeline.model.activate import HEAD_RADIUS, CanonicalHead
 from pipeline.model.blocks import full_precision, zero_
 from pipeline.model.config import DeformConfig
+from pipeline.model.lids import Lids
 
 OFFSET_UNIT = 0.01
 """Metres that a small output of 1 moves a Gaussian."""
@@ -31,6 +32,7 @@ class PreparedHead:
 
     head: CanonicalHead
     first: Float[Tensor, "n width"]
+    lids: Lids | None = None
 
 
 class Deformation(nn.Module):
@@ -78,7 +80,8 @@ class Deformation(nn.Module):
 
     def prepare(self, head: CanonicalHead) -> PreparedHead:
         """Compute what does not depend on the expression."""
-        return PreparedHead(head, self.of_gaussian(self._inputs(head)))
+        lids = Lids.of(head) if self.config.color_offsets else None
+        return PreparedHead(head, self.of_gaussian(self._inputs(head)), lids)
 
     def forward(self, prepared: PreparedHead, code: Float[Tensor, "120"]) -> Gaussians:
         """Return the Gaussians under an expression."""
@@ -95,8 +98,12 @@ class Deformation(nn.Module):
         with full_precision(code):
             offsets = self.out(x.float())
         shift = OFFSET_REACH * torch.tanh(OFFSET_UNIT / OFFSET_REACH * offsets[:, :3])
-        means = still.means + shift if ridden is None else still.means + ridden + shift
-        return replace(still, means=means, colors=self._colors(still.colors, offsets[:, 3:]))
+        colors = self._colors(still.colors, offsets[:, 3:])
+        if ridden is None:
+            return replace(still, means=still.means + shift, colors=colors)
+        if prepared.lids is not None:
+            colors = prepared.lids.unfold(colors, ridden)
+        return replace(still, means=still.means + ridden + shift, colors=colors)
 
     def _colors(self, still: Tensor, offsets: Tensor) -> Tensor:
         if not self.config.color_offsets:

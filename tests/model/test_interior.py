@@ -182,6 +182,35 @@ def test_the_inner_gaussians_come_last_and_go_with_the_mesh(
     assert float(moved[torch.from_numpy(tongue), 1].mean()) < -0.005  # down with the jaw
 
 
+@torch.no_grad()
+def test_what_is_dark_on_a_lid_takes_the_skins_colour_as_the_eye_shuts(
+    shut: tuple[View, TrackedMesh, Subject],
+):
+    views, mesh, _ = shut
+    model = made(True)
+    head = model.reconstruct(views, model.guide(mesh, views.camera))
+    assert head.rig is not None
+    inner = head_model(MAKEHUMAN).interior
+    lid = torch.isin(head.rig.vertex, torch.from_numpy(inner.vertices[inner.lids]).long())
+    seen = torch.nonzero(lid & ~head.rig.on_mesh)[:, 0]
+    skin = head.gaussians.colors[lid & head.rig.on_mesh].median(0).values
+    head.gaussians.colors[seen[0::2]] = 0.02  # lashes, hung on a lid by mistake
+    head.gaussians.colors[seen[1::2]] = 0.98
+    prepared = model.prepare(head)
+    first = prepared.head.gaussians.colors
+    still = model.animate(prepared, arkit_to_code(weights(jawOpen=0.5)).values).colors
+    torch.testing.assert_close(still, first, atol=1e-5, rtol=0)
+    moved = model.animate(
+        prepared, arkit_to_code(weights(eyeBlinkLeft=1.0, eyeBlinkRight=1.0)).values
+    ).colors
+    dark = (moved[seen[0::2]] - skin).abs().amax(1)
+    assert (dark < 0.02).float().mean() > 0.9
+    torch.testing.assert_close(moved[seen[1::2]], first[seen[1::2]], atol=1e-5, rtol=0)
+    others = torch.ones(len(first), dtype=torch.bool)
+    others[seen] = False
+    torch.testing.assert_close(moved[others], first[others], atol=1e-5, rtol=0)
+
+
 def test_every_weight_of_the_interior_learns(shut: tuple[View, TrackedMesh, Subject]):
     views, mesh, _ = shut
     model = made(True)

@@ -179,8 +179,8 @@ class Rig:
     vertex: Int64[Tensor, "n"]
     """Vertex of the surface that each Gaussian goes with."""
     weight: Float[Tensor, "n"]
-    """Share of that vertex's displacement that it takes, in [0, 1]: it fades with distance, and is 1
-    for those of the mesh itself."""
+    """Share of that vertex's displacement that it takes, in [0, 1]: it fades with distance, and is
+    1 for those of the mesh itself."""
 
     @staticmethod
     def attach(guide: Guide, means: Float[Tensor, "n 3"], vertex: Int64[Tensor, "n"]) -> Rig:

@@ -289,9 +289,11 @@ def compare_variants(ground: Ground, table: int, runs: Path | None, bars: Bars =
     comparison = tables.comparison(found, ground.protocol, table if in_paper else None)
     gone = (f"Not there, so not measured: {', '.join(absent)}.",) if absent else ()
     comparison = _noted(comparison, ground, chosen, gone)
+    differences = tables.paired(found, "one" if table == 6 else FULL)
     orderings = (tables.orderings(found, table),) if in_paper else ()
     values = {"table": table, "results": [result.to_json() for result in found]}
-    return Report(_title(ground), (comparison, *orderings), _sheet(ground, sheet), values)
+    several = (comparison, differences, *orderings)
+    return Report(_title(ground), several, _sheet(ground, sheet), values)
 
 
 def _measure_seed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class Result:
     machine: dict[str, str]
     marks: tuple[str, ...] = ()
     """What makes the figures no fair ones, such as people seen in training."""
+    people: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Mean of each metric over each person's pictures, where it has any; none in older files."""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
@@ -91,8 +93,21 @@ def summarise(
     }
     return Result(
         method, protocol.name, protocol.hash, selection, checkpoint, len(values), figures,
-        metrics.heads, metrics.missing, metrics.nets, machine(device), marks,
+        metrics.heads, metrics.missing, metrics.nets, machine(device), marks, _by_person(values),
     )  # fmt: skip
+
+
+def _by_person(
+    values: Mapping[str, Mapping[str, Sequence[float]]],
+) -> dict[str, dict[str, float]]:
+    return {
+        person: {
+            name: float(np.nanmean(numbers))
+            for name, numbers in metrics.items()
+            if not np.isnan(numbers).all()
+        }
+        for person, metrics in values.items()
+    }
 
 
 def interval(by_subject: Sequence[Sequence[float]], seed: int) -> Figure:

@@ -11,7 +11,7 @@ from math import isnan
 
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.protocol import PAPER_METRICS, PaperRow, Protocol, read
-from pipeline.evaluate.results import Result, comparable
+from pipeline.evaluate.results import Figure, Result, comparable, interval
 from pipeline.evaluate.speed import PAPER as PAPER_SPEED
 from pipeline.evaluate.speed import Speed
 
@@ -137,6 +137,40 @@ def orderings(results: Sequence[Result], table: int) -> Table:
         f"Table {table}: does each variant differ from '{base}' in the paper's direction?",
         ("", *PAPER_METRICS), tuple(rows), ("In brackets: in how many of the seeds.",),
     )  # fmt: skip
+
+
+def paired(results: Sequence[Result], base: str) -> Table:
+    """Return how much each variant differs from one of them, person by person.
+
+    A person who is hard for one model is hard for all, so this sees less than two intervals do.
+    Seeds are paired too, and averaged for each person.
+    """
+    by_method: dict[str, list[Result]] = {}
+    for result in results:
+        by_method.setdefault(result.method, []).append(result)
+    names = [name for name in METRICS if any(name in result.figures for result in results)]
+    rows: list[tuple[str, ...]] = []
+    for method, mine in by_method.items():
+        if method == base:
+            continue
+        cells: list[str] = []
+        for name in names:
+            gaps: dict[str, list[float]] = {}
+            for one, other in zip(mine, by_method.get(base, [])):
+                for person in one.people.keys() & other.people.keys():
+                    if name in one.people[person] and name in other.people[person]:
+                        gap = one.people[person][name] - other.people[person][name]
+                        gaps.setdefault(person, []).append(gap)
+            means = [[sum(gaps[person]) / len(gaps[person])] for person in sorted(gaps)]
+            cells.append(_difference(interval(means, 0), METRICS[name].digits) if means else "-")
+        rows.append((method, *cells))
+    note = "Means over people of the difference of each; ± half of the 95 % interval over them."
+    return Table(f"Difference from '{base}'", ("", *names), tuple(rows), (note,))
+
+
+def _difference(figure: Figure, digits: int) -> str:
+    half = max(figure.high - figure.mean, figure.mean - figure.low)
+    return f"{figure.mean:.{digits}f} ±{half:.{digits}f}"
 
 
 def speeds(rows: Sequence[Speed], device: str) -> Table:

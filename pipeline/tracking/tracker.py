@@ -27,7 +27,7 @@ from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sightin
 from pipeline.tracking.models import FaceState, MakeHumanFace
 from pipeline.tracking.surface import EYES, LIDS, Surface, face_state
 
-VIDEO = BundleConfig(smooth=1.0)
+VIDEO = BundleConfig(smooth=1.0, alike=4.5)
 """Of moments in their order."""
 CUT = 30.0
 """Mean change of small grey pictures, of 255, that only another shot makes."""

@@ -109,3 +109,17 @@ def test_orderings_tell_whether_the_papers_direction_came_out():
     row = tables.orderings(mine, 3).rows[0]
     assert row[0] == "no-geo" and row[1] == "yes (1/2)"
     assert len(row) == 1 + len(METRICS) and row[3] == "-"
+
+
+def test_differences_are_taken_person_by_person():
+    people = {"a": 10.0, "b": 30.0, "c": 20.0}
+    better = {"a": 10.5, "b": 30.5, "c": 20.5}
+    mine = [
+        replace(result(name, 20), people={who: {"PSNR": psnr} for who, psnr in values.items()})
+        for name, values in (("full", people), ("full", better), ("no-geo", better))
+    ]
+    row = tables.paired(mine, "full").rows[0]
+    assert row[:2] == ("no-geo", "0.50 ±0.00")  # what people differ by is in neither
+    mine.append(replace(mine[0], method="no-geo"))
+    assert tables.paired(mine, "full").rows[0][1] == "0.00 ±0.00"  # of two seeds
+    assert tables.paired([result("full", 20), result("no-geo", 21)], "full").rows[0][1] == "-"

@@ -55,7 +55,7 @@ LID_TRAVEL = 0.003
 """Metres that skin before the eyeball goes at least, when an eye shuts, to be a lid's."""
 IRIS_BRIGHTNESS = 0.4
 """Darker vertices of an eyeball are iris and pupil."""
-LID_AROUND = 0.045
+LID_AROUND = 0.03
 """Skin so far from a lid has about its colour, metres."""
 FLAME_FILES = {FLAME2020: "flame2020.npz", FLAME2023: "flame2023.npz"}
 """Where a converted FLAME model is looked for, in the folder of `fastgha weights`."""

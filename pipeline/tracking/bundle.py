@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 from scipy.linalg import cho_factor, cho_solve
+from scipy.ndimage import uniform_filter1d
 from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import CameraError, ShapeError
@@ -41,6 +42,10 @@ FIXED = 1e15
 """Weight of what does not move."""
 Poses = Literal["each", "static", "told"]
 """One for each moment; one for all; or none, where cameras are given in the head frame."""
+
+
+STEADY = 2
+"""Moments before and after one whose pace is its own too."""
 
 
 @dataclass(frozen=True)
@@ -418,18 +423,22 @@ class _Problem:
         pace = np.concatenate([config.pace[0] * self.width, np.full(3, config.pace[1]),
                                np.full(3, config.pace[2])])  # fmt: skip
         weights = config.smooth * pace**-2.0
-        out: list[tuple[int, np.ndarray, np.ndarray]] = []
-        for i in sorted({*range(1, self.m)} - {*self.cuts}):
-            change = np.zeros(STATE + POSE)
-            change[:STATE] = self.states[i] - self.states[i - 1]
-            w = weights.copy()
-            if self.static:
-                w[STATE:] = 0
-            else:
-                turn = Rotation.from_matrix(self.turns[i] @ self.turns[i - 1].T).as_rotvec()
-                change[STATE:] = [*turn, *(self.t[i] - self.t[i - 1])]
-            out.append((i, change, w))
-        return out
+        if self.static:
+            weights[STATE:] = 0
+        known = sorted({*range(1, self.m)} - {*self.cuts})
+        changes = np.zeros((self.m, STATE + POSE))
+        changes[1:, :STATE] = np.diff(self.states, axis=0)
+        if not self.static:
+            turns = Rotation.from_matrix(self.turns[1:] @ self.turns[:-1].swapaxes(1, 2))
+            changes[1:, STATE:] = np.concatenate([turns.as_rotvec(), np.diff(self.t, axis=0)], 1)
+            # A head that turns goes on turning: only what its pace differs by around is a change.
+            there = np.isin(np.arange(self.m), known)[:, None].astype(float)
+            around, of = (
+                uniform_filter1d(x, 2 * STEADY + 1, axis=0, mode="constant")
+                for x in (changes[:, STATE:] * there, there)
+            )
+            changes[:, STATE:] -= around / of.clip(1 / (2 * STEADY + 1))
+        return [(i, changes[i], weights) for i in known]
 
     def step(self, *, rigid: bool = False, damping: float = 1e-6) -> None:
         """Take one Gauss-Newton step; of poses and lenses alone if `rigid`."""

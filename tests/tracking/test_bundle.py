@@ -143,6 +143,23 @@ def test_smoothing_ties_moments_but_not_across_a_cut(surface: Surface):
     assert abs(steps(tied)[3] - steps(loose)[3]) < 1.0
 
 
+def test_smoothing_does_not_hold_back_a_head_that_turns_steadily(surface: Surface):
+    faces, _ = people(1, seed=5)
+    yaw = torch.linspace(-0.3, 0.3, 12)
+    centers = torch.stack([yaw.sin(), torch.zeros(12), yaw.cos()], -1)
+    K = torch.tensor([[1200.0, 0, 256], [0, 1200, 256], [0, 0, 1]])
+    camera = Camera(look_at(centers, torch.zeros(12, 3)), K.expand(12, 3, 3), 512, 512)
+    seen = [
+        replace(
+            sighting(faces[0], camera[t], t, t, known=False), sigma=np.full(len(IDS), 6.0), lens=0
+        )
+        for t in range(12)
+    ]
+    found = fit(surface, seen, replace(CONFIG, smooth=30.0))
+    R = found.poses[:, :3, :3]
+    assert degrees(R[0] @ R[-1].T) > 0.9 * np.degrees(0.6)
+
+
 def test_wild_points_turn_the_head_little(surface: Surface):
     faces, cameras = people(1, seed=6)
     one = sighting(faces[0], cameras[0][0], 0, 0, known=True)

@@ -37,6 +37,11 @@ class Figure:
     failed: int
     """Pictures in which a face was not found, in the drawn one or the true one; not averaged."""
 
+    @property
+    def half(self) -> float:
+        """The longer half of the interval."""
+        return max(self.high - self.mean, self.mean - self.low)
+
 
 @dataclass(frozen=True)
 class Result:

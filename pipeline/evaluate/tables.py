@@ -11,7 +11,7 @@ from math import isnan
 
 from pipeline.evaluate.metrics import METRICS
 from pipeline.evaluate.protocol import PAPER_METRICS, PaperRow, Protocol, read
-from pipeline.evaluate.results import Figure, Result, comparable, interval
+from pipeline.evaluate.results import Result, comparable, interval
 from pipeline.evaluate.speed import PAPER as PAPER_SPEED
 from pipeline.evaluate.speed import Speed
 
@@ -74,9 +74,7 @@ def comparison(results: Sequence[Result], protocol: Protocol, table: int | None)
     """
     comparable(results)
     heads = {k: v for r in results for k, v in r.heads.items()}
-    by_method: dict[str, list[Result]] = {}
-    for result in results:
-        by_method.setdefault(result.method, []).append(result)
+    by_method = _by_method(results)
     paper = paper_rows(protocol, table) if table else {}
     names = [*by_method, *(name for name in paper if name not in by_method)]
     measured = [name for name in METRICS if name in heads]
@@ -111,9 +109,7 @@ def orderings(results: Sequence[Result], table: int) -> Table:
     """
     paper = paper_rows(read(REFERENCE[table]), table)
     base = "full" if table != 6 else "one"
-    by_method: dict[str, list[Result]] = {}
-    for result in results:
-        by_method.setdefault(result.method, []).append(result)
+    by_method = _by_method(results)
     rows: list[tuple[str, ...]] = []
     for name, mine in by_method.items():
         if name == base or name not in paper:
@@ -145,9 +141,7 @@ def paired(results: Sequence[Result], base: str) -> Table:
     A person who is hard for one model is hard for all, so this sees less than two intervals do.
     Seeds are paired too, and averaged for each person.
     """
-    by_method: dict[str, list[Result]] = {}
-    for result in results:
-        by_method.setdefault(result.method, []).append(result)
+    by_method = _by_method(results)
     names = [name for name in METRICS if any(name in result.figures for result in results)]
     rows: list[tuple[str, ...]] = []
     for method, mine in by_method.items():
@@ -162,15 +156,11 @@ def paired(results: Sequence[Result], base: str) -> Table:
                         gap = one.people[person][name] - other.people[person][name]
                         gaps.setdefault(person, []).append(gap)
             means = [[sum(gaps[person]) / len(gaps[person])] for person in sorted(gaps)]
-            cells.append(_difference(interval(means, 0), METRICS[name].digits) if means else "-")
+            found, digits = interval(means, 0), METRICS[name].digits
+            cells.append(f"{found.mean:.{digits}f} ±{found.half:.{digits}f}" if means else "-")
         rows.append((method, *cells))
     note = "Means over people of the difference of each; ± half of the 95 % interval over them."
     return Table(f"Difference from '{base}'", ("", *names), tuple(rows), (note,))
-
-
-def _difference(figure: Figure, digits: int) -> str:
-    half = max(figure.high - figure.mean, figure.mean - figure.low)
-    return f"{figure.mean:.{digits}f} ±{half:.{digits}f}"
 
 
 def speeds(rows: Sequence[Speed], device: str) -> Table:
@@ -198,13 +188,21 @@ def speeds(rows: Sequence[Speed], device: str) -> Table:
     )  # fmt: skip
 
 
+def _by_method(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Return each method's results, one for each seed."""
+    found: dict[str, list[Result]] = {}
+    for result in results:
+        found.setdefault(result.method, []).append(result)
+    return found
+
+
 def _cell(results: Sequence[Result], metric: str) -> str:
     found = [r.figures[metric] for r in results if metric in r.figures]
     if not found or all(isnan(f.mean) for f in found):
         return "-" if results else ""
     digits = METRICS[metric].digits
     mean = sum(f.mean for f in found) / len(found)
-    half = max(max(f.high - f.mean, f.mean - f.low) for f in found)
+    half = max(f.half for f in found)
     return f"{mean:.{digits}f} ±{half:.{digits}f}"
 
 

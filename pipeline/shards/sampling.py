@@ -162,8 +162,7 @@ class Samples(Dataset[Sample | FastGHAError]):
             weights = np.array(self.config.mixture or [len(group) for group in self.groups], float)
             group = self.groups[int(rng.choice(len(self.groups), p=weights / weights.sum()))]
         person = group[int(rng.integers(len(group)))]
-        # A person of one shard takes no random number: runs from before go on as they were.
-        path = person[int(rng.integers(len(person))) if len(person) > 1 else 0]
+        path = person[int(rng.integers(len(person)))]
         try:
             size = self.resolutions.size_at(step)
             # One number for all samples of a step, which can so go through a model together.

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -425,20 +426,20 @@ class _Problem:
         weights = config.smooth * pace**-2.0
         if self.static:
             weights[STATE:] = 0
-        known = sorted({*range(1, self.m)} - {*self.cuts})
         changes = np.zeros((self.m, STATE + POSE))
         changes[1:, :STATE] = np.diff(self.states, axis=0)
         if not self.static:
             turns = Rotation.from_matrix(self.turns[1:] @ self.turns[:-1].swapaxes(1, 2))
             changes[1:, STATE:] = np.concatenate([turns.as_rotvec(), np.diff(self.t, axis=0)], 1)
+        ends = sorted({0, self.m, *(cut for cut in self.cuts if 0 < cut < self.m)})
+        out: list[tuple[int, np.ndarray, np.ndarray]] = []
+        for first, end in pairwise(ends):
             # A head that turns goes on turning: only what its pace differs by around is a change.
-            there = np.isin(np.arange(self.m), known)[:, None].astype(float)
-            around, of = (
-                uniform_filter1d(x, 2 * STEADY + 1, axis=0, mode="constant")
-                for x in (changes[:, STATE:] * there, there)
-            )
-            changes[:, STATE:] -= around / of.clip(1 / (2 * STEADY + 1))
-        return [(i, changes[i], weights) for i in known]
+            paces = changes[first + 1 : end, STATE:]
+            if len(paces):
+                paces -= uniform_filter1d(paces, 2 * STEADY + 1, axis=0, mode="nearest")
+            out += [(i, changes[i], weights) for i in range(first + 1, end)]
+        return out
 
     def step(self, *, rigid: bool = False, damping: float = 1e-6) -> None:
         """Take one Gauss-Newton step; of poses and lenses alone if `rigid`."""

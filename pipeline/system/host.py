@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import hashlib
 import os
@@ -9,6 +10,7 @@ import platform
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +19,8 @@ from pathlib import Path
 
 STOPPED = ("SIGTERM", "SIGINT")
 """Signals that ask a program to stop; Windows knows both, and sends the second alone."""
+AGAIN_S = 0.02
+"""Until a signal is told again whose error was dropped: what dropped it has returned by then."""
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # <malloc.h>
 
 
@@ -28,19 +32,39 @@ def signals(names: Sequence[str], came: Callable[[str], object]) -> Generator[No
 
     Args:
         names: Of signals, from `STOPPED`.
-        came: May raise; what runs is then left by that error.
+        came: May raise; what runs is then left by that error. Where a library's callback or a
+            finalizer drops the error, `came` is called again, until it gets through.
     """
+    raised: dict[int, BaseException] = {}
+    ignore = sys.unraisablehook
 
     def handle(number: int, _: object) -> None:
-        came(signal.Signals(number).name)
+        try:
+            came(signal.Signals(number).name)
+        except BaseException as error:
+            raised[number] = error
+            raise
+
+    def dropped(what: sys.UnraisableHookArgs) -> None:
+        again = [number for number, error in raised.items() if error is what.exc_value]
+        for number in again:
+            timer = threading.Timer(AGAIN_S, _thread.interrupt_main, [number])
+            timer.daemon = True
+            timer.start()
+        if not again:
+            ignore(what)
 
     try:
         before = {n: signal.signal(n, handle) for n in (signal.Signals[name] for name in names)}
     except ValueError:
         before = {}
+    if before:
+        sys.unraisablehook = dropped
     try:
         yield
     finally:
+        if before:
+            sys.unraisablehook = ignore
         for number, handler in before.items():
             signal.signal(number, handler)
 

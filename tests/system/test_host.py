@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
@@ -118,6 +121,25 @@ def test_a_signal_is_told_by_its_name_and_left_as_it_was():
         signal.raise_signal(signal.SIGINT)
     assert came == ["SIGINT"] and signal.getsignal(signal.SIGINT) is before
     assert host.exit_code("SIGTERM") == 143
+
+
+def test_a_signal_whose_error_a_callback_drops_is_told_again():
+    class Stop(BaseException):
+        pass
+
+    def stop(_: str) -> None:
+        raise Stop
+
+    @ctypes.CFUNCTYPE(None)
+    def callback() -> None:
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(0)
+
+    before = sys.unraisablehook
+    with pytest.raises(Stop), host.signals(("SIGTERM",), stop):
+        callback()
+        time.sleep(10)
+    assert sys.unraisablehook is before
 
 
 def test_the_processor_has_a_name():

@@ -16,13 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.core.arrays import Rgb
+from pipeline.core.types import Camera
 from pipeline.io.tensors import read_header
 from pipeline.perception.landmarks import Face, cut_square
 from pipeline.perception.mobilenet import MobileNetV2
@@ -39,6 +40,8 @@ BOX_SCALE, BOX_DROP = 1.4, 0.04
 """Size of the head model's face over that of the detector's box, and how much higher it is."""
 MAX_SLANT = 0.6
 """Radians that the line of the eyes may lean in an upright picture."""
+CLOSE, ROOM = 224, 1.2
+"""Pixels of a close-up, and its side over that of what is in it."""
 SQUEEZED, HIDDEN, MODES = 32, 320, 96
 BOUND = 6.0
 """Of a logarithm of a standard deviation."""
@@ -96,6 +99,23 @@ def without_norms(features: nn.Sequential) -> nn.Sequential:
 
 
 @dataclass(frozen=True)
+class CloseUp:
+    """The square of a picture that has the head in it."""
+
+    grey: UInt8[np.ndarray, "s s"]
+    place: Float64[np.ndarray, "3"]
+    """Left, top and side of the square in the picture, pixels."""
+
+    def camera(self, camera: Camera) -> Camera:
+        """Return a camera of the picture as that of the square."""
+        left, top, side = self.place.tolist()
+        scale = len(self.grey) / side
+        crop = [[scale, 0, -scale * left], [0, scale, -scale * top], [0, 0, 1]]
+        K = torch.tensor(crop).to(camera.K) @ camera.K
+        return Camera(camera.world_to_camera, K, len(self.grey), len(self.grey))
+
+
+@dataclass(frozen=True)
 class PointsSeen:
     """What the network sees of one face, in pixels of the picture."""
 
@@ -106,15 +126,34 @@ class PointsSeen:
     numbers_sigma: Float64[np.ndarray, "n"]
     marks: Float64[np.ndarray, "68 2"] | None = None
     """The detector's landmarks of the same face."""
+    close_up: CloseUp | None = None
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return all of it for a file, by name."""
-        return {f"seen_{name}": x for name, x in vars(self).items() if x is not None}
+        own = {name: x for name, x in vars(self).items() if isinstance(x, np.ndarray)}
+        if self.close_up is not None:
+            own |= vars(self.close_up)
+        return {f"seen_{name}": x for name, x in own.items()}
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> PointsSeen:
         """Return what `arrays` were made of."""
-        return cls(**{name[5:]: x for name, x in arrays.items() if name.startswith("seen_")})
+        own = {name[5:]: x for name, x in arrays.items() if name.startswith("seen_")}
+        parts = [own.pop(name, None) for name in ("grey", "place")]
+        close_up = None if parts[0] is None or parts[1] is None else CloseUp(*parts)
+        return cls(**own, close_up=close_up)
+
+
+def close_up(
+    picture: Image.Image, points: Float64[np.ndarray, "p 2"], side: int = CLOSE
+) -> CloseUp:
+    """Cut the upright square around the points of a head out of a picture."""
+    low, high = points.min(0), points.max(0)
+    length = ROOM * float((high - low).max())
+    middle = (low + high) / 2
+    grey = cut_square(picture.convert("L"), middle, length, 0.0, side)
+    place = np.append(middle - length / 2, length)
+    return CloseUp((grey * 255).round().astype(np.uint8), place)
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,12 @@ from pipeline.faces.makehuman import load_asset
 from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.eyes import EyesFinder
 from pipeline.perception.landmarks import Detector, Face
-from pipeline.perception.points import PointsFinder, PointsSeen
+from pipeline.perception.points import PointsFinder, PointsSeen, close_up
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sighting, fit
-from pipeline.tracking.models import FaceState, MakeHumanFace
+from pipeline.tracking.models import FaceState, MakeHumanFace, identity_space
 from pipeline.tracking.surface import EYES, LIDS, Surface, face_state
+from pipeline.tracking.texture import align
 
 VIDEO = BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0)
 """Of moments in their order. The network is surer of drawn people than right about filmed ones, and
@@ -96,7 +97,8 @@ class HeadTracker:
         """Return what is seen with gaze and lids from a look at each eye."""
         numbers, sigma = seen.numbers.copy(), seen.numbers_sigma.copy()
         numbers[EYE_NUMBERS], sigma[EYE_NUMBERS] = self._eyes(picture, seen.points[:MARKS])
-        return replace(seen, numbers=numbers, numbers_sigma=sigma)
+        shown = close_up(picture, seen.points)
+        return replace(seen, numbers=numbers, numbers_sigma=sigma, close_up=shown)
 
     def follow(
         self, frames: Iterable[Rgb], detect: Detector, progress: Progress = silent
@@ -187,30 +189,38 @@ class HeadTracker:
         Raises:
             As `pipeline.tracking.bundle.fit`.
         """
-        n = len(seen)
+        config = config or BundleConfig()
+        sightings = [
+            Sighting(
+                points=one.points,
+                sigma=one.sigma,
+                size=sizes[i],
+                moment=i if moments is None else moments[i],
+                camera=None if cameras is None else cameras[i],
+                focal=None if focals is None else focals[i],
+                lens=i if lenses is None else lenses[i],
+                marks=one.marks,
+                numbers=one.numbers,
+                numbers_sigma=one.numbers_sigma,
+            )
+            for i, one in zip(range(len(sizes)), seen, strict=True)
+        ]
         found = fit(
-            self._surface,
-            [
-                Sighting(
-                    points=one.points,
-                    sigma=one.sigma,
-                    size=sizes[i],
-                    moment=i if moments is None else moments[i],
-                    camera=None if cameras is None else cameras[i],
-                    focal=None if focals is None else focals[i],
-                    lens=i if lenses is None else lenses[i],
-                    marks=one.marks,
-                    numbers=one.numbers,
-                    numbers_sigma=one.numbers_sigma,
-                )
-                for i, one in zip(range(n), seen, strict=True)
-            ],
-            config or BundleConfig(),
-            poses=poses,
-            cuts=cuts,
-            bias=self._bias,
+            self._surface, sightings, config, poses=poses, cuts=cuts, bias=self._bias,
             identity=identity,
-        )
+        )  # fmt: skip
+        shown = [one.close_up for one in seen if one.close_up is not None]
+        if cameras is not None or not 1 < len(shown) == len(seen):
+            return self._tracked(found)
+        # Skin tells how the head turned between the pictures: they are then a rig around it.
+        tracked = self._tracked(found)
+        basis = identity_space()[1] if identity is None else np.zeros((0, 0, 3), np.float32)
+        rig = align(shown, tracked.mesh, found.cameras, basis)
+        sightings = [replace(one, camera=camera) for one, camera in zip(sightings, rig)]
+        found = fit(
+            self._surface, sightings, config, poses="static", cuts=cuts, bias=self._bias,
+            identity=identity,
+        )  # fmt: skip
         return self._tracked(found)
 
     @torch.no_grad()

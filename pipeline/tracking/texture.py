@@ -1,0 +1,557 @@
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
+# ruff: noqa: ANN001, ANN202 (numba infers the types of the kernel)
+"""How a head turned between pictures, told by what its skin looks like in them.
+
+A network sees where the points of the head are in each picture by itself, and is wrong by a degree
+or two, in another way in each. Skin says to a fraction of a pixel where the same place is in
+another picture: the mesh brings one picture into the pose of the other, then small windows are
+moved until they agree. All such matches are solved together for the poses, and for the shape that a
+turn makes visible: the person's identity, and how far skin is off the mesh along its normals.
+
+Source of the search: Lucas and Kanade, An Iterative Image Registration Technique, IJCAI 1981, in
+the inverse compositional form of Baker and Matthews, IJCV 2004; windows of mean 0 and variance 1.
+
+Letters: n pictures, p places on the skin, k numbers of identity, s side of a close-up, v vertices.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Bool, Float32, Float64, Int64
+from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial.distance import cdist
+from scipy.spatial.transform import Rotation
+
+from pipeline.core.types import Camera
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.heads import head_model
+from pipeline.faces.layouts import MAKEHUMAN
+from pipeline.faces.makehuman import load_asset
+from pipeline.perception.points import CloseUp
+from pipeline.render.triangles import Drawn, draw_triangles
+
+REACH = 7
+"""Pixels from the middle of a window to its border."""
+STEPS = 8
+"""Of a window's search, on each of two levels."""
+CLOSE_ENOUGH = 0.02
+"""Pixels of its last step at which it ends."""
+LEAST = 12
+"""Fewer matches say nothing about a pose."""
+HIDDEN = 0.005
+"""Metres behind what a picture shows from which a place is hidden."""
+TIED = 100.0
+"""Weight of the mean of all pictures' poses against that of one."""
+POSE = 6
+"""Unknowns of a pose: a turn in the camera's axes, metres aside, and a factor of the distance."""
+
+
+@dataclass(frozen=True)
+class TextureConfig:
+    """What is compared, and what is believed beforehand; widths are standard deviations."""
+
+    spacing: float = 0.012
+    """Metres between places on the skin."""
+    keys: int = 8
+    """So many pictures are compared with each other; each other one with `nearest` of them."""
+    nearest: int = 2
+    apart: float = 90.0
+    """Degrees between two pictures from which they are not compared."""
+    rounds: int = 3
+    facing: float = 0.2
+    """Cosine between skin and ray from which it is compared."""
+    alike: float = 0.75
+    """Correlation of two windows from which they show the same."""
+    farthest: float = 6.0
+    """Pixels that a window is moved at most."""
+    floor: float = 0.3
+    """Pixels that a match is off at least."""
+    together: float = 3.0
+    """Windows overlap, so their errors go together: so many times its own is each one's width."""
+    moved: float = 0.3
+    """Share of the mesh's motion between two pictures that it may be off."""
+    turn: float = 0.04
+    """Of a pose as it was fitted, radians."""
+    aside: float = 0.006
+    """Of its place, metres."""
+    depth: float = 0.04
+    """Of the logarithm of its distance."""
+    identity: float = 1.0
+    """Of the numbers of identity, about those that were fitted."""
+    skin: float = 0.0015
+    """Of skin off the mesh, metres."""
+    cauchy: float = 2.0
+    """Matches well beyond so many widths count for little."""
+
+
+def align(
+    pictures: Sequence[CloseUp],
+    mesh: TrackedMesh,
+    cameras: Sequence[Camera],
+    basis: Float32[np.ndarray, "k v 3"],
+    config: TextureConfig = TextureConfig(),
+) -> list[Camera]:
+    """Turn and shift cameras so that skin agrees between pictures.
+
+    Args:
+        pictures: Of one head.
+        mesh: Of the MakeHuman head, as it was fitted to each of them.
+        cameras: Of the pictures, from the head frame, as they were fitted.
+        basis: How the control vertices move with the person's identity, metres; none if it is
+            known.
+        config: See there.
+
+    Returns:
+        Cameras of the pictures, from one head frame. Where nothing matches, as they were.
+    """
+    problem = _Problem(pictures, mesh, cameras, basis, config)
+    keys, near = problem.choose()
+    problem.solve_keys(keys)
+    for i, of in near.items():
+        problem.solve_one(i, of)
+    return problem.cameras()
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Where places that one picture shows are in another."""
+
+    first: int
+    second: int
+    places: Int64[np.ndarray, "p"]
+    off: Float64[np.ndarray, "p 2"]
+    """From the mesh's place in the second picture to where the first one's skin is, pixels."""
+    carry: Float64[np.ndarray, "p 2 2"]
+    """From small ways in the first to those in the second."""
+    root: Float64[np.ndarray, "p 2 2"]
+    """Root of the inverse covariance."""
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """How the pixels of places move in one picture."""
+
+    pose: Float64[np.ndarray, "p 2 6"]
+    identity: Float64[np.ndarray, "p 2 k"]
+    skin: Float64[np.ndarray, "p 2"]
+
+
+class _Problem:
+    def __init__(
+        self,
+        pictures: Sequence[CloseUp],
+        mesh: TrackedMesh,
+        cameras: Sequence[Camera],
+        basis: Float32[np.ndarray, "k v 3"],
+        config: TextureConfig,
+    ) -> None:
+        head = head_model(mesh.layout)
+        self.config, self.faces = config, head.faces
+        self.grey = [one.grey.astype(np.float32) / 255 for one in pictures]
+        self.whole = list(cameras)
+        self.K = [
+            one.camera(c).K.double().numpy() for one, c in zip(pictures, cameras, strict=True)
+        ]
+        E = np.stack([c.world_to_camera.double().numpy() for c in cameras])
+        self.R, self.t = E[:, :3, :3].copy(), E[:, :3, 3].copy()
+        self.before = self.R.copy(), self.t.copy()
+        corners = _places(config.spacing)
+        self.places = corners[:, 0]
+        rest = head.surface(mesh.neutral, mesh.neutral)
+        self.surfaces = [head.surface(posed, mesh.neutral) for posed in mesh.posed]
+        self.points = np.stack([s[self.places] for s in self.surfaces]).astype(float)
+        self.motion = self.points - rest[self.places]
+        at = np.stack([s[corners] for s in self.surfaces]).astype(float)
+        self.tangents = at[:, :, 1:] - at[:, :, :1]  # [n, p, 2, 3]
+        normals = np.cross(self.tangents[:, :, 0], self.tangents[:, :, 1])
+        self.normals = normals / np.linalg.norm(normals, axis=-1, keepdims=True).clip(1e-12)
+        hung = [(head.surface(mesh.neutral + b, mesh.neutral) - rest)[self.places] for b in basis]
+        self.basis = np.stack([*hung, np.zeros_like(rest[self.places])], -1)[..., : len(basis)]
+        self.identity, self.skin = np.zeros(len(basis)), np.zeros(len(self.places))
+        self._looks: dict[int, tuple[Drawn, Int64[np.ndarray, "p"]]] = {}
+
+    def choose(self) -> tuple[list[int], dict[int, list[int]]]:
+        """Return pictures that are unlike each other, and for all others the nearest of them."""
+        turns, n = Rotation.from_matrix(self.R), len(self.R)
+        apart = np.degrees([(turns * one.inv()).magnitude() for one in turns])
+        # An expression makes pictures unlike each other too: a centimetre counts as ten degrees.
+        some = self.motion[:, ::8].reshape(n, -1)
+        unlike = apart + 1000 * cdist(some, some) / np.sqrt(some.shape[1] / 3)
+        keys = [int(unlike.sum(1).argmin())]
+        while len(keys) < min(self.config.keys, n):
+            keys.append(int(unlike[:, keys].min(1).argmax()))
+        near: dict[int, list[int]] = {}
+        for i in sorted(set(range(n)) - set(keys)):
+            close = [k for k in keys if apart[i, k] < self.config.apart]
+            near[i] = sorted(close, key=lambda k: unlike[i, k])[: self.config.nearest]
+        return keys, near
+
+    def cameras(self) -> list[Camera]:
+        """Return the cameras of the whole pictures."""
+        out: list[Camera] = []
+        for R, t, camera in zip(self.R, self.t, self.whole, strict=True):
+            E = np.eye(4)
+            E[:3, :3], E[:3, 3] = R, t
+            out.append(Camera(torch.from_numpy(E).float(), camera.K, camera.width, camera.height))
+        return out
+
+    def solve_keys(self, keys: Sequence[int]) -> None:
+        """Solve for the poses of some pictures, and for the shape."""
+        row = {key: slice(POSE * n, POSE * n + POSE) for n, key in enumerate(keys)}
+        for _ in range(self.config.rounds):
+            near = [(k, i) for k in keys for i in keys if k != i and self._apart(k, i)]
+            matches = [one for k, i in near if (one := self._match(k, i)) is not None]
+            if not matches:
+                return
+            self._solve_round(matches, row)
+
+    def solve_one(self, i: int, keys: Sequence[int]) -> None:
+        """Solve for the pose of one picture; those of some others, and the shape, are known."""
+        config = self.config
+        for _ in range(config.rounds - 1):
+            matches = [one for k in keys if (one := self._match(k, i)) is not None]
+            if not matches:
+                return
+            x = np.zeros(POSE)
+            rows = [self._rows(one) for one in matches]
+            J = np.concatenate([pose[..., POSE:] for pose, _, _, _ in rows])
+            r = np.concatenate(
+                [miss + who @ self.identity + skin * self.skin[one.places, None]
+                 for one, (_, who, skin, miss) in zip(matches, rows, strict=True)]
+            )  # fmt: skip
+            for _ in range(4):
+                weight = self._weight(r + J @ x)
+                flat, right = (J * weight[..., None]).reshape(-1, POSE), (r * weight).ravel()
+                own, off = self._believed(i)
+                x = -np.linalg.solve(flat.T @ flat + np.diag(own), flat.T @ right + own * off)
+            self._move(i, x)
+
+    def _solve_round(self, matches: Sequence[_Match], row: dict[int, slice]) -> None:
+        """Solve all matches, which are linear about the poses of now; skin is eliminated."""
+        config, p, k = self.config, len(self.places), len(self.identity)
+        size = POSE * len(row) + k
+        who = np.arange(size - k, size)
+        rows = [self._rows(one) for one in matches]
+        at = [np.concatenate([np.r_[row[one.first], row[one.second]], who]) for one in matches]
+        x, skin = np.zeros(size), np.zeros(p)
+        for _ in range(4):
+            H, b = np.zeros((size, size)), np.zeros(size)
+            C, c, h = np.zeros((p, size)), np.zeros(p), np.full(p, config.skin**-2.0)
+            for one, (pose, identity, normal, miss), columns in zip(matches, rows, at, strict=True):
+                J = np.concatenate([pose, identity], -1)
+                weight = self._weight(miss + J @ x[columns] + normal * skin[one.places, None])
+                J, g, r = J * weight[..., None], normal * weight, miss * weight
+                flat = J.reshape(-1, len(columns))
+                H[np.ix_(columns, columns)] += flat.T @ flat
+                b[columns] += flat.T @ r.ravel()
+                h[one.places] += (g * g).sum(1)
+                c[one.places] += (g * r).sum(1)
+                C[one.places[:, None], columns] += np.einsum("pr,pri->pi", g, J)
+            for i, columns in row.items():
+                own, off = self._believed(i)
+                H[columns, columns] += np.diag(own)
+                b[columns] += own * off
+            # Skin says how pictures differ, the landmarks where the head is in all of them.
+            own, off = (np.array(x) for x in zip(*[self._believed(i) for i in row], strict=True))
+            tied = np.kron(np.ones((len(row), len(row))), np.diag(TIED * own[0]))
+            H[: POSE * len(row), : POSE * len(row)] += tied
+            b[: POSE * len(row)] += np.tile(TIED * own[0] * off.sum(0), len(row))
+            H[who, who] += config.identity**-2.0
+            H -= C.T @ (C / h[:, None])
+            b -= C.T @ (c / h)
+            x = -cho_solve(cho_factor(H), b)
+            skin = -(c + C @ x) / h
+        self.identity, self.skin = x[size - k :], skin
+        for i, columns in row.items():
+            self._move(i, x[columns])
+
+    def _weight(self, miss: Float64[np.ndarray, "p 2"]) -> Float64[np.ndarray, "p 1"]:
+        far = (miss**2).sum(-1, keepdims=True)
+        return 1 / np.sqrt(1 + far / self.config.cauchy**2)
+
+    def _believed(self, i: int) -> tuple[Float64[np.ndarray, "6"], Float64[np.ndarray, "6"]]:
+        """Return inverse variances of a pose, and how far it is from the one that was fitted."""
+        config = self.config
+        width = np.array([*[config.turn] * 3, *[config.aside] * 2, config.depth])
+        R, t = (x[i] for x in self.before)
+        turn = Rotation.from_matrix(self.R[i] @ R.T).as_rotvec()
+        shift = np.append((self.t[i] - t)[:2], np.log(self.t[i, 2] / t[2]))
+        return width**-2.0, np.concatenate([turn, shift])
+
+    def _move(self, i: int, x: Float64[np.ndarray, "6"]) -> None:
+        self.R[i] = Rotation.from_rotvec(x[:3]).as_matrix() @ self.R[i]
+        self.t[i] = self.t[i] * np.exp(x[5]) + [x[3], x[4], 0]
+        self._looks.pop(i, None)
+
+    def _apart(self, k: int, i: int) -> bool:
+        turn = Rotation.from_matrix(self.R[k] @ self.R[i].T).magnitude()
+        return bool(np.degrees(turn) < self.config.apart)
+
+    def _rows(self, one: _Match) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Return the rows of a match, in widths: the mesh moves in both pictures, skin agrees.
+
+        Returns:
+            Slopes by both poses [p, 2, 12], by identity [p, 2, k], by skin [p, 2]; misses [p, 2].
+        """
+        first, second = self._slopes(one.first, one.places), self._slopes(one.second, one.places)
+        root, carry = one.root, one.carry
+        pose = np.concatenate([-carry @ first.pose, second.pose], -1)
+        skin = second.skin - np.einsum("pij,pj->pi", carry, first.skin)
+        return (
+            root @ pose,
+            root @ (second.identity - carry @ first.identity),
+            np.einsum("pij,pj->pi", root, skin),
+            -np.einsum("pij,pj->pi", root, one.off),
+        )
+
+    def _slopes(self, i: int, places: Int64[np.ndarray, "p"]) -> _Slopes:
+        _, _, P = self._seen(i, places)
+        arm = self.points[i][places] @ self.R[i].T
+        spin = np.zeros((len(arm), 3, 3))
+        spin[:, 0, 1], spin[:, 0, 2] = arm[:, 2], -arm[:, 1]
+        spin[:, 1, 0], spin[:, 1, 2] = -arm[:, 2], arm[:, 0]
+        spin[:, 2, 0], spin[:, 2, 1] = arm[:, 1], -arm[:, 0]
+        unit = np.eye(3)
+        unit[:, 2] = self.t[i]
+        by_head = P @ self.R[i]
+        return _Slopes(
+            np.concatenate([P @ spin, P @ unit], -1),
+            by_head @ self.basis[places],
+            np.einsum("pij,pj->pi", by_head, self.normals[i][places]),
+        )
+
+    def _seen(
+        self, i: int, places: Int64[np.ndarray, "p"]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return places as pixels [p, 2], in the camera [p, 3], and slopes of pixels [p, 2, 3]."""
+        inside = self.points[i][places] @ self.R[i].T + self.t[i]
+        z, f, middle = inside[:, 2:], self.K[i][[0, 1], [0, 1]], self.K[i][:2, 2]
+        P = np.zeros((len(z), 2, 3))
+        P[:, [0, 1], [0, 1]] = f / z
+        P[:, :, 2] = -inside[:, :2] / z**2 * f
+        return inside[:, :2] / z * f + middle, inside, P
+
+    def _match(self, k: int, i: int) -> _Match | None:
+        """Find what picture k shows in picture i; none if too little is seen in both."""
+        config = self.config
+        both = np.intersect1d(self._look(k)[1], self._look(i)[1], assume_unique=True)
+        if len(both) < LEAST:
+            return None
+        pixels, inside, P = self._seen(i, both)
+        off, covariance, alike = _search(*self._warped(k, i), self.grey[i], pixels)
+        good = (alike > config.alike) & (np.linalg.norm(off, axis=1) < config.farthest)
+        good &= np.isfinite(covariance).all((1, 2))
+        if good.sum() < LEAST:
+            return None
+        both, off, covariance = both[good], off[good], covariance[good]
+        there = P[good] @ (self.R[i] @ self.tangents[i][both].swapaxes(1, 2))
+        here = self._seen(k, both)[2] @ (self.R[k] @ self.tangents[k][both].swapaxes(1, 2))
+        change = np.linalg.norm(self.motion[k][both] - self.motion[i][both], axis=1)
+        unsure = config.moved * change * self.K[i][0, 0] / inside[good, 2]
+        wide = (unsure**2 + config.floor**2)[:, None, None] * np.eye(2)
+        root = np.linalg.cholesky(np.linalg.inv(config.together**2 * covariance + wide))
+        return _Match(k, i, both, off, there @ np.linalg.inv(here), root.swapaxes(1, 2))
+
+    def _look(self, i: int) -> tuple[Drawn, Int64[np.ndarray, "p"]]:
+        """Return the mesh as a picture sees it, and the places that it shows."""
+        if i not in self._looks:
+            E, side = np.eye(4), len(self.grey[i])
+            E[:3, :3], E[:3, 3] = self.R[i], self.t[i]
+            camera = Camera(torch.from_numpy(E), torch.from_numpy(self.K[i]), side, side)
+            drawn = draw_triangles(self.surfaces[i], self.faces, camera)
+            self._looks[i] = drawn, self._shown(i, drawn.depth)
+        return self._looks[i]
+
+    def _shown(self, i: int, depth: Float32[np.ndarray, "s s"]) -> Int64[np.ndarray, "p"]:
+        pixels, inside, _ = self._seen(i, np.arange(len(self.places)))
+        side = len(depth)
+        column, row = np.floor(pixels).astype(int).T
+        within = (np.minimum(column, row) >= REACH) & (np.maximum(column, row) < side - REACH)
+        before = depth[row.clip(0, side - 1), column.clip(0, side - 1)]
+        ray = -inside / np.linalg.norm(inside, axis=1, keepdims=True)
+        facing = np.einsum("pc,pc->p", self.normals[i] @ self.R[i].T, ray)
+        near = np.abs(before - inside[:, 2]) < HIDDEN
+        return np.flatnonzero(within & near & (facing > self.config.facing))
+
+    def _warped(self, k: int, i: int) -> tuple[Float32[np.ndarray, "s s"], Bool[np.ndarray, "s s"]]:
+        """Return picture k as it looks in the pose of i, and where it is known."""
+        (drawn, _), shape = self._look(i), self.grey[i].shape
+        inside = self.surfaces[k] @ self.R[k].T + self.t[k]
+        warped, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
+        _carry(
+            drawn.triangle, drawn.shares, self.faces, inside, self.K[k], self.grey[k],
+            self._look(k)[0].depth, warped, valid,
+        )  # fmt: skip
+        return warped, valid
+
+
+@functools.cache
+def _places(spacing: float) -> Int64[np.ndarray, "p 3"]:
+    """Return triangles of the MakeHuman head's skin; their first corners are about so far apart."""
+    asset = load_asset()
+    head = head_model(MAKEHUMAN)
+    skin = head.surface(asset.mean, asset.mean)[: len(asset.skin.occlusion)]
+    corners = asset.skin.faces
+    first = skin[corners[:, 0]]
+    cells = np.floor(first / spacing).astype(int)
+    nearest = np.argsort(np.linalg.norm(first - (cells + 0.5) * spacing, axis=1))
+    _, chosen = np.unique(cells[nearest], axis=0, return_index=True)
+    return corners[np.sort(nearest[chosen])].astype(np.int64)
+
+
+def _search(
+    template: Float32[np.ndarray, "s s"],
+    valid: Bool[np.ndarray, "s s"],
+    image: Float32[np.ndarray, "s s"],
+    at: Float64[np.ndarray, "p 2"],
+) -> tuple[Float64[np.ndarray, "p 2"], Float64[np.ndarray, "p 2 2"], Float64[np.ndarray, "p"]]:
+    """Return how far windows are moved, how surely, and how alike they are then."""
+    off = np.zeros_like(at)
+    small, small_valid = _halved(template), _halved(valid.astype(np.float32)) > 0.9
+    _kernel(small, small_valid, _halved(image), at / 2, off, np.zeros((len(at), 4)), STEPS)
+    off *= 2
+    told = np.zeros((len(at), 4))
+    _kernel(template, valid, image, at, off, told, STEPS)
+    with np.errstate(all="ignore"):
+        a, b, c, noise = told[:, 0], told[:, 1], told[:, 2], 2 * (1 - told[:, 3])
+        det = a * c - b * b
+        covariance = np.stack([c, -b, -b, a], 1).reshape(-1, 2, 2) * (noise / det)[:, None, None]
+    covariance[~(det > 1e-9)] = np.nan
+    return off, covariance, told[:, 3]
+
+
+def _halved(image: np.ndarray) -> np.ndarray:
+    h, w = image.shape
+    return image.reshape(h // 2, 2, w // 2, 2).mean((1, 3))
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _kernel(template, valid, image, at, off, told, steps):
+    """Move each window; tell the sums of squares of its slopes and the correlation at the end."""
+    height, width = template.shape
+    side = 2 * REACH + 1
+    shape = (side, side)
+    t, gx, gy = (
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.float32),
+    )
+    share, f = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    bell = np.zeros(side, np.float32)
+    for i in range(side):
+        bell[i] = np.exp(-1.5 * ((i - REACH) / REACH) ** 2)
+    for p in range(len(at)):
+        left, top = int(np.floor(at[p, 0])) - REACH, int(np.floor(at[p, 1])) - REACH
+        told[p] = 0
+        count = np.float32(0)
+        if left < 1 or top < 1 or left + side >= width or top + side >= height:
+            off[p] = 0
+            continue
+        for i in range(side):
+            for j in range(side):
+                y, x = top + i, left + j
+                known = valid[y, x] and valid[y, x - 1] and valid[y, x + 1]
+                known = known and valid[y - 1, x] and valid[y + 1, x]
+                share[i, j] = bell[i] * bell[j] if known else np.float32(0)
+                t[i, j] = template[y, x]
+                gx[i, j] = (template[y, x + 1] - template[y, x - 1]) * np.float32(0.5)
+                gy[i, j] = (template[y + 1, x] - template[y - 1, x]) * np.float32(0.5)
+                count += share[i, j]
+        if count < 0.1 * side * side:
+            off[p] = 0
+            continue
+        spread = _normalised(t, share, count)
+        a, b, c = np.float32(1e-9), np.float32(0), np.float32(1e-9)
+        for i in range(side):
+            for j in range(side):
+                gx[i, j] /= spread
+                gy[i, j] /= spread
+                a += share[i, j] * gx[i, j] * gx[i, j]
+                b += share[i, j] * gx[i, j] * gy[i, j]
+                c += share[i, j] * gy[i, j] * gy[i, j]
+        det = a * c - b * b
+        alike = np.float32(0)
+        for step in range(steps + 1):
+            x, y = left + off[p, 0], top + off[p, 1]
+            column, row = int(np.floor(x)), int(np.floor(y))
+            if column < 0 or row < 0 or column + side >= width or row + side >= height:
+                alike = np.float32(0)
+                break
+            u, v = np.float32(x - column), np.float32(y - row)
+            for i in range(side):
+                above = image[row + i, column : column + side + 1]
+                under = image[row + i + 1, column : column + side + 1]
+                for j in range(side):
+                    left_part = above[j] + v * (under[j] - above[j])
+                    right_part = above[j + 1] + v * (under[j + 1] - above[j + 1])
+                    f[i, j] = left_part + u * (right_part - left_part)
+            _normalised(f, share, count)
+            e, d, alike = np.float32(0), np.float32(0), np.float32(0)
+            for i in range(side):
+                for j in range(side):
+                    miss = share[i, j] * (f[i, j] - t[i, j])
+                    alike += share[i, j] * f[i, j] * t[i, j]
+                    e += gx[i, j] * miss
+                    d += gy[i, j] * miss
+            alike /= count
+            if step == steps:
+                break
+            x, y = (c * e - b * d) / det, (a * d - b * e) / det
+            size = np.sqrt(x * x + y * y)
+            if size > 1.0:
+                x, y = x / size, y / size
+            off[p, 0] -= x
+            off[p, 1] -= y
+            if size < CLOSE_ENOUGH:
+                break
+        told[p, 0], told[p, 1], told[p, 2], told[p, 3] = a, b, c, alike
+
+
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _normalised(values, share, count):
+    """Give values mean 0 and variance 1, weighted; return what they were divided by."""
+    side = len(values)
+    total, square = np.float32(0), np.float32(0)
+    for i in range(side):
+        for j in range(side):
+            total += share[i, j] * values[i, j]
+    mean = total / count
+    for i in range(side):
+        for j in range(side):
+            values[i, j] -= mean
+            square += share[i, j] * values[i, j] * values[i, j]
+    spread = np.sqrt(square / count) + np.float32(1e-4)
+    for i in range(side):
+        for j in range(side):
+            values[i, j] /= spread
+    return spread
+
+
+@numba.njit(cache=True, nogil=True)
+def _carry(triangle, shares, faces, inside, K, grey, depth, warped, valid):
+    """Draw what a picture shows of the places that the pixels of another see."""
+    height, width = grey.shape
+    for y in range(len(triangle)):
+        for x in range(triangle.shape[1]):
+            if triangle[y, x] < 0:
+                continue
+            a, b, c = faces[triangle[y, x]]
+            wa, wb, wc = shares[y, x]
+            z = wa * inside[a, 2] + wb * inside[b, 2] + wc * inside[c, 2]
+            px = (wa * inside[a, 0] + wb * inside[b, 0] + wc * inside[c, 0]) / z * K[0, 0] + K[0, 2]
+            py = (wa * inside[a, 1] + wb * inside[b, 1] + wc * inside[c, 1]) / z * K[1, 1] + K[1, 2]
+            px, py = px - 0.5, py - 0.5
+            if not (0 <= px < width - 1 and 0 <= py < height - 1):
+                continue
+            i, j = int(py), int(px)
+            v, u = py - i, px - j
+            warped[y, x] = (1 - v) * ((1 - u) * grey[i, j] + u * grey[i, j + 1]) + v * (
+                (1 - u) * grey[i + 1, j] + u * grey[i + 1, j + 1]
+            )
+            valid[y, x] = abs(depth[int(py + 0.5), int(px + 0.5)] - z) < HIDDEN

@@ -41,8 +41,9 @@ POSE = 6
 """Unknowns of a pose: a turn, then a shift."""
 FIXED = 1e15
 """Weight of what does not move."""
-Poses = Literal["each", "static", "told"]
-"""One for each moment; one for all; or none, where cameras are given in the head frame."""
+Poses = Literal["each", "static", "loose", "told"]
+"""One for each moment; one for all; one for all but for what cameras that were found are off; or
+none, where cameras are given in the head frame."""
 
 
 STEADY = 2
@@ -91,6 +92,8 @@ class BundleConfig:
     """The same, if it does."""
     same_width: float = 0.1
     """Between pictures of one size that do not tell it: probably one camera took them."""
+    loose: tuple[float, float] = (0.008, 0.003)
+    """How far a moment's pose is from the one of all, radians and metres, if poses are loose."""
     smooth: float = 0.0
     """Weight of the change from moment to moment; 0 if they are not in order."""
     pace: tuple[float, float, float] = (0.3, 0.03, 0.008)
@@ -211,13 +214,15 @@ class _Problem:
                 "Pictures with unknown cameras are moments of their own.",
                 "Give all cameras, or none and a moment for each picture.",
             )
-        static = poses != "each"
+        static = poses in ("static", "told")
         if static and self.free:
             raise ShapeError("A static head needs known cameras.", "Give them, or leave it free.")
+        self.loose = poses == "loose"
         self.surface, self.config, self.static = surface, config, static
         self.plain = len(seen[0].points)
         self.bias = np.zeros((MARKS, 3)) if bias is None else bias
         self.seen = [_with_marks(s, config) for s in seen]
+        self.usual_turn, self.usual_t = np.eye(3), np.zeros(3)
         self.told_pose, self.cuts = poses == "told", cuts
         self.m, self.k = len(moments), surface.identity_size
         self.identity = np.zeros(self.k)
@@ -306,6 +311,9 @@ class _Problem:
                 f"Nothing is seen of moment {int(np.argmax(~np.isfinite(best)))}.",
                 "Leave its pictures out.",
             )
+        if self.loose:
+            self.usual_turn = Rotation.from_matrix(self.turns).mean().as_matrix()
+            self.usual_t = self.t.mean(0)
         self.states = self.state_mean.copy()
         self.identity = self.identity_mean.copy()
 
@@ -390,7 +398,17 @@ class _Problem:
             total += 0.5 * float((self._unsure() * z**2).sum())
         for _, r, w in self._changes():
             total += 0.5 * float((w * r**2).sum())
+        if self.loose:
+            total += 0.5 * float((self._loose_weight() * self._unlike() ** 2).sum())
         return total
+
+    def _unlike(self) -> Float64[np.ndarray, "m 6"]:
+        """Return how far poses are from the usual one, radians and metres."""
+        turns = Rotation.from_matrix(self.turns @ self.usual_turn.T).as_rotvec()
+        return np.concatenate([turns, self.t - self.usual_t], 1)
+
+    def _loose_weight(self) -> Float64[np.ndarray, "6"]:
+        return np.repeat(self.config.loose, 3) ** -2.0
 
     def _unsure(self) -> np.ndarray:
         """Return 1 for each moment whose focal length is not told, else 0."""
@@ -444,7 +462,7 @@ class _Problem:
     def step(self, *, rigid: bool = False, damping: float = 1e-6) -> None:
         """Take one Gauss-Newton step; of poses and lenses alone if `rigid`."""
         config, k, g = self.config, self.k, self.k + len(self.lenses)
-        shared = g + (POSE if self.static else 0)
+        shared = g + (POSE if self.static or self.loose else 0)
         own = STATE + (0 if self.static else POSE)
         normal, b = np.zeros((shared, shared)), np.zeros(shared)
         blocks, rights = np.zeros((self.m, own, own)), np.zeros((self.m, own))
@@ -471,6 +489,14 @@ class _Problem:
             w = self._unsure() * config.distance_width**-2.0
             blocks[:, own - 1, own - 1] += w
             rights[:, own - 1] += w * (np.log(z) - np.log(config.distance))
+        if self.loose:
+            weight, unlike = self._loose_weight(), self._unlike()
+            at, pose = np.arange(g, shared), np.arange(STATE, own)
+            normal[at, at] += self.m * weight
+            blocks[:, pose, pose] += weight
+            border[:, pose, at] -= weight
+            b[at] -= weight * unlike.sum(0)
+            rights[:, pose] += weight * unlike
         at = np.arange(STATE)
         blocks[:, at, at] += self.state_weight
         rights[:, :STATE] += self.state_weight * (self.states - self.state_mean)
@@ -568,7 +594,7 @@ class _Problem:
         self.identity = self.identity + x[: self.k]
         self.log_focal = self.log_focal + x[self.k : g].clip(-0.5, 0.5)
         self.states = self.states + y[:, :STATE]
-        poses = x[None, g:] if self.static else y[:, STATE:]
+        poses = x[None, g:] if self.static else y[:, STATE : STATE + POSE]
         turn = poses[:, :3]
         size = np.linalg.norm(turn, axis=1, keepdims=True)
         turn = turn * np.minimum(1, 0.6 / np.maximum(size, 1e-9))
@@ -578,12 +604,17 @@ class _Problem:
             self.t = self.t * np.exp(shift[:, 2:]) + shift * [1, 1, 0]
         else:
             self.t = self.t + shift
+        if self.loose:
+            self.usual_turn = Rotation.from_rotvec(x[g : g + 3]).as_matrix() @ self.usual_turn
+            self.usual_t = self.usual_t + x[g + 3 :]
 
     def unknowns(self) -> tuple[np.ndarray, ...]:
-        return self.identity, self.log_focal, self.states, self.turns, self.t
+        usual = self.usual_turn, self.usual_t
+        return self.identity, self.log_focal, self.states, self.turns, self.t, *usual
 
     def put(self, kept: tuple[np.ndarray, ...]) -> None:
-        self.identity, self.log_focal, self.states, self.turns, self.t = kept
+        self.identity, self.log_focal, self.states, self.turns, self.t = kept[:5]
+        self.usual_turn, self.usual_t = kept[5:]
 
     def result(self) -> Bundle:
         cameras: list[Camera] = []

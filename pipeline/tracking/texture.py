@@ -39,13 +39,17 @@ from pipeline.render.triangles import Drawn, draw_triangles
 REACH = 7
 """Pixels from the middle of a window to its border."""
 STEPS = 8
-"""Of a window's search, on each of two levels."""
+"""Of a window's search, on each level."""
+LEVELS = 3
+"""Each of half the size of the one before."""
 CLOSE_ENOUGH = 0.02
 """Pixels of its last step at which it ends."""
 LEAST = 12
 """Fewer matches say nothing about a pose."""
 HIDDEN = 0.005
 """Metres behind what a picture shows from which a place is hidden."""
+SOME = 16
+"""Of so many control vertices one tells how unlike two expressions are."""
 TIED = 100.0
 """Weight of the mean of all pictures' poses against that of one."""
 POSE = 6
@@ -68,7 +72,7 @@ class TextureConfig:
     """Cosine between skin and ray from which it is compared."""
     alike: float = 0.75
     """Correlation of two windows from which they show the same."""
-    farthest: float = 6.0
+    farthest: float = 12.0
     """Pixels that a window is moved at most."""
     floor: float = 0.3
     """Pixels that a match is off at least."""
@@ -82,7 +86,7 @@ class TextureConfig:
     """Of its place, metres."""
     depth: float = 0.04
     """Of the logarithm of its distance."""
-    identity: float = 1.0
+    identity: float = 0.5
     """Of the numbers of identity, about those that were fitted."""
     skin: float = 0.0015
     """Of skin off the mesh, metres."""
@@ -142,6 +146,19 @@ class _Slopes:
     skin: Float64[np.ndarray, "p 2"]
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """The head as it is posed in one picture, metres, head frame."""
+
+    surface: Float32[np.ndarray, "s 3"]
+    points: Float64[np.ndarray, "p 3"]
+    """The places."""
+    tangents: Float64[np.ndarray, "p 2 3"]
+    normals: Float64[np.ndarray, "p 3"]
+    motion: Float64[np.ndarray, "p 3"]
+    """From the neutral face."""
+
+
 class _Problem:
     def __init__(
         self,
@@ -151,8 +168,7 @@ class _Problem:
         basis: Float32[np.ndarray, "k v 3"],
         config: TextureConfig,
     ) -> None:
-        head = head_model(mesh.layout)
-        self.config, self.faces = config, head.faces
+        self.config, self.mesh, self.head = config, mesh, head_model(mesh.layout)
         self.grey = [one.grey.astype(np.float32) / 255 for one in pictures]
         self.whole = list(cameras)
         self.K = [
@@ -161,27 +177,35 @@ class _Problem:
         E = np.stack([c.world_to_camera.double().numpy() for c in cameras])
         self.R, self.t = E[:, :3, :3].copy(), E[:, :3, 3].copy()
         self.before = self.R.copy(), self.t.copy()
-        corners = _places(config.spacing)
-        self.places = corners[:, 0]
-        rest = head.surface(mesh.neutral, mesh.neutral)
-        self.surfaces = [head.surface(posed, mesh.neutral) for posed in mesh.posed]
-        self.points = np.stack([s[self.places] for s in self.surfaces]).astype(float)
-        self.motion = self.points - rest[self.places]
-        at = np.stack([s[corners] for s in self.surfaces]).astype(float)
-        self.tangents = at[:, :, 1:] - at[:, :, :1]  # [n, p, 2, 3]
-        normals = np.cross(self.tangents[:, :, 0], self.tangents[:, :, 1])
-        self.normals = normals / np.linalg.norm(normals, axis=-1, keepdims=True).clip(1e-12)
-        hung = [(head.surface(mesh.neutral + b, mesh.neutral) - rest)[self.places] for b in basis]
-        self.basis = np.stack([*hung, np.zeros_like(rest[self.places])], -1)[..., : len(basis)]
-        self.identity, self.skin = np.zeros(len(basis)), np.zeros(len(self.places))
+        self.corners = _places(config.spacing)
+        self.rest = self._surface(mesh.neutral)
+        hung = [(self._surface(mesh.neutral + b) - self.rest)[self.corners[:, 0]] for b in basis]
+        none = np.zeros((len(self.corners), 3))
+        self.basis = np.stack([*hung, none], -1)[..., : len(basis)]
+        self.identity, self.skin = np.zeros(len(basis)), np.zeros(len(self.corners))
+        self._shapes: dict[int, _Shape] = {}
         self._looks: dict[int, tuple[Drawn, Int64[np.ndarray, "p"]]] = {}
+
+    def _surface(self, vertices: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "s 3"]:
+        return self.head.surface(vertices, self.mesh.neutral)
+
+    def _shape(self, i: int) -> _Shape:
+        if i not in self._shapes:
+            surface = self._surface(self.mesh.posed[i])
+            at = surface[self.corners].astype(float)
+            tangents = at[:, 1:] - at[:, :1]
+            normals = np.cross(tangents[:, 0], tangents[:, 1])
+            normals /= np.linalg.norm(normals, axis=-1, keepdims=True).clip(1e-12)
+            motion = at[:, 0] - self.rest[self.corners[:, 0]]
+            self._shapes[i] = _Shape(surface, at[:, 0], tangents, normals, motion)
+        return self._shapes[i]
 
     def choose(self) -> tuple[list[int], dict[int, list[int]]]:
         """Return pictures that are unlike each other, and for all others the nearest of them."""
         turns, n = Rotation.from_matrix(self.R), len(self.R)
         apart = np.degrees([(turns * one.inv()).magnitude() for one in turns])
         # An expression makes pictures unlike each other too: a centimetre counts as ten degrees.
-        some = self.motion[:, ::8].reshape(n, -1)
+        some = (self.mesh.posed - self.mesh.neutral)[:, ::SOME].reshape(n, -1)
         unlike = apart + 1000 * cdist(some, some) / np.sqrt(some.shape[1] / 3)
         keys = [int(unlike.sum(1).argmin())]
         while len(keys) < min(self.config.keys, n):
@@ -217,7 +241,7 @@ class _Problem:
         for _ in range(config.rounds - 1):
             matches = [one for k in keys if (one := self._match(k, i)) is not None]
             if not matches:
-                return
+                break
             x = np.zeros(POSE)
             rows = [self._rows(one) for one in matches]
             J = np.concatenate([pose[..., POSE:] for pose, _, _, _ in rows])
@@ -231,10 +255,13 @@ class _Problem:
                 own, off = self._believed(i)
                 x = -np.linalg.solve(flat.T @ flat + np.diag(own), flat.T @ right + own * off)
             self._move(i, x)
+        # A long video has many.
+        self._shapes.pop(i, None)
+        self._looks.pop(i, None)
 
     def _solve_round(self, matches: Sequence[_Match], row: dict[int, slice]) -> None:
         """Solve all matches, which are linear about the poses of now; skin is eliminated."""
-        config, p, k = self.config, len(self.places), len(self.identity)
+        config, p, k = self.config, len(self.corners), len(self.identity)
         size = POSE * len(row) + k
         who = np.arange(size - k, size)
         rows = [self._rows(one) for one in matches]
@@ -312,7 +339,7 @@ class _Problem:
 
     def _slopes(self, i: int, places: Int64[np.ndarray, "p"]) -> _Slopes:
         _, _, P = self._seen(i, places)
-        arm = self.points[i][places] @ self.R[i].T
+        arm = self._shape(i).points[places] @ self.R[i].T
         spin = np.zeros((len(arm), 3, 3))
         spin[:, 0, 1], spin[:, 0, 2] = arm[:, 2], -arm[:, 1]
         spin[:, 1, 0], spin[:, 1, 2] = -arm[:, 2], arm[:, 0]
@@ -323,14 +350,14 @@ class _Problem:
         return _Slopes(
             np.concatenate([P @ spin, P @ unit], -1),
             by_head @ self.basis[places],
-            np.einsum("pij,pj->pi", by_head, self.normals[i][places]),
+            np.einsum("pij,pj->pi", by_head, self._shape(i).normals[places]),
         )
 
     def _seen(
         self, i: int, places: Int64[np.ndarray, "p"]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return places as pixels [p, 2], in the camera [p, 3], and slopes of pixels [p, 2, 3]."""
-        inside = self.points[i][places] @ self.R[i].T + self.t[i]
+        inside = self._shape(i).points[places] @ self.R[i].T + self.t[i]
         z, f, middle = inside[:, 2:], self.K[i][[0, 1], [0, 1]], self.K[i][:2, 2]
         P = np.zeros((len(z), 2, 3))
         P[:, [0, 1], [0, 1]] = f / z
@@ -350,9 +377,9 @@ class _Problem:
         if good.sum() < LEAST:
             return None
         both, off, covariance = both[good], off[good], covariance[good]
-        there = P[good] @ (self.R[i] @ self.tangents[i][both].swapaxes(1, 2))
-        here = self._seen(k, both)[2] @ (self.R[k] @ self.tangents[k][both].swapaxes(1, 2))
-        change = np.linalg.norm(self.motion[k][both] - self.motion[i][both], axis=1)
+        there = P[good] @ (self.R[i] @ self._shape(i).tangents[both].swapaxes(1, 2))
+        here = self._seen(k, both)[2] @ (self.R[k] @ self._shape(k).tangents[both].swapaxes(1, 2))
+        change = np.linalg.norm(self._shape(k).motion[both] - self._shape(i).motion[both], axis=1)
         unsure = config.moved * change * self.K[i][0, 0] / inside[good, 2]
         wide = (unsure**2 + config.floor**2)[:, None, None] * np.eye(2)
         root = np.linalg.cholesky(np.linalg.inv(config.together**2 * covariance + wide))
@@ -364,28 +391,28 @@ class _Problem:
             E, side = np.eye(4), len(self.grey[i])
             E[:3, :3], E[:3, 3] = self.R[i], self.t[i]
             camera = Camera(torch.from_numpy(E), torch.from_numpy(self.K[i]), side, side)
-            drawn = draw_triangles(self.surfaces[i], self.faces, camera)
+            drawn = draw_triangles(self._shape(i).surface, self.head.faces, camera)
             self._looks[i] = drawn, self._shown(i, drawn.depth)
         return self._looks[i]
 
     def _shown(self, i: int, depth: Float32[np.ndarray, "s s"]) -> Int64[np.ndarray, "p"]:
-        pixels, inside, _ = self._seen(i, np.arange(len(self.places)))
+        pixels, inside, _ = self._seen(i, np.arange(len(self.corners)))
         side = len(depth)
         column, row = np.floor(pixels).astype(int).T
         within = (np.minimum(column, row) >= REACH) & (np.maximum(column, row) < side - REACH)
         before = depth[row.clip(0, side - 1), column.clip(0, side - 1)]
         ray = -inside / np.linalg.norm(inside, axis=1, keepdims=True)
-        facing = np.einsum("pc,pc->p", self.normals[i] @ self.R[i].T, ray)
+        facing = np.einsum("pc,pc->p", self._shape(i).normals @ self.R[i].T, ray)
         near = np.abs(before - inside[:, 2]) < HIDDEN
         return np.flatnonzero(within & near & (facing > self.config.facing))
 
     def _warped(self, k: int, i: int) -> tuple[Float32[np.ndarray, "s s"], Bool[np.ndarray, "s s"]]:
         """Return picture k as it looks in the pose of i, and where it is known."""
         (drawn, _), shape = self._look(i), self.grey[i].shape
-        inside = self.surfaces[k] @ self.R[k].T + self.t[k]
+        inside = self._shape(k).surface @ self.R[k].T + self.t[k]
         warped, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
         _carry(
-            drawn.triangle, drawn.shares, self.faces, inside, self.K[k], self.grey[k],
+            drawn.triangle, drawn.shares, self.head.faces, inside, self.K[k], self.grey[k],
             self._look(k)[0].depth, warped, valid,
         )  # fmt: skip
         return warped, valid
@@ -413,9 +440,13 @@ def _search(
 ) -> tuple[Float64[np.ndarray, "p 2"], Float64[np.ndarray, "p 2 2"], Float64[np.ndarray, "p"]]:
     """Return how far windows are moved, how surely, and how alike they are then."""
     off = np.zeros_like(at)
-    small, small_valid = _halved(template), _halved(valid.astype(np.float32)) > 0.9
-    _kernel(small, small_valid, _halved(image), at / 2, off, np.zeros((len(at), 4)), STEPS)
-    off *= 2
+    levels = [(template, valid, image)]
+    for _ in range(LEVELS - 1):
+        a, b, c = levels[-1]
+        levels.append((_halved(a), _halved(b.astype(np.float32)) > 0.9, _halved(c)))
+    for n in reversed(range(1, LEVELS)):
+        _kernel(*levels[n], at / 2**n, off, np.zeros((len(at), 4)), STEPS)
+        off *= 2
     told = np.zeros((len(at), 4))
     _kernel(template, valid, image, at, off, told, STEPS)
     with np.errstate(all="ignore"):

@@ -28,7 +28,7 @@ from pipeline.tracking.models import FaceState, MakeHumanFace, identity_space
 from pipeline.tracking.surface import EYES, LIDS, Surface, face_state
 from pipeline.tracking.texture import align
 
-VIDEO = BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0)
+VIDEO = BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005))
 """Of moments in their order. The network is surer of drawn people than right about filmed ones, and
 what it errs by changes from frame to frame."""
 CUT = 30.0
@@ -218,7 +218,7 @@ class HeadTracker:
         rig = align(shown, tracked.mesh, found.cameras, basis)
         sightings = [replace(one, camera=camera) for one, camera in zip(sightings, rig)]
         found = fit(
-            self._surface, sightings, config, poses="static", cuts=cuts, bias=self._bias,
+            self._surface, sightings, config, poses="loose", cuts=cuts, bias=self._bias,
             identity=identity,
         )  # fmt: skip
         return self._tracked(found)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.geometry import look_at, project
@@ -112,6 +113,23 @@ def test_a_static_head_has_one_pose_and_a_told_one_none(surface: Surface):
     seen = [replace(s, camera=cameras[0][t]) for t, s in enumerate(seen)]
     told = fit(surface, seen, CONFIG, poses="told")
     np.testing.assert_allclose(told.poses, np.tile(np.eye(4), (3, 1, 1)), atol=1e-6)
+
+
+def test_a_loose_pose_takes_up_what_cameras_are_off(surface: Surface):
+    faces, cameras = people(4, 7)
+    truth = [cameras[0][i] for i in range(4)]
+    seen = [sighting(faces[i], truth[i], i, i, True) for i in range(4)]
+    # The third camera is not where it is said to be, by three degrees.
+    E = truth[2].world_to_camera.double().numpy().copy()
+    E[:3, :3] = E[:3, :3] @ Rotation.from_rotvec([0, np.radians(3), 0]).as_matrix()
+    off = Camera(torch.from_numpy(E).float(), truth[2].K, 512, 512)
+    seen[2] = replace(seen[2], camera=off)
+    static, each = fit(surface, seen, CONFIG, poses="static"), fit(surface, seen, CONFIG)
+    loose = fit(surface, seen, replace(CONFIG, loose=(0.05, 0.01)), poses="loose")
+    stiff = fit(surface, seen, replace(CONFIG, loose=(1e-5, 1e-5)), poses="loose")
+    assert max(turned(loose, truth)) < 1 < max(turned(static, truth))
+    assert np.allclose(turned(stiff, truth), turned(static, truth), atol=0.05)
+    assert np.ptp(stiff.poses, axis=0).max() < 1e-3 < np.ptp(each.poses, axis=0).max()
 
 
 def test_cameras_that_contradict_the_pictures_leave_a_misfit(surface: Surface):

@@ -1,0 +1,161 @@
+"""Skin tells how a head turned between pictures: on drawn people, whose cameras are known."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.ndimage import gaussian_filter, shift
+from scipy.spatial.transform import Rotation
+
+from pipeline.core.geometry import look_at, project
+from pipeline.core.types import Camera
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.layouts import MAKEHUMAN
+from pipeline.perception.points import CloseUp, PointsFinder, PointsSeen, close_up
+from pipeline.prep.synthetic import SyntheticConfig, person
+from pipeline.tracking.models import identity_space
+from pipeline.tracking.texture import TextureConfig, _search, align
+
+SIZE = 256
+FAST = TextureConfig(spacing=0.016, rounds=2)
+
+
+def textured(seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=(96, 96))
+    smooth = gaussian_filter(noise, 2)
+    return (0.5 + 0.2 * smooth / smooth.std()).astype(np.float32)
+
+
+@pytest.mark.parametrize("way", [(0.0, 0.0), (0.4, -0.3), (-3.3, 2.6)])
+def test_a_window_is_found_to_a_tenth_of_a_pixel_in_another_light(way: tuple[float, float]):
+    image = textured()
+    moved = 0.3 + 0.5 * shift(image, way[::-1], order=3, mode="nearest")
+    at = np.array([[40.0, 40.0], [50.0, 55.0], [60.0, 44.0]])
+    known = np.ones(image.shape, bool)
+    off, covariance, alike = _search(image, known, moved.astype(np.float32), at)
+    assert np.abs(off - way).max() < 0.1 and alike.min() > 0.98
+    assert np.isfinite(covariance).all()
+
+
+def test_along_an_edge_a_window_is_unsure():
+    image = np.broadcast_to(textured()[:1], (96, 96)).copy()  # stripes from top to bottom
+    image += 0.01 * textured(1)
+    known = np.ones(image.shape, bool)
+    _, covariance, _ = _search(image, known, image + 0.01 * textured(2), np.array([[48.0, 48.0]]))
+    assert covariance[0, 1, 1] > 20 * covariance[0, 0, 0]
+
+
+def test_what_one_picture_does_not_show_is_not_searched():
+    image, known = textured(), np.zeros((96, 96), bool)
+    off, _, alike = _search(image, known, image, np.array([[48.0, 48.0], [1.0, 1.0]]))
+    assert (off == 0).all() and (alike == 0).all()
+
+
+@pytest.fixture(scope="module")
+def turned() -> tuple[list[CloseUp], TrackedMesh, list[Camera]]:
+    """One person seen from five sides."""
+    subject, _ = person(SyntheticConfig(split="test"), 3)
+    yaw = torch.tensor([-40.0, -20.0, 0.0, 20.0, 40.0]).deg2rad()
+    target = torch.tensor([0.0, 0.0, 0.0]).expand(5, 3)
+    E = look_at(torch.stack([yaw.sin(), 0 * yaw, yaw.cos()], 1), target)
+    f = SIZE / 0.4
+    K = torch.tensor([[f, 0, SIZE / 2], [0, f, SIZE / 2], [0, 0, 1]])
+    cameras = [Camera(one, K, SIZE, SIZE) for one in E]
+    frames = [subject.render(np.zeros(52), camera) for camera in cameras]
+    posed = np.stack([frame.vertices for frame in frames]).astype(np.float32)
+    mesh = TrackedMesh(MAKEHUMAN, subject.head.neutral.astype(np.float32), posed)
+    of_network = PointsFinder().vertices
+    shown = [
+        close_up(Image.fromarray(frame.rgb), seen(camera, frame.vertices[of_network]))
+        for frame, camera in zip(frames, cameras, strict=True)
+    ]
+    return shown, mesh, cameras
+
+
+def seen(camera: Camera, points: np.ndarray) -> np.ndarray:
+    return project(camera, torch.from_numpy(points))[0].double().numpy()
+
+
+def wrong(cameras: list[Camera], seed: int = 0) -> list[Camera]:
+    """Return cameras that are off by two degrees each, and together not."""
+    turns = np.random.default_rng(seed).normal(0, np.radians(2), (len(cameras), 3))
+    turns -= turns.mean(0)
+    out: list[Camera] = []
+    for camera, turn in zip(cameras, turns, strict=True):
+        E = camera.world_to_camera.double().numpy().copy()
+        E[:3, :3] = Rotation.from_rotvec(turn).as_matrix() @ E[:3, :3]
+        out.append(Camera(torch.from_numpy(E).float(), camera.K, SIZE, SIZE))
+    return out
+
+
+def between(found: list[Camera], truth: list[Camera]) -> float:
+    """Return the median error of turns between pictures, degrees."""
+    R, T = (torch.stack([c.world_to_camera[:3, :3].double() for c in x]).numpy()
+            for x in (found, truth))  # fmt: skip
+    errors = [
+        Rotation.from_matrix(R[i].T @ R[j] @ (T[i].T @ T[j]).T).magnitude()
+        for i in range(len(R)) for j in range(i)
+    ]  # fmt: skip
+    return float(np.degrees(np.median(errors)))
+
+
+def test_cameras_come_to_agree(turned: tuple[list[CloseUp], TrackedMesh, list[Camera]]):
+    shown, mesh, truth = turned
+    begun = wrong(truth)
+    found = align(shown, mesh, begun, identity_space()[1], FAST)
+    assert between(begun, truth) > 2
+    assert between(found, truth) < 0.6
+
+
+def test_a_shape_that_is_wrong_does_not_undo_it(
+    turned: tuple[list[CloseUp], TrackedMesh, list[Camera]],
+):
+    shown, mesh, truth = turned
+    other = identity_space()[1][0] * 0.7
+    mesh = TrackedMesh(mesh.layout, mesh.neutral + other, mesh.posed + other)
+    begun = wrong(truth)
+    found = align(shown, mesh, begun, identity_space()[1], FAST)
+    assert between(found, truth) < 0.6 * between(begun, truth)
+
+
+def test_pictures_beyond_the_key_ones_are_brought_to_them(
+    turned: tuple[list[CloseUp], TrackedMesh, list[Camera]],
+):
+    shown, mesh, truth = turned
+    begun = wrong(truth)
+    found = align(shown, mesh, begun, identity_space()[1][:0], replace(FAST, keys=3))
+    assert between(found, truth) < 0.5 * between(begun, truth)
+
+
+def test_pictures_that_show_nothing_stay_where_they_were(
+    turned: tuple[list[CloseUp], TrackedMesh, list[Camera]],
+):
+    shown, mesh, truth = turned
+    grey = [replace(one, grey=np.full_like(one.grey, 128)) for one in shown]
+    for keys in (3, 8):
+        found = align(grey, mesh, truth, identity_space()[1][:0], replace(FAST, keys=keys))
+        assert between(found, truth) < 1e-3
+
+
+def test_a_close_up_has_the_cameras_pixels(
+    turned: tuple[list[CloseUp], TrackedMesh, list[Camera]],
+):
+    shown, mesh, truth = turned
+    points = mesh.posed[1][::500]
+    left, top, side = shown[1].place
+    inside = (seen(truth[1], points) - [left, top]) * len(shown[1].grey) / side
+    assert np.abs(seen(shown[1].camera(truth[1]), points) - inside).max() < 1e-3
+
+
+def test_what_was_seen_comes_back_from_its_arrays(
+    turned: tuple[list[CloseUp], TrackedMesh, list[Camera]],
+):
+    plain = PointsSeen(np.ones((3, 2)), np.ones(3), np.zeros(5), np.ones(5))
+    back = PointsSeen.of(plain.arrays())
+    assert back.close_up is None and back.marks is None
+    whole = PointsSeen.of(replace(plain, close_up=turned[0][0]).arrays())
+    assert whole.close_up is not None
+    assert np.array_equal(whole.close_up.grey, turned[0][0].grey)
+    assert np.array_equal(whole.close_up.place, turned[0][0].place)

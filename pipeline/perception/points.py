@@ -139,8 +139,8 @@ class PointsSeen:
     def of(cls, arrays: Mapping[str, np.ndarray]) -> PointsSeen:
         """Return what `arrays` were made of."""
         own = {name[5:]: x for name, x in arrays.items() if name.startswith("seen_")}
-        parts = [own.pop(name, None) for name in ("grey", "place")]
-        close_up = None if parts[0] is None or parts[1] is None else CloseUp(*parts)
+        grey, place = own.pop("grey", None), own.pop("place", None)
+        close_up = None if grey is None or place is None else CloseUp(grey, place)
         return cls(**own, close_up=close_up)
 
 

@@ -1,15 +1,11 @@
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
-# ruff: noqa: ANN001, ANN202 (numba infers the types of the kernel)
 """How a head turned between pictures, told by what its skin looks like in them.
 
 A network sees where the points of the head are in each picture by itself, and is wrong by a degree
 or two, in another way in each. Skin says to a fraction of a pixel where the same place is in
 another picture: the mesh brings one picture into the pose of the other, then small windows are
-moved until they agree. All such matches are solved together for the poses, and for the shape that a
-turn makes visible: the person's identity, and how far skin is off the mesh along its normals.
-
-Source of the search: Lucas and Kanade, An Iterative Image Registration Technique, IJCAI 1981, in
-the inverse compositional form of Baker and Matthews, IJCV 2004; windows of mean 0 and variance 1.
+moved until they agree (`pipeline.tracking.windows`). All such matches are solved together for the
+poses, and for the shape that a turn makes visible: the person's identity, and how far skin is off
+the mesh along its normals.
 
 Letters: n pictures, p places on the skin, k numbers of identity, s side of a close-up, v vertices.
 """
@@ -20,7 +16,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64
@@ -35,15 +30,8 @@ from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.faces.makehuman import load_asset
 from pipeline.perception.points import CloseUp
 from pipeline.render.triangles import Drawn, draw_triangles
+from pipeline.tracking.windows import REACH, carried, search
 
-REACH = 7
-"""Pixels from the middle of a window to its border."""
-STEPS = 8
-"""Of a window's search, on each level."""
-LEVELS = 3
-"""Each of half the size of the one before."""
-CLOSE_ENOUGH = 0.02
-"""Pixels of its last step at which it ends."""
 LEAST = 12
 """Fewer matches say nothing about a pose."""
 HIDDEN = 0.005
@@ -244,14 +232,14 @@ class _Problem:
                 break
             x = np.zeros(POSE)
             rows = [self._rows(one) for one in matches]
-            J = np.concatenate([pose[..., POSE:] for pose, _, _, _ in rows])
+            slope = np.concatenate([pose[..., POSE:] for pose, _, _, _ in rows])
             r = np.concatenate(
                 [miss + who @ self.identity + skin * self.skin[one.places, None]
                  for one, (_, who, skin, miss) in zip(matches, rows, strict=True)]
             )  # fmt: skip
             for _ in range(4):
-                weight = self._weight(r + J @ x)
-                flat, right = (J * weight[..., None]).reshape(-1, POSE), (r * weight).ravel()
+                weight = self._weight(r + slope @ x)
+                flat, right = (slope * weight[..., None]).reshape(-1, POSE), (r * weight).ravel()
                 own, off = self._believed(i)
                 x = -np.linalg.solve(flat.T @ flat + np.diag(own), flat.T @ right + own * off)
             self._move(i, x)
@@ -268,32 +256,32 @@ class _Problem:
         at = [np.concatenate([np.r_[row[one.first], row[one.second]], who]) for one in matches]
         x, skin = np.zeros(size), np.zeros(p)
         for _ in range(4):
-            H, b = np.zeros((size, size)), np.zeros(size)
-            C, c, h = np.zeros((p, size)), np.zeros(p), np.full(p, config.skin**-2.0)
-            for one, (pose, identity, normal, miss), columns in zip(matches, rows, at, strict=True):
-                J = np.concatenate([pose, identity], -1)
-                weight = self._weight(miss + J @ x[columns] + normal * skin[one.places, None])
-                J, g, r = J * weight[..., None], normal * weight, miss * weight
-                flat = J.reshape(-1, len(columns))
-                H[np.ix_(columns, columns)] += flat.T @ flat
-                b[columns] += flat.T @ r.ravel()
+            normal, b = np.zeros((size, size)), np.zeros(size)
+            by_skin, c, h = np.zeros((p, size)), np.zeros(p), np.full(p, config.skin**-2.0)
+            for one, (pose, identity, out, miss), columns in zip(matches, rows, at, strict=True):
+                slope = np.concatenate([pose, identity], -1)
+                weight = self._weight(miss + slope @ x[columns] + out * skin[one.places, None])
+                flat, g, r = slope * weight[..., None], out * weight, miss * weight
+                tall = flat.reshape(-1, len(columns))
+                normal[np.ix_(columns, columns)] += tall.T @ tall
+                b[columns] += tall.T @ r.ravel()
                 h[one.places] += (g * g).sum(1)
                 c[one.places] += (g * r).sum(1)
-                C[one.places[:, None], columns] += np.einsum("pr,pri->pi", g, J)
+                by_skin[one.places[:, None], columns] += np.einsum("pr,pri->pi", g, flat)
             for i, columns in row.items():
                 own, off = self._believed(i)
-                H[columns, columns] += np.diag(own)
+                normal[columns, columns] += np.diag(own)
                 b[columns] += own * off
             # Skin says how pictures differ, the landmarks where the head is in all of them.
             own, off = (np.array(x) for x in zip(*[self._believed(i) for i in row], strict=True))
             tied = np.kron(np.ones((len(row), len(row))), np.diag(TIED * own[0]))
-            H[: POSE * len(row), : POSE * len(row)] += tied
+            normal[: POSE * len(row), : POSE * len(row)] += tied
             b[: POSE * len(row)] += np.tile(TIED * own[0] * off.sum(0), len(row))
-            H[who, who] += config.identity**-2.0
-            H -= C.T @ (C / h[:, None])
-            b -= C.T @ (c / h)
-            x = -cho_solve(cho_factor(H), b)
-            skin = -(c + C @ x) / h
+            normal[who, who] += config.identity**-2.0
+            normal -= by_skin.T @ (by_skin / h[:, None])
+            b -= by_skin.T @ (c / h)
+            x = -cho_solve(cho_factor(normal), b)
+            skin = -(c + by_skin @ x) / h
         self.identity, self.skin = x[size - k :], skin
         for i, columns in row.items():
             self._move(i, x[columns])
@@ -371,7 +359,7 @@ class _Problem:
         if len(both) < LEAST:
             return None
         pixels, inside, P = self._seen(i, both)
-        off, covariance, alike = _search(*self._warped(k, i), self.grey[i], pixels)
+        off, covariance, alike = search(*self._warped(k, i), self.grey[i], pixels)
         good = (alike > config.alike) & (np.linalg.norm(off, axis=1) < config.farthest)
         good &= np.isfinite(covariance).all((1, 2))
         if good.sum() < LEAST:
@@ -408,14 +396,12 @@ class _Problem:
 
     def _warped(self, k: int, i: int) -> tuple[Float32[np.ndarray, "s s"], Bool[np.ndarray, "s s"]]:
         """Return picture k as it looks in the pose of i, and where it is known."""
-        (drawn, _), shape = self._look(i), self.grey[i].shape
+        drawn, depth = self._look(i)[0], self._look(k)[0].depth
         inside = self._shape(k).surface @ self.R[k].T + self.t[k]
-        warped, valid = np.zeros(shape, np.float32), np.zeros(shape, bool)
-        _carry(
-            drawn.triangle, drawn.shares, self.head.faces, inside, self.K[k], self.grey[k],
-            self._look(k)[0].depth, warped, valid,
+        return carried(
+            drawn.triangle, drawn.shares, self.head.faces, inside, self.K[k], self.grey[k], depth,
+            HIDDEN,
         )  # fmt: skip
-        return warped, valid
 
 
 @functools.cache
@@ -430,159 +416,3 @@ def _places(spacing: float) -> Int64[np.ndarray, "p 3"]:
     nearest = np.argsort(np.linalg.norm(first - (cells + 0.5) * spacing, axis=1))
     _, chosen = np.unique(cells[nearest], axis=0, return_index=True)
     return corners[np.sort(nearest[chosen])].astype(np.int64)
-
-
-def _search(
-    template: Float32[np.ndarray, "s s"],
-    valid: Bool[np.ndarray, "s s"],
-    image: Float32[np.ndarray, "s s"],
-    at: Float64[np.ndarray, "p 2"],
-) -> tuple[Float64[np.ndarray, "p 2"], Float64[np.ndarray, "p 2 2"], Float64[np.ndarray, "p"]]:
-    """Return how far windows are moved, how surely, and how alike they are then."""
-    off = np.zeros_like(at)
-    levels = [(template, valid, image)]
-    for _ in range(LEVELS - 1):
-        a, b, c = levels[-1]
-        levels.append((_halved(a), _halved(b.astype(np.float32)) > 0.9, _halved(c)))
-    for n in reversed(range(1, LEVELS)):
-        _kernel(*levels[n], at / 2**n, off, np.zeros((len(at), 4)), STEPS)
-        off *= 2
-    told = np.zeros((len(at), 4))
-    _kernel(template, valid, image, at, off, told, STEPS)
-    with np.errstate(all="ignore"):
-        a, b, c, noise = told[:, 0], told[:, 1], told[:, 2], 2 * (1 - told[:, 3])
-        det = a * c - b * b
-        covariance = np.stack([c, -b, -b, a], 1).reshape(-1, 2, 2) * (noise / det)[:, None, None]
-    covariance[~(det > 1e-9)] = np.nan
-    return off, covariance, told[:, 3]
-
-
-def _halved(image: np.ndarray) -> np.ndarray:
-    h, w = image.shape
-    return image.reshape(h // 2, 2, w // 2, 2).mean((1, 3))
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _kernel(template, valid, image, at, off, told, steps):
-    """Move each window; tell the sums of squares of its slopes and the correlation at the end."""
-    height, width = template.shape
-    side = 2 * REACH + 1
-    shape = (side, side)
-    t, gx, gy = (
-        np.zeros(shape, np.float32),
-        np.zeros(shape, np.float32),
-        np.zeros(shape, np.float32),
-    )
-    share, f = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    bell = np.zeros(side, np.float32)
-    for i in range(side):
-        bell[i] = np.exp(-1.5 * ((i - REACH) / REACH) ** 2)
-    for p in range(len(at)):
-        left, top = int(np.floor(at[p, 0])) - REACH, int(np.floor(at[p, 1])) - REACH
-        told[p] = 0
-        count = np.float32(0)
-        if left < 1 or top < 1 or left + side >= width or top + side >= height:
-            off[p] = 0
-            continue
-        for i in range(side):
-            for j in range(side):
-                y, x = top + i, left + j
-                known = valid[y, x] and valid[y, x - 1] and valid[y, x + 1]
-                known = known and valid[y - 1, x] and valid[y + 1, x]
-                share[i, j] = bell[i] * bell[j] if known else np.float32(0)
-                t[i, j] = template[y, x]
-                gx[i, j] = (template[y, x + 1] - template[y, x - 1]) * np.float32(0.5)
-                gy[i, j] = (template[y + 1, x] - template[y - 1, x]) * np.float32(0.5)
-                count += share[i, j]
-        if count < 0.1 * side * side:
-            off[p] = 0
-            continue
-        spread = _normalised(t, share, count)
-        a, b, c = np.float32(1e-9), np.float32(0), np.float32(1e-9)
-        for i in range(side):
-            for j in range(side):
-                gx[i, j] /= spread
-                gy[i, j] /= spread
-                a += share[i, j] * gx[i, j] * gx[i, j]
-                b += share[i, j] * gx[i, j] * gy[i, j]
-                c += share[i, j] * gy[i, j] * gy[i, j]
-        det = a * c - b * b
-        alike = np.float32(0)
-        for step in range(steps + 1):
-            x, y = left + off[p, 0], top + off[p, 1]
-            column, row = int(np.floor(x)), int(np.floor(y))
-            if column < 0 or row < 0 or column + side >= width or row + side >= height:
-                alike = np.float32(0)
-                break
-            u, v = np.float32(x - column), np.float32(y - row)
-            for i in range(side):
-                above = image[row + i, column : column + side + 1]
-                under = image[row + i + 1, column : column + side + 1]
-                for j in range(side):
-                    left_part = above[j] + v * (under[j] - above[j])
-                    right_part = above[j + 1] + v * (under[j + 1] - above[j + 1])
-                    f[i, j] = left_part + u * (right_part - left_part)
-            _normalised(f, share, count)
-            e, d, alike = np.float32(0), np.float32(0), np.float32(0)
-            for i in range(side):
-                for j in range(side):
-                    miss = share[i, j] * (f[i, j] - t[i, j])
-                    alike += share[i, j] * f[i, j] * t[i, j]
-                    e += gx[i, j] * miss
-                    d += gy[i, j] * miss
-            alike /= count
-            if step == steps:
-                break
-            x, y = (c * e - b * d) / det, (a * d - b * e) / det
-            size = np.sqrt(x * x + y * y)
-            if size > 1.0:
-                x, y = x / size, y / size
-            off[p, 0] -= x
-            off[p, 1] -= y
-            if size < CLOSE_ENOUGH:
-                break
-        told[p, 0], told[p, 1], told[p, 2], told[p, 3] = a, b, c, alike
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _normalised(values, share, count):
-    """Give values mean 0 and variance 1, weighted; return what they were divided by."""
-    side = len(values)
-    total, square = np.float32(0), np.float32(0)
-    for i in range(side):
-        for j in range(side):
-            total += share[i, j] * values[i, j]
-    mean = total / count
-    for i in range(side):
-        for j in range(side):
-            values[i, j] -= mean
-            square += share[i, j] * values[i, j] * values[i, j]
-    spread = np.sqrt(square / count) + np.float32(1e-4)
-    for i in range(side):
-        for j in range(side):
-            values[i, j] /= spread
-    return spread
-
-
-@numba.njit(cache=True, nogil=True)
-def _carry(triangle, shares, faces, inside, K, grey, depth, warped, valid):
-    """Draw what a picture shows of the places that the pixels of another see."""
-    height, width = grey.shape
-    for y in range(len(triangle)):
-        for x in range(triangle.shape[1]):
-            if triangle[y, x] < 0:
-                continue
-            a, b, c = faces[triangle[y, x]]
-            wa, wb, wc = shares[y, x]
-            z = wa * inside[a, 2] + wb * inside[b, 2] + wc * inside[c, 2]
-            px = (wa * inside[a, 0] + wb * inside[b, 0] + wc * inside[c, 0]) / z * K[0, 0] + K[0, 2]
-            py = (wa * inside[a, 1] + wb * inside[b, 1] + wc * inside[c, 1]) / z * K[1, 1] + K[1, 2]
-            px, py = px - 0.5, py - 0.5
-            if not (0 <= px < width - 1 and 0 <= py < height - 1):
-                continue
-            i, j = int(py), int(px)
-            v, u = py - i, px - j
-            warped[y, x] = (1 - v) * ((1 - u) * grey[i, j] + u * grey[i, j + 1]) + v * (
-                (1 - u) * grey[i + 1, j] + u * grey[i + 1, j + 1]
-            )
-            valid[y, x] = abs(depth[int(py + 0.5), int(px + 0.5)] - z) < HIDDEN

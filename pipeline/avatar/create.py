@@ -10,7 +10,7 @@ import numpy as np
 
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.fit import FitConfig, FitReport, Tell, fit
-from pipeline.avatar.refine import RefineConfig, refine
+from pipeline.avatar.refine import RefineConfig, held_back, refine
 from pipeline.avatar.start import light
 from pipeline.avatar.video import Footage, VideoConfig, read_footage
 from pipeline.avatar.video import sheet as video_sheet
@@ -98,7 +98,8 @@ def make_avatar(
     made = reconstruct(net.to(device), found, layout, facts)
     if refine_s <= 0:
         return made
-    return refine(made, found.view, _codes(found, layout), RefineConfig(refine_s))[0]
+    codes, tell = _codes(found, layout), said.append if note is None else note
+    return _refined(net, made, found, codes, refine_s, tell)
 
 
 def make_video_avatar(
@@ -203,6 +204,34 @@ def reconstruct(
     view = found.view.to(next(net.parameters()).device)
     mesh = found.tracked.mesh if guided else None
     return Avatar.create(net, view, layout, facts or {}, mesh)
+
+
+def _refined(
+    net: FastGHA,
+    made: Avatar,
+    found: photos.Photos,
+    codes: ExpressionCode,
+    seconds: float,
+    note: Callable[[str], None],
+) -> Avatar:
+    """Refine an avatar, if that brings one of the others' pictures closer to what is seen in it."""
+    if len(found.view) < 2:
+        note("One picture alone cannot tell whether refinement helps: it is left out.")
+        return made
+
+    def make(rows: list[int]) -> Avatar:
+        mesh = found.tracked.mesh[rows] if made.head.rig is not None else None
+        return Avatar.create(net, found.view[rows].to(made.device), made.layout, {}, mesh)
+
+    held, was, now = held_back(make, found.view, codes, RefineConfig(seconds / 2))
+    said = (
+        f"Refined by the others, the avatar is off {found.names[held]} by {now:.4f}, not {was:.4f}"
+    )
+    if now >= was:
+        note(f"{said}: it stays as it was.")
+        return made
+    note(f"{said}.")
+    return refine(made, found.view, codes, RefineConfig(seconds / 2))[0]
 
 
 def _codes(found: photos.Photos, layout: str) -> ExpressionCode:

@@ -1,18 +1,20 @@
 """A few seconds of gradient steps on the pictures that an avatar was made of.
 
-Letters: v pictures, n Gaussians, h w size.
+Letters: v pictures.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.fit import corrected
 from pipeline.core.errors import ConfigError, ShapeError
 from pipeline.core.types import ExpressionCode, Gaussians, View
 from pipeline.losses import ssim
@@ -26,7 +28,8 @@ class RefineConfig:
     """How an avatar is refined."""
 
     seconds: float = 10.0
-    max_steps: int = 400
+    max_steps: int = 40
+    """More steps learn by heart what the tracker is off."""
     means_lr: float = 4e-4
     """Metres a step; the largest share of what is gained comes from places."""
     scales_lr: float = 1e-2
@@ -36,14 +39,17 @@ class RefineConfig:
     colors_lr: float = 1e-3
     ssim: float = 0.5
     """Weight of 1 - SSIM beside the L1 terms of colour and silhouette."""
-    block: int = 16
-    """Pixels along a side of the blocks that are held back to tell when to stop."""
-    held_back: float = 0.1
-    """Share of the blocks."""
-    every: int = 10
-    """Steps between looks at the held-back blocks."""
-    patience: int = 60
-    """Steps without an improvement there after which it ends."""
+    hold: float = 0.02
+    """Weight of what changes cost, in `WIDTHS`."""
+    prior: float = 1e-3
+    """Weight of what the pictures' own corrections cost, in `OWN`."""
+
+
+WIDTHS = (0.004, 0.2, 0.5, 0.1)
+"""Usual changes: of places, metres; of sizes, logarithm; of opacities, logit; and of colours."""
+OWN = {"turn": (0.01, 5e-4), "shift": (0.002, 2e-4), "exposure": (0.05, 2e-3)}
+"""What the tracker and the light of a picture are off, radians, metres, logarithm: how far usually,
+and how far a step goes. It is not the head's."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +59,34 @@ class RefineReport:
     steps: int
     seconds: float
     before: float
-    """Mean absolute error of the held-back blocks."""
+    """Mean absolute error of the pictures."""
     after: float
 
 
 class _Shift:
-    """The changes that are learnt: of places, sizes, opacities and colours."""
+    """The changes that are learnt: of the Gaussians, and each picture's own."""
 
-    def __init__(self, still: Gaussians, config: RefineConfig) -> None:
+    def __init__(self, still: Gaussians, pictures: int, config: RefineConfig) -> None:
         self.still = still
         shapes = (still.means, still.scales, still.opacities, still.colors)
         self.values = [torch.zeros_like(x, requires_grad=True) for x in shapes]
         rates = (config.means_lr, config.scales_lr, config.opacities_lr, config.colors_lr)
         groups = [{"params": [v], "lr": lr} for v, lr in zip(self.values, rates)]
+        self.own = [
+            {name: torch.zeros_like(still.means[0], requires_grad=True) for name in OWN}
+            for _ in range(pictures)
+        ]
+        groups += [{"params": [x[n]], "lr": rate} for x in self.own for n, (_, rate) in OWN.items()]
         self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.config = config
+
+    def cost(self, picture: int) -> Tensor:
+        """Return what the changes cost."""
+        held = sum(
+            (x / width).square().mean() for x, width in zip(self.values, WIDTHS, strict=True)
+        )
+        own = sum((self.own[picture][n] / width).square().sum() for n, (width, _) in OWN.items())
+        return self.config.hold * torch.as_tensor(held) + self.config.prior * torch.as_tensor(own)
 
     def gaussians(self) -> Gaussians:
         means, scales, opacities, colors = self.values
@@ -91,8 +111,7 @@ def refine(
     """Fit an avatar's Gaussians more closely to its pictures; the deformation stays as it is.
 
     How far each Gaussian moves for each picture's expression is computed once and kept, so a step
-    costs only drawing. The state with the smallest error on held-back blocks of the pictures is
-    given back, which is the first one if nothing got better.
+    costs only drawing. Each picture has a small turn, shift and exposure of its own beside it.
 
     Args:
         avatar: An exact avatar.
@@ -113,32 +132,63 @@ def refine(
     views = views.to(avatar.device)
     moved = [avatar.animate(codes[i]) for i in range(len(codes))]
     offsets = [(g.means - still.means, g.colors - still.colors) for g in moved]
-    back = _held_back(views, config)
-    shift = _Shift(still, config)
+    before = error(avatar, views, codes)
+    shift = _Shift(still, len(views), config)
     start = time.perf_counter()
-    best, best_step, before = still, 0, 0.0
-    least = float("inf")
     step = 0
-    while True:
-        if step % config.every == 0:
-            now = _error(shift.gaussians(), offsets, views, back)
-            if step == 0:
-                before = now
-            if now < least:
-                least, best, best_step = now, _frozen(shift.gaussians()), step
-            spent = time.perf_counter() - start
-            progress(min(round(spent), round(config.seconds)), round(config.seconds))
-            over = spent > config.seconds or step >= config.max_steps
-            if over or step - best_step >= config.patience:
-                break
+    while step < config.max_steps and (spent := time.perf_counter() - start) < config.seconds:
+        progress(round(spent), round(config.seconds))
         v = step % len(views)
-        loss = _loss(_posed(shift.gaussians(), *offsets[v]), views[v : v + 1], ~back[v], config)
+        own = corrected(_posed(shift.gaussians(), *offsets[v]), shift.own[v])
+        loss = _loss(own, views[v : v + 1], config) + shift.cost(v)
         shift.adam.zero_grad(set_to_none=True)
         loss.backward()
         shift.adam.step()
         step += 1
-    refined = replace(avatar, refined_gaussians=best)
-    return refined, RefineReport(best_step, time.perf_counter() - start, before, least)
+    refined = replace(avatar, refined_gaussians=_frozen(shift.gaussians())) if step else avatar
+    progress(round(config.seconds), round(config.seconds))
+    after = error(refined, views, codes)
+    return refined, RefineReport(step, time.perf_counter() - start, before, after)
+
+
+def held_back(
+    make: Callable[[list[int]], Avatar],
+    views: View,
+    codes: ExpressionCode,
+    config: RefineConfig = RefineConfig(),
+) -> tuple[int, float, float]:
+    """Tell whether refinement brings an avatar closer to a picture that it has not seen.
+
+    Args:
+        make: Makes the avatar of some of the pictures.
+        views: The pictures, two or more.
+        codes: Their expressions, [v, 120].
+        config: How it is refined.
+
+    Returns:
+        The picture that is held back, the one seen most from the middle of the others; and its
+        `error` before and after the others' avatar is refined.
+    """
+    ways = functional.normalize(views.camera.centers, dim=-1)
+    held = int((ways @ ways.mT).sum(1).argmax())
+    rest = [i for i in range(len(views)) if i != held]
+    less = make(rest)
+    views = views.to(less.device)
+    tried, _ = refine(less, views[rest], codes[rest], config)
+    was, now = (error(one, views[[held]], codes[[held]]) for one in (less, tried))
+    return held, was, now
+
+
+@torch.no_grad()
+def error(avatar: Avatar, views: View, codes: ExpressionCode) -> float:
+    """Return the mean absolute error of an avatar where pictures show the head."""
+    total, count = 0.0, 0.0
+    for i in range(len(views)):
+        drawn = avatar.render(codes[i], views.camera[i])
+        gap = (drawn.color.permute(2, 0, 1) - views.image[i]).abs().mean(0)
+        seen = views.alpha[i, 0] > 0.5
+        total, count = total + float(gap[seen].sum()), count + float(seen.sum())
+    return total / max(count, 1.0)
 
 
 def _posed(canonical: Gaussians, means: Tensor, colors: Tensor) -> Gaussians:
@@ -146,43 +196,12 @@ def _posed(canonical: Gaussians, means: Tensor, colors: Tensor) -> Gaussians:
     return replace(canonical, means=canonical.means + means, colors=posed)
 
 
-def _loss(
-    gaussians: Gaussians, view: View, known: Bool[Tensor, "h w"], config: RefineConfig
-) -> Tensor:
+def _loss(gaussians: Gaussians, view: View, config: RefineConfig) -> Tensor:
     drawn = render(gaussians, view.camera[0], background=gaussians.means.new_ones(3))
     picture = drawn.color.permute(2, 0, 1)
-    # Held-back blocks show the truth, so that no window of SSIM learns from them.
-    picture = torch.where(known, picture, view.image[0])
     color = (picture - view.image[0]).abs().mean()
-    alpha = ((drawn.alpha[..., 0] - view.alpha[0, 0]).abs() * known).mean()
+    alpha = (drawn.alpha[..., 0] - view.alpha[0, 0]).abs().mean()
     return color + alpha + config.ssim * (1 - ssim(picture[None], view.image))
-
-
-@torch.no_grad()
-def _error(
-    canonical: Gaussians,
-    offsets: list[tuple[Tensor, Tensor]],
-    views: View,
-    back: Bool[Tensor, "v h w"],
-) -> float:
-    total, count = 0.0, 0
-    for i, offset in enumerate(offsets):
-        posed = _posed(canonical, *offset)
-        drawn = render(posed, views.camera[i], background=posed.means.new_ones(3))
-        gap = (drawn.color.permute(2, 0, 1) - views.image[i]).abs().mean(0)[back[i]]
-        total += float(gap.sum())
-        count += gap.numel()
-    return total / max(count, 1)
-
-
-def _held_back(views: View, config: RefineConfig) -> Bool[Tensor, "v h w"]:
-    """Choose blocks in which the head is seen."""
-    h, w = views.image.shape[-2:]
-    b = config.block
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.rand(len(views), -(-h // b), -(-w // b), generator=generator)
-    blocks = (chosen < config.held_back).repeat_interleave(b, 1).repeat_interleave(b, 2)
-    return blocks[:, :h, :w].to(views.alpha.device) & (views.alpha[:, 0] > 0.5)
 
 
 def _frozen(gaussians: Gaussians) -> Gaussians:

@@ -6,8 +6,9 @@ Letters: v pictures.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,11 +31,11 @@ class RefineConfig:
     seconds: float = 10.0
     max_steps: int = 40
     """More steps learn by heart what the tracker is off."""
-    means_lr: float = 4e-4
+    means_lr: float = 2e-4
     """Metres a step; the largest share of what is gained comes from places."""
-    scales_lr: float = 1e-2
+    scales_lr: float = 5e-3
     """Of the logarithm."""
-    opacities_lr: float = 1e-2
+    opacities_lr: float = 5e-3
     """Of the logit."""
     colors_lr: float = 1e-3
     ssim: float = 0.5
@@ -45,6 +46,9 @@ class RefineConfig:
     """Weight of what the pictures' own corrections cost, in `OWN`."""
 
 
+BETAS = (0.9, 0.99)
+FARTHEST = 4.0
+"""Times the rate that one number moves in a step at most."""
 WIDTHS = (0.004, 0.2, 0.5, 0.1)
 """Usual changes: of places, metres; of sizes, logarithm; of opacities, logit; and of colours."""
 OWN = {"turn": (0.01, 5e-4), "shift": (0.002, 2e-4), "exposure": (0.05, 2e-3)}
@@ -63,6 +67,35 @@ class RefineReport:
     after: float
 
 
+class _EvenAdam(torch.optim.Optimizer):
+    """Adam whose steps are measured by the gradients of all Gaussians, not by each one's own.
+
+    A Gaussian that is hardly seen, whose gradient is little more than noise, hardly moves.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+        self._steps = 0
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take one step."""
+        self._steps += 1
+        fade, slow = (1 - beta**self._steps for beta in BETAS)
+        for group in self.param_groups:
+            for x in group["params"]:
+                if x.grad is None:
+                    continue
+                own = self.state[x]
+                if not own:
+                    own["mean"], own["square"] = torch.zeros_like(x), x.new_zeros(())
+                own["mean"].lerp_(x.grad, 1 - BETAS[0])
+                seen = (x.grad != 0).sum().clamp(min=1)
+                own["square"].lerp_(x.grad.square().sum() / seen, 1 - BETAS[1])
+                size = (own["square"] / slow).sqrt().clamp(min=1e-12)
+                x.add_((own["mean"] / fade / size).clamp(-FARTHEST, FARTHEST), alpha=-group["lr"])
+
+
 class _Shift:
     """The changes that are learnt: of the Gaussians, and each picture's own."""
 
@@ -77,7 +110,7 @@ class _Shift:
             for _ in range(pictures)
         ]
         groups += [{"params": [x[n]], "lr": rate} for x in self.own for n, (_, rate) in OWN.items()]
-        self.adam = torch.optim.Adam(groups, betas=(0.9, 0.99))
+        self.adam = _EvenAdam(groups)
         self.config = config
 
     def cost(self, picture: int) -> Tensor:

@@ -82,6 +82,14 @@ def evaluate(
             metavar="N,N,...", help="With --video: its frames that are inputs, counted from 0."
         ),
     ] = "",
+    refine: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            metavar="SECONDS",
+            help="With --video: also refine the avatar on its inputs, as `fastgha avatar` does.",
+        ),
+    ] = 0.0,
     inputs: Inputs = None,
     size: PictureSize = None,
     targets: Targets = None,
@@ -116,7 +124,7 @@ def evaluate(
 
     request = experiments.Request(
         shards, model, protocol, table, figure, runs, predictions, name, tuple(results or ()),
-        inputs, size, targets, device, out, allow_seen, video, _numbers(frames),
+        inputs, size, targets, device, out, allow_seen, video, _numbers(frames), refine,
     )  # fmt: skip
     report = experiments.run(request, console.progress)
     console.tables(report.tables)

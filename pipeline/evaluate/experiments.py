@@ -72,6 +72,8 @@ class Request:
     """A video to reenact, in place of shards."""
     frames: tuple[int, ...] = ()
     """Numbers of its frames that are inputs."""
+    refine_s: float = 0.0
+    """Seconds in which the video's avatar is refined."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,11 @@ def run(request: Request, bars: Bars = no_bars) -> Report:
     Raises:
         ConfigError: If there is no such experiment, or something that it needs was not named.
     """
+    if request.refine_s > 0 and request.video is None:
+        raise ConfigError(
+            "Only the avatar of a video is refined here.",
+            "Add --video FILE, or leave --refine out.",
+        )
     if request.video is not None:
         return reenact(_reenactment(request, request.video), request.out, bars)
     if request.table == SPEED_TABLE:
@@ -143,7 +150,7 @@ def run(request: Request, bars: Bars = no_bars) -> Report:
 def _reenactment(request: Request, video: Path) -> Reenactment:
     return Reenactment(
         video, request.model, request.inputs or INPUTS, request.frames, request.targets or TARGETS,
-        request.size, device=choose(request.device),
+        request.size, device=choose(request.device), refine_s=request.refine_s,
     )  # fmt: skip
 
 

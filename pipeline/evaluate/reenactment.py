@@ -25,6 +25,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.fit import psnr_where
+from pipeline.avatar.refine import RefineConfig, refine
 from pipeline.captures.capture import RawView
 from pipeline.captures.video import CAMERA, VideoCapture
 from pipeline.core.errors import InputError
@@ -55,7 +56,7 @@ INPUTS, TARGETS = 4, 48
 SHOWN = 6
 """Held-out frames on the sheet."""
 COLUMNS = ("PSNR, dB", "SSIM", "PSNR of the head, dB", "SSIM of the head")
-NEAREST = "nearest input frame"
+NEAREST, REFINED = "nearest input frame", "avatar, refined"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class Reenactment:
     """Width of the pictures; the model's if not given."""
     matting: str = "modnet"
     device: str = "cpu"
+    refine_s: float = 0.0
+    """Seconds in which the avatar is refined on the inputs; it stands beside the plain one."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,21 @@ def reenact(
     layout = str(loaded.header["layout"])
     mesh = None if net.config.guide == "none" else _mesh(track, inputs)
     avatar = Avatar.create(net, seen.to(request.device), layout, {}, mesh)
-    drawn: list[Tensor] = []
+    avatars = {"avatar": avatar}
+    if request.refine_s > 0:
+        config = RefineConfig(request.refine_s)
+        with bars("Refining") as tick:
+            avatars[REFINED], _ = refine(avatar, seen, track.codes[inputs], config, tick)
+    methods: dict[str, Tensor] = {}
     with bars("Drawing") as tick:
-        for n, row in enumerate(targets):
-            picture = avatar.render(track.codes[row], truth.camera[n]).color
-            drawn.append(picture.permute(2, 0, 1).clamp(0, 1).cpu())
-            tick(n + 1, len(targets))
-    methods = {"avatar": torch.stack(drawn), NEAREST: nearest_input(seen, truth.camera)}
+        for done, (name, one) in enumerate(avatars.items()):
+            drawn: list[Tensor] = []
+            for n, row in enumerate(targets):
+                picture = one.render(track.codes[row], truth.camera[n]).color
+                drawn.append(picture.permute(2, 0, 1).clamp(0, 1).cpu())
+                tick(done * len(targets) + n + 1, len(avatars) * len(targets))
+            methods[name] = torch.stack(drawn)
+    methods[NEAREST] = nearest_input(seen, truth.camera)
     figures = {name: compare(pictures, truth) for name, pictures in methods.items()}
     values: dict[str, Any] = {
         "video": request.video.name,
@@ -141,6 +152,7 @@ def reenact(
         "checkpoint_sha256": digest(checkpoint_path(request.model)),
         "size": size,
         "matting": request.matting,
+        "refine_s": request.refine_s,
         "inputs": track.frames[inputs].tolist(),
         "input_yaw_degrees": [round(float(y), 1) for y in np.degrees(yaws(track))[inputs]],
         "targets": track.frames[targets].tolist(),
@@ -154,7 +166,7 @@ def reenact(
         path = out / "sheet.png"
         write_rgb(path, _sheet(seen, methods, truth))
         pictures = (
-            (f"Inputs; truth, avatar, its error, and the {NEAREST}, frame by frame.", path),
+            (f"Inputs; truth, each avatar, its error, and the {NEAREST}, frame by frame.", path),
         )
     return Report(f"Self-reenactment of {request.video.name}", (_table(figures, values),), pictures,
                   values)  # fmt: skip
@@ -285,6 +297,8 @@ def _table(figures: dict[str, np.ndarray], values: dict[str, Any]) -> Table:
 
 def _sheet(seen: View, methods: dict[str, Tensor], truth: View) -> np.ndarray:
     shown = np.linspace(0, len(truth) - 1, min(SHOWN, len(truth))).round().astype(int).tolist()
-    drawn, nearest = (pictures[shown] for pictures in methods.values())
-    true = truth.image[shown]
-    return grid([seen.image, true, drawn, error_map(drawn, true), nearest])
+    true, rows = truth.image[shown], list[Tensor]()
+    for name, pictures in methods.items():
+        drawn = pictures[shown]
+        rows += [drawn] if name == NEAREST else [drawn, error_map(drawn, true)]
+    return grid([seen.image, true, *rows])

@@ -12,7 +12,15 @@ import torch
 from pipeline.core.errors import InputError, StaleOutputError
 from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera, View
-from pipeline.evaluate.reenactment import COLUMNS, NEAREST, Reenactment, choose, compare, reenact
+from pipeline.evaluate.reenactment import (
+    COLUMNS,
+    NEAREST,
+    REFINED,
+    Reenactment,
+    choose,
+    compare,
+    reenact,
+)
 from pipeline.faces.makehuman import load_asset, mean_landmarks
 from pipeline.io.video import write_mp4
 from pipeline.model.fastgha import FastGHA
@@ -113,6 +121,17 @@ def test_a_video_is_tracked_once_cut_once_and_compared_with_its_nearest_input(
         reenact(replace(request_, size=32), tmp_path, **tools)
     track = read_track(tmp_path / "frames" / "track.npz")
     refuses(request_, track)
+
+
+def test_a_refined_avatar_stands_beside_the_plain_one(request_: Reenactment, tmp_path: Path):
+    tools = {
+        "detector": detect, "matting": everything,
+        "tracker": HeadTracker(Knowing()),  # pyright: ignore[reportArgumentType]
+    }  # fmt: skip
+    values = reenact(replace(request_, refine_s=60.0), tmp_path, **tools).values
+    assert list(values["figures"]) == ["avatar", REFINED, NEAREST] and values["refine_s"] == 60
+    plain, refined = (np.array(values["frames"][name]) for name in ("avatar", REFINED))
+    assert (plain != refined).any() and refined[:, 0].mean() > plain[:, 0].mean() - 0.5
 
 
 def refuses(asked: Reenactment, track: TrackFile) -> None:

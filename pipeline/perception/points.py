@@ -40,8 +40,9 @@ BOX_SCALE, BOX_DROP = 1.4, 0.04
 """Size of the head model's face over that of the detector's box, and how much higher it is."""
 MAX_SLANT = 0.6
 """Radians that the line of the eyes may lean in an upright picture."""
-CLOSE, ROOM = 224, 1.2
-"""Pixels of a close-up, and its side over that of what is in it."""
+CLOSE, ROOM, SMALL = 224, 1.2, 112
+"""Pixels of a close-up, its side over that of what is in it, and under how many of the picture's
+pixels that shows no detail."""
 SQUEEZED, HIDDEN, MODES = 32, 320, 96
 BOUND = 6.0
 """Of a logarithm of a standard deviation."""
@@ -146,10 +147,12 @@ class PointsSeen:
 
 def close_up(
     picture: Image.Image, points: Float64[np.ndarray, "p 2"], side: int = CLOSE
-) -> CloseUp:
-    """Cut the upright square around the points of a head out of a picture."""
+) -> CloseUp | None:
+    """Cut the upright square around the points of a head out of a picture; none of a small one."""
     low, high = points.min(0), points.max(0)
     length = ROOM * float((high - low).max())
+    if length < SMALL:
+        return None
     middle = (low + high) / 2
     grey = cut_square(picture.convert("L"), middle, length, 0.0, side)
     place = np.append(middle - length / 2, length)

@@ -68,10 +68,11 @@ def turned() -> tuple[list[CloseUp], TrackedMesh, list[Camera]]:
     posed = np.stack([frame.vertices for frame in frames]).astype(np.float32)
     mesh = TrackedMesh(MAKEHUMAN, subject.head.neutral.astype(np.float32), posed)
     of_network = PointsFinder().vertices
-    shown = [
-        close_up(Image.fromarray(frame.rgb), seen(camera, frame.vertices[of_network]))
-        for frame, camera in zip(frames, cameras, strict=True)
-    ]
+    shown: list[CloseUp] = []
+    for frame, camera in zip(frames, cameras, strict=True):
+        found = close_up(Image.fromarray(frame.rgb), seen(camera, frame.vertices[of_network]))
+        assert found is not None
+        shown.append(found)
     return shown, mesh, cameras
 
 
@@ -160,3 +161,10 @@ def test_what_was_seen_comes_back_from_its_arrays(
     assert whole.close_up is not None
     assert np.array_equal(whole.close_up.grey, turned[0][0].grey)
     assert np.array_equal(whole.close_up.place, turned[0][0].place)
+
+
+def test_a_small_head_shows_no_skin():
+    rgb = np.zeros((100, 100, 3), np.uint8)
+    corners = np.array([[10.0, 10], [80, 80]])
+    assert close_up(Image.fromarray(rgb), corners) is None
+    assert close_up(Image.fromarray(rgb), 2 * corners) is not None

@@ -87,7 +87,7 @@ def evaluate(
         typer.Option(
             min=0.0,
             metavar="SECONDS",
-            help="With --video: also refine the avatar on its inputs, as `fastgha avatar` does.",
+            help="With --video: also refine the avatar on its inputs, whether it helps or not.",
         ),
     ] = 0.0,
     inputs: Inputs = None,

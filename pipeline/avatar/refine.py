@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.avatar.avatar import Avatar
-from pipeline.avatar.fit import corrected
+from pipeline.avatar.fit import BETAS, PRIOR, Rates, corrected
 from pipeline.core.errors import ConfigError, ShapeError
 from pipeline.core.types import ExpressionCode, Gaussians, View
 from pipeline.losses import ssim
@@ -43,17 +43,15 @@ class RefineConfig:
     hold: float = 0.02
     """Weight of what changes cost, in `WIDTHS`."""
     prior: float = 1e-3
-    """Weight of what the pictures' own corrections cost, in `OWN`."""
+    """Weight of what the pictures' own corrections cost, in the widths of a video's."""
 
 
-BETAS = (0.9, 0.99)
 FARTHEST = 4.0
 """Times the rate that one number moves in a step at most."""
 WIDTHS = (0.004, 0.2, 0.5, 0.1)
 """Usual changes: of places, metres; of sizes, logarithm; of opacities, logit; and of colours."""
-OWN = {"turn": (0.01, 5e-4), "shift": (0.002, 2e-4), "exposure": (0.05, 2e-3)}
-"""What the tracker and the light of a picture are off, radians, metres, logarithm: how far usually,
-and how far a step goes. It is not the head's."""
+OWN = ("turn", "shift", "exposure")
+"""What is a picture's own, not the head's: what tracker and light are off, as in a video."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +60,6 @@ class RefineReport:
 
     steps: int
     seconds: float
-    before: float
-    """Mean absolute error of the pictures."""
-    after: float
 
 
 class _EvenAdam(torch.optim.Optimizer):
@@ -109,7 +104,8 @@ class _Shift:
             {name: torch.zeros_like(still.means[0], requires_grad=True) for name in OWN}
             for _ in range(pictures)
         ]
-        groups += [{"params": [x[n]], "lr": rate} for x in self.own for n, (_, rate) in OWN.items()]
+        own_rates = vars(Rates())
+        groups += [{"params": [x[n]], "lr": own_rates[n]} for x in self.own for n in OWN]
         self.adam = _EvenAdam(groups)
         self.config = config
 
@@ -118,7 +114,7 @@ class _Shift:
         held = sum(
             (x / width).square().mean() for x, width in zip(self.values, WIDTHS, strict=True)
         )
-        own = sum((self.own[picture][n] / width).square().sum() for n, (width, _) in OWN.items())
+        own = sum((self.own[picture][n] / PRIOR[n]).square().sum() for n in OWN)
         return self.config.hold * torch.as_tensor(held) + self.config.prior * torch.as_tensor(own)
 
     def gaussians(self) -> Gaussians:
@@ -165,7 +161,6 @@ def refine(
     views = views.to(avatar.device)
     moved = [avatar.animate(codes[i]) for i in range(len(codes))]
     offsets = [(g.means - still.means, g.colors - still.colors) for g in moved]
-    before = error(avatar, views, codes)
     shift = _Shift(still, len(views), config)
     start = time.perf_counter()
     step = 0
@@ -180,8 +175,7 @@ def refine(
         step += 1
     refined = replace(avatar, refined_gaussians=_frozen(shift.gaussians())) if step else avatar
     progress(round(config.seconds), round(config.seconds))
-    after = error(refined, views, codes)
-    return refined, RefineReport(step, time.perf_counter() - start, before, after)
+    return refined, RefineReport(step, time.perf_counter() - start)
 
 
 def held_back(

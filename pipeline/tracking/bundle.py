@@ -571,13 +571,9 @@ class _Problem:
         slope[:, :, shared : shared + STATE] = by_head @ posed.by_state
         # A turn comes after the pose, in the world: w x (R X) there, before the camera turns it.
         arm = turned @ world
-        spin = np.zeros((len(z), 3, 3))
-        spin[:, 0, 1], spin[:, 0, 2] = arm[:, 2], -arm[:, 1]
-        spin[:, 1, 0], spin[:, 1, 2] = -arm[:, 2], arm[:, 0]
-        spin[:, 2, 0], spin[:, 2, 1] = arm[:, 1], -arm[:, 0]
         by_world = P @ world
         at = g if self.static else shared + STATE
-        slope[:, :, at : at + 3] = by_world @ spin
+        slope[:, :, at : at + 3] = by_world @ spins(arm)
         shift = self._shift_unit(s.moment) if self.free else np.eye(3)
         slope[:, :, at + 3 : at + 6] = by_world @ shift
         if self.free:
@@ -594,7 +590,7 @@ class _Problem:
         self.identity = self.identity + x[: self.k]
         self.log_focal = self.log_focal + x[self.k : g].clip(-0.5, 0.5)
         self.states = self.states + y[:, :STATE]
-        poses = x[None, g:] if self.static else y[:, STATE : STATE + POSE]
+        poses = x[None, g:] if self.static else y[:, STATE:]
         turn = poses[:, :3]
         size = np.linalg.norm(turn, axis=1, keepdims=True)
         turn = turn * np.minimum(1, 0.6 / np.maximum(size, 1e-9))
@@ -635,6 +631,15 @@ class _Problem:
         poses = np.tile(np.eye(4), (self.m, 1, 1))
         poses[:, :3, :3], poses[:, :3, 3] = self.turns, self.t
         return Bundle(self.identity, self.states, poses, tuple(cameras), errors, misfit)
+
+
+def spins(arms: Float64[np.ndarray, "p 3"]) -> Float64[np.ndarray, "p 3 3"]:
+    """Return how points at the ends of arms move with a small rotation vector."""
+    spin = np.zeros((len(arms), 3, 3))
+    spin[:, 0, 1], spin[:, 0, 2] = arms[:, 2], -arms[:, 1]
+    spin[:, 1, 0], spin[:, 1, 2] = -arms[:, 2], arms[:, 0]
+    spin[:, 2, 0], spin[:, 2, 1] = arms[:, 1], -arms[:, 0]
+    return spin
 
 
 def _with_marks(s: Sighting, config: BundleConfig) -> Sighting:

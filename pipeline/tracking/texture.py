@@ -30,6 +30,7 @@ from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.faces.makehuman import load_asset
 from pipeline.perception.points import CloseUp
 from pipeline.render.triangles import Drawn, draw_triangles
+from pipeline.tracking.bundle import POSE, spins
 from pipeline.tracking.windows import REACH, carried, search
 
 LEAST = 12
@@ -40,8 +41,6 @@ SOME = 16
 """Of so many control vertices one tells how unlike two expressions are."""
 TIED = 100.0
 """Weight of the mean of all pictures' poses against that of one."""
-POSE = 6
-"""Unknowns of a pose: a turn in the camera's axes, metres aside, and a factor of the distance."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +129,7 @@ class _Slopes:
     """How the pixels of places move in one picture."""
 
     pose: Float64[np.ndarray, "p 2 6"]
+    """By a turn in the camera's axes, metres aside, and a factor of the distance."""
     identity: Float64[np.ndarray, "p 2 k"]
     skin: Float64[np.ndarray, "p 2"]
 
@@ -328,15 +328,11 @@ class _Problem:
     def _slopes(self, i: int, places: Int64[np.ndarray, "p"]) -> _Slopes:
         _, _, P = self._seen(i, places)
         arm = self._shape(i).points[places] @ self.R[i].T
-        spin = np.zeros((len(arm), 3, 3))
-        spin[:, 0, 1], spin[:, 0, 2] = arm[:, 2], -arm[:, 1]
-        spin[:, 1, 0], spin[:, 1, 2] = -arm[:, 2], arm[:, 0]
-        spin[:, 2, 0], spin[:, 2, 1] = arm[:, 1], -arm[:, 0]
         unit = np.eye(3)
         unit[:, 2] = self.t[i]
         by_head = P @ self.R[i]
         return _Slopes(
-            np.concatenate([P @ spin, P @ unit], -1),
+            np.concatenate([P @ spins(arm), P @ unit], -1),
             by_head @ self.basis[places],
             np.einsum("pij,pj->pi", by_head, self._shape(i).normals[places]),
         )

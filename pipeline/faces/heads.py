@@ -57,6 +57,12 @@ IRIS_BRIGHTNESS = 0.4
 """Darker vertices of an eyeball are iris and pupil."""
 LID_AROUND = 0.03
 """Skin so far from a lid has about its colour, metres."""
+CELL = 0.006
+"""Metres between the points that cover a head."""
+CELLS_ABOVE = -0.18
+"""Metres: what is lower on the mean head is no neck."""
+FACE = -0.03
+"""Metres: what is before this on the mean head is seen, or inside of it."""
 FLAME_FILES = {FLAME2020: "flame2020.npz", FLAME2023: "flame2023.npz"}
 """Where a converted FLAME model is looked for, in the folder of `fastgha weights`."""
 
@@ -90,6 +96,25 @@ class Inner:
     """Lids first, then irises, whites, teeth and tongue."""
 
 
+@dataclass(frozen=True)
+class Cells:
+    """Points that cover the outer skin of a head model evenly."""
+
+    corners: Int32[np.ndarray, "c 3"]
+    """Vertices of the surface between which each lies."""
+    shares: Float32[np.ndarray, "c 3"]
+    """Of those corners."""
+    places: Float32[np.ndarray, "c 3"]
+    """Where they are on the mean head, metres."""
+    of_vertex: Int32[np.ndarray, "s"]
+    """The point nearest to each vertex of the surface."""
+
+    @property
+    def vertices(self) -> Int32[np.ndarray, "c"]:
+        """The vertex nearest to each point."""
+        return np.take_along_axis(self.corners, self.shares.argmax(1)[:, None], 1)[:, 0]
+
+
 class HeadModel(Protocol):
     """A head whose expressions are known for any person's neutral mesh. Head frame, metres."""
 
@@ -116,6 +141,11 @@ class HeadModel(Protocol):
     @property
     def interior(self) -> Inner:
         """Eyeballs, lids and the inside of the mouth; none where the model has none."""
+        ...
+
+    @property
+    def cells(self) -> Cells:
+        """Points that cover the skin from the neck up."""
         ...
 
     def posed(
@@ -242,6 +272,14 @@ class MakeHumanHead:
         )
         return Inner(vertices, part, mean[vertices], colors, lids[vertices], shades)
 
+    @functools.cached_property
+    def cells(self) -> Cells:
+        """Points that cover the skin from the neck up, but not lids and mouth's inside."""
+        mean = self.surface(self._mean, self._mean)
+        skin = self.faces[(self.faces < self._starts[0]).all(1)]
+        inner = np.isin(skin, self.interior.vertices).any(1)
+        return _cells(mean, skin[~inner])
+
     def _lids(self, mean: Float32[np.ndarray, "s 3"]) -> Bool[np.ndarray, "n"]:
         """Tell which vertices of the skin are seen before the eyeballs when the eyes are shut."""
         skin, end = self._starts[:2].tolist()
@@ -335,6 +373,11 @@ class FlameHead:
         self.interior = Inner(none, none, nowhere, nowhere, none.astype(np.bool_), ())
         self._models: dict[torch.device, Flame] = {}
 
+    @functools.cached_property
+    def cells(self) -> Cells:
+        """Points that cover the mesh from the neck up."""
+        return _cells(self.model.template.numpy().astype(np.float32), self.faces)
+
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
     ) -> Float32[np.ndarray, "m 3"]:
@@ -405,6 +448,32 @@ def _seen(
             drawn = draw_triangles(surface, faces, Camera(E.float(), K, 384, 384)).triangle
             found.append(np.unique(faces[np.unique(drawn[drawn >= 0])]))
     return np.unique(np.concatenate(found))
+
+
+def _cells(mean: Float32[np.ndarray, "s 3"], faces: Int32[np.ndarray, "k 3"]) -> Cells:
+    """Cover some triangles of a mean head evenly; of the face only what can be seen."""
+    seen = np.zeros(len(mean), np.bool_)
+    seen[_seen(mean, faces)] = True
+    middle = mean[faces].mean(1)
+    faces = faces[(middle[:, 1] > CELLS_ABOVE) & ((middle[:, 2] < FACE) | seen[faces].all(1))]
+    # A grid on each triangle as fine as the cells, of which each cell keeps one.
+    steps = int(
+        np.ceil(np.linalg.norm(mean[faces] - mean[faces][:, [1, 2, 0]], axis=2).max() / CELL)
+    )
+    i, j = np.mgrid[: steps + 1, : steps + 1]
+    i, j = i[i + j <= steps], j[i + j <= steps]
+    grid = (np.stack([i, j, steps - i - j], 1) / steps).astype(np.float32)
+    corners = np.repeat(faces, len(grid), 0)
+    shares = np.tile(grid, (len(faces), 1))
+    places = np.einsum("ck,ckx->cx", shares, mean[corners])
+    at = np.floor(places / CELL)
+    off = np.linalg.norm(places / CELL - at - 0.5, axis=1)
+    order = np.lexsort((off, *at.T))
+    first = np.ones(len(order), np.bool_)
+    first[1:] = (np.diff(at[order], axis=0) != 0).any(1)
+    kept = np.sort(order[first])
+    of_vertex = KDTree(places[kept]).query(mean)[1].astype(np.int32)
+    return Cells(corners[kept], shares[kept], places[kept].astype(np.float32), of_vertex)
 
 
 def _matrix(proxy: makehuman.Proxy, m: int) -> csr_matrix:

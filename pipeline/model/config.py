@@ -119,6 +119,8 @@ class ModelConfig:
     interior: bool = False
     """With a guide: make Gaussians also inside the mouth and on the eyeballs, where pictures see
     nothing until it moves."""
+    unseen: bool = False
+    """With a guide: make Gaussians also on the skin that no picture shows, as behind the ears."""
     foreground_only: bool = False
     """Make Gaussians only where the matte of the input sees the head."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -135,8 +137,11 @@ class ModelConfig:
                 f"{self.transformer.heads} heads.",
                 "Make the width a multiple of the heads.",
             )
-        if self.interior and self.guide == "none":
-            raise ConfigError("model.interior needs a mesh.", "Set model.guide=mesh, or leave it.")
+        for name in ("interior", "unseen"):
+            if getattr(self, name) and self.guide == "none":
+                raise ConfigError(
+                    f"model.{name} needs a mesh.", "Set model.guide=mesh, or leave it."
+                )
         if not 2 <= len(self.decoder.widths) <= 4 or len(self.features.widths) != 3:
             raise ConfigError(
                 "decoder.widths needs 2 to 4 numbers and features.widths 3.",

@@ -15,7 +15,7 @@ from pipeline.core.errors import InputError, ShapeError
 from pipeline.core.geometry import plucker_rays
 from pipeline.core.types import Camera, Gaussians, View
 from pipeline.faces.guide import Guide, TrackedMesh, draw_guide
-from pipeline.model.activate import HEAD_RADIUS, CanonicalHead, activate
+from pipeline.model.activate import HEAD_RADIUS, CanonicalHead, activate, kept
 from pipeline.model.config import ModelConfig
 from pipeline.model.decoder import Decoder
 from pipeline.model.deform import Deformation, PreparedHead
@@ -23,6 +23,7 @@ from pipeline.model.features import ConvFeatures, Features
 from pipeline.model.hub import WeightsSource
 from pipeline.model.interior import Interior
 from pipeline.model.transformer import MultiViewTransformer
+from pipeline.model.unseen import Unseen
 
 if TYPE_CHECKING:
     from pipeline.model.frozen import FrozenFeatures, VaeDecoder
@@ -67,6 +68,9 @@ class FastGHA(nn.Module):
         self.interior = None
         if config.interior:
             self.interior = Interior(config.transformer.width, config.gaussian_features)
+        self.unseen = None
+        if config.unseen:
+            self.unseen = Unseen(config.transformer.width, config.gaussian_features)
         # Raw zeros are a plausible head (see `activate`); start near them.
         with torch.no_grad():
             self.decoder.conv_out.weight *= 0.1
@@ -132,8 +136,12 @@ class FastGHA(nn.Module):
         made: list[CanonicalHead] = []
         for i, (part, seen) in enumerate(zip(raw.split(views), tokens.split(views), strict=True)):
             head, guide = activate(part, sets[i], self.config, guides[i]), guides[i]
-            inner = None if guide is None else self.interior
-            made.append(head if inner is None else inner(head, guide, sets[i], seen))
+            if guide is not None and self.unseen is not None:
+                covered = guide.coverage[:, 0][kept(sets[i], self.config)] > 0.5
+                head = self.unseen(head, guide, covered, seen)
+            if guide is not None and self.interior is not None:
+                head = self.interior(head, guide, sets[i], seen)
+            made.append(head)
         return made
 
     def _pixels(self, views: View, guide: Guide | None) -> tuple[Tensor, Tensor]:

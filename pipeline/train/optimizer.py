@@ -36,7 +36,8 @@ class Optimizer:
         groups: dict[str, list[dict[str, Any]]] = {"muon": [], "adam": []}
         self._flat: dict[nn.Parameter, Tensor] = {}
         self._parameters = list(model.parameters())
-        small = [model.deformation, *([] if model.interior is None else [model.interior])]
+        parts = (model.deformation, model.interior, model.unseen)
+        small = [part for part in parts if part is not None]
         deform = {id(p) for part in small for p in part.parameters()}
         for mine, lr in ((False, config.lr), (True, config.deform_lr)):
             named = [(n, p) for n, p in model.named_parameters() if (id(p) in deform) == mine]

@@ -31,6 +31,7 @@ def small() -> ModelConfig:
         image_size=256,
         guide="mesh",
         interior=True,
+        unseen=True,
         foreground_only=True,
         features=FeatureConfig(kind="conv", channels=192, widths=(48, 96, 192)),
         transformer=TransformerConfig(width=192, layers=4, heads=4, pool=2),
@@ -120,7 +121,7 @@ def _guide(config: TrainConfig, *, guided: bool) -> TrainConfig:
         raise ConfigError(f"The preset is {state} already.", f"Take it as it is, or {other}.")
     if guided:
         return _model(config, guide="mesh")
-    return _model(config, guide="none", interior=False)
+    return _model(config, guide="none", interior=False, unseen=False)
 
 
 ABLATIONS: dict[str, Callable[[TrainConfig], TrainConfig]] = {

@@ -139,6 +139,9 @@ class Bundle:
     """Weighted root mean square distance to the points, pixels."""
     misfit: Float64[np.ndarray, "n"]
     """The same in sigmas: about 1 if the head model can be what is seen."""
+    information: Float64[np.ndarray, "m o o"]
+    """Inverse covariance of each moment's state and pose (turn in the world, then shift; no pose
+    where it is not the moment's own), given all else."""
 
 
 def fit(
@@ -190,6 +193,30 @@ def fit(
     return problem.result()
 
 
+def moved(
+    surface: Surface,
+    seen: Sequence[Sighting],
+    found: Bundle,
+    states: Float64[np.ndarray, "m s"],
+    poses: Float64[np.ndarray, "m 4 4"],
+    config: BundleConfig = BundleConfig(),
+) -> Bundle:
+    """Return what was found with other states and poses, and how far these are off the points.
+
+    Args:
+        surface: The points of the head model.
+        seen: The pictures, all of known cameras.
+        found: In them.
+        states: To take instead.
+        poses: Likewise, head to world.
+        config: That it was found with.
+    """
+    problem = _Problem(surface, seen, config, "each", (), None, found.identity)
+    problem.identity, problem.states = found.identity, states
+    problem.turns, problem.t = poses[:, :3, :3].copy(), poses[:, :3, 3].copy()
+    return replace(problem.result(), information=found.information)
+
+
 class _Problem:
     """Unknowns, residuals and the bordered normal equations."""
 
@@ -227,6 +254,8 @@ class _Problem:
         self.m, self.k = len(moments), surface.identity_size
         self.identity = np.zeros(self.k)
         self.states = np.zeros((self.m, STATE))
+        own = STATE + (0 if static else POSE)
+        self.information = np.zeros((self.m, own, own))
         self.turns = np.tile(np.eye(3), (1 if static else self.m, 1, 1))
         self.t = np.zeros((len(self.turns), 3))
         self.lenses = sorted({s.lens for s in seen}) if self.free else []
@@ -518,6 +547,7 @@ class _Problem:
             ties[i] -= now.T @ (w[:, None] * before)
             rights[i] += now.T @ (w * change)
             rights[i - 1] -= before.T @ (w * change)
+        self.information = blocks.copy()
         if rigid:
             keep = np.arange(k, shared)
             self_keep = np.arange(STATE, own)
@@ -630,7 +660,9 @@ class _Problem:
             misfit[i] = np.sqrt((square * weight).mean())
         poses = np.tile(np.eye(4), (self.m, 1, 1))
         poses[:, :3, :3], poses[:, :3, 3] = self.turns, self.t
-        return Bundle(self.identity, self.states, poses, tuple(cameras), errors, misfit)
+        return Bundle(
+            self.identity, self.states, poses, tuple(cameras), errors, misfit, self.information
+        )
 
 
 def spins(arms: Float64[np.ndarray, "p 3"]) -> Float64[np.ndarray, "p 3 3"]:

@@ -73,6 +73,17 @@ class Surface:
             centre = mean[ids].mean(0).astype(float), basis[:, ids].mean(1).astype(float).T
             self._eyes.append((np.isin(vertices, ids), *centre))
 
+    @property
+    def by_state(self) -> Float64[np.ndarray, "p 3 s"]:
+        """How the points move with a state's numbers, but for eyeballs.
+
+        A jaw goes to the right about as it goes to the left.
+        """
+        out = self._fixed.copy()
+        side = self._units[..., ARKIT["jawLeft"]] / np.radians(JAW_SIDE)
+        out[..., JAW.start + 1] = side
+        return out
+
     def __call__(
         self, identity: Float64[np.ndarray, "k"], state: Float64[np.ndarray, "s"]
     ) -> Posed:

@@ -21,11 +21,12 @@ from pipeline.faces.makehuman import load_asset
 from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.eyes import EyesFinder
 from pipeline.perception.landmarks import Detector, Face
-from pipeline.perception.points import PointsFinder, PointsSeen, close_up
+from pipeline.perception.points import CloseUp, PointsFinder, PointsSeen, close_up
 from pipeline.system.progress import Progress, silent
-from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sighting, fit
-from pipeline.tracking.models import FaceState, MakeHumanFace, identity_space
-from pipeline.tracking.surface import EYES, LIDS, Surface, face_state
+from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sighting, fit, moved
+from pipeline.tracking.models import MakeHumanFace, identity_space
+from pipeline.tracking.motion import align_moments
+from pipeline.tracking.surface import EYES, LIDS, STATE, Surface, face_state
 from pipeline.tracking.texture import align
 
 VIDEO = BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005))
@@ -86,6 +87,7 @@ class HeadTracker:
         self._eyes = eyes or EyesFinder()
         self.model = MakeHumanFace()
         self._surface = Surface(self.finder.vertices)
+        self._whole = Surface(np.arange(len(load_asset().mean)))
         entry = get_detector(detector) if isinstance(detector, str) else detector
         self._bias = entry.bias()
 
@@ -210,28 +212,51 @@ class HeadTracker:
             identity=identity,
         )  # fmt: skip
         shown = [one.close_up for one in seen if one.close_up is not None]
-        if cameras is not None or not 1 < len(shown) == len(seen):
+        if len(shown) < len(seen) or len(seen) < 2:
             return self._tracked(found)
-        # Skin tells how the head turned between the pictures: they are then a rig around it.
-        tracked = self._tracked(found)
-        basis = identity_space()[1] if identity is None else np.zeros((0, 0, 3), np.float32)
-        rig = align(shown, tracked.mesh, found.cameras, basis)
-        sightings = [replace(one, camera=camera) for one, camera in zip(sightings, rig)]
-        found = fit(
-            self._surface, sightings, config, poses="loose", cuts=cuts, bias=self._bias,
-            identity=identity,
-        )  # fmt: skip
-        return self._tracked(found)
+        if cameras is None:
+            # Skin tells how the head turned between the pictures: they are a rig around it.
+            basis = identity_space()[1] if identity is None else np.zeros((0, 0, 3), np.float32)
+            rig = align(shown, self._tracked(found).mesh, found.cameras, basis)
+            sightings = [replace(one, camera=camera) for one, camera in zip(sightings, rig)]
+            found = fit(
+                self._surface, sightings, config, poses="loose", cuts=cuts, bias=self._bias,
+                identity=identity,
+            )  # fmt: skip
+        return self._tracked(self._with_moments(found, sightings, shown, config))
+
+    def _with_moments(
+        self,
+        found: Bundle,
+        sightings: Sequence[Sighting],
+        shown: Sequence[CloseUp],
+        config: BundleConfig,
+    ) -> Bundle:
+        """Return what was found with states and poses by which skin agrees between moments."""
+        if len(found.states) < 2:
+            return found
+        cameras = [one.camera for one in sightings if one.camera is not None]
+        at = [camera.world_to_camera.numpy().tobytes() for camera in cameras]
+        views = [at.index(one) for one in at]
+        moments = [one.moment for one in sightings]
+        by_state = self._whole.by_state
+        states, poses = align_moments(
+            shown, moments, views, found, lambda x: self._posed(found.identity, x), by_state
+        )
+        return moved(self._surface, sightings, found, states, poses, config)
 
     @torch.no_grad()
+    def _posed(
+        self, identity: Float64[np.ndarray, "k"], states: Float64[np.ndarray, "m s"]
+    ) -> Float32[np.ndarray, "m v 3"]:
+        who = torch.from_numpy(identity).float()
+        return self.model.vertices(who, face_state(states)).numpy()
+
     def _tracked(self, found: Bundle) -> TrackedHead:
-        identity = torch.from_numpy(found.identity).float()
-        state = face_state(found.states)
-        rest = FaceState.neutral(self.model.expression_size)
-        neutral = self.model.vertices(identity, rest)[0].numpy()
-        posed = self.model.vertices(identity, state).numpy()
+        neutral = self._posed(found.identity, np.zeros((1, STATE)))[0]
+        posed = self._posed(found.identity, found.states)
         mesh = TrackedMesh(self.model.layout, neutral, posed)
-        return TrackedHead(found, mesh, state.code(self.model.layout))
+        return TrackedHead(found, mesh, face_state(found.states).code(self.model.layout))
 
 
 def thumbnail(rgb: Rgb) -> Float32[np.ndarray, "18 32"]:

@@ -16,11 +16,16 @@ from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.perception.points import CloseUp, PointsFinder, PointsSeen, close_up
 from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.tracking.models import identity_space
+from pipeline.tracking.skin import SkinConfig
 from pipeline.tracking.texture import TextureConfig, align
 from pipeline.tracking.windows import search
 
 SIZE = 256
-FAST = TextureConfig(spacing=0.016, rounds=2)
+FAST = TextureConfig(SkinConfig(spacing=0.016), rounds=2)
+
+
+def few(keys: int) -> TextureConfig:
+    return replace(FAST, skin=replace(FAST.skin, keys=keys))
 
 
 def textured(seed: int = 0) -> np.ndarray:
@@ -127,7 +132,7 @@ def test_pictures_beyond_the_key_ones_are_brought_to_them(
 ):
     shown, mesh, truth = turned
     begun = wrong(truth)
-    found = align(shown, mesh, begun, identity_space()[1][:0], replace(FAST, keys=3))
+    found = align(shown, mesh, begun, identity_space()[1][:0], few(3))
     assert between(found, truth) < 0.5 * between(begun, truth)
 
 
@@ -137,7 +142,7 @@ def test_pictures_that_show_nothing_stay_where_they_were(
     shown, mesh, truth = turned
     grey = [replace(one, grey=np.full_like(one.grey, 128)) for one in shown]
     for keys in (3, 8):
-        found = align(grey, mesh, truth, identity_space()[1][:0], replace(FAST, keys=keys))
+        found = align(grey, mesh, truth, identity_space()[1][:0], few(keys))
         assert between(found, truth) < 1e-3
 
 

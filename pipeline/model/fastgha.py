@@ -138,7 +138,7 @@ class FastGHA(nn.Module):
             head, guide = activate(part, sets[i], self.config, guides[i]), guides[i]
             if guide is not None and self.unseen is not None:
                 covered = guide.coverage[:, 0][kept(sets[i], self.config)] > 0.5
-                head = self.unseen(head, guide, covered, seen)
+                head = self.unseen(head, guide, sets[i].camera, covered, seen)
             if guide is not None and self.interior is not None:
                 head = self.interior(head, guide, sets[i], seen)
             made.append(head)

@@ -17,9 +17,9 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.core.types import Gaussians
+from pipeline.core.types import Camera, Gaussians
 from pipeline.faces.guide import FADE, Guide, Rig
-from pipeline.faces.heads import Cells, head_model
+from pipeline.faces.heads import CELL, Cells, head_model
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.blocks import full_precision
 
@@ -70,6 +70,7 @@ class Unseen(nn.Module):
         self,
         head: CanonicalHead,
         guide: Guide,
+        camera: Camera,
         covered: Bool[Tensor, "n"],
         tokens: Float[Tensor, "v c h w"],
     ) -> CanonicalHead:
@@ -78,23 +79,26 @@ class Unseen(nn.Module):
         Args:
             head: Of the pixels alone.
             guide: Of the same pictures.
+            camera: Of the pictures.
             covered: Which of its Gaussians' pixels see the mesh.
             tokens: Of the pictures.
         """
         assert head.rig is not None  # a guided model's
         like = head.gaussians.means
         cells = head_model(guide.layout).cells
-        cell = torch.from_numpy(cells.of_vertex).to(like.device, torch.int64)[head.rig.vertex]
-        seen = torch.zeros(len(cells.places), dtype=torch.bool, device=like.device)
+        of_vertex = torch.from_numpy(cells.of_vertex).to(like.device, torch.int64)
+        cell = of_vertex[head.rig.vertex]
+        places = _places(head.rig, cells, like)
+        # Where a picture looks at the mesh and its matte shows nothing, there is nothing to fill.
+        hidden = torch.nonzero(~_looked_at(places, guide, camera))[:, 0]
+        seen = torch.zeros(len(places), dtype=torch.bool, device=like.device)
         seen[cell[covered]] = True
-        hidden = torch.nonzero(~seen)[:, 0]
         if not len(hidden) or not seen.any():
             return head
-        places = _places(head.rig, cells, like)
         with full_precision(like):
             look = _look(head, cell, places)
             mean = torch.from_numpy(cells.places).to(like)
-            distance, near = _nearest(cells, seen.cpu().numpy())
+            distance, near = _nearest(cells, hidden.cpu().numpy(), seen.cpu().numpy())
             beside = look[torch.from_numpy(near).to(look.device)].mean(1)
             far = torch.from_numpy(distance).to(like)[:, None] / UNIT
             off, color, features = beside.split([3, 3, look.shape[1] - 6], dim=1)
@@ -131,6 +135,22 @@ def _places(rig: Rig, cells: Cells, like: Tensor) -> Float[Tensor, "c 3"]:
     return torch.einsum("ck,ckx->cx", torch.from_numpy(cells.shares).to(like), at.view(-1, 3, 3))
 
 
+def _looked_at(places: Float[Tensor, "c 3"], guide: Guide, camera: Camera) -> Bool[Tensor, "c"]:
+    """Tell which cells of a person's neutral mesh a pixel of some picture sees."""
+    points = guide.canonical.movedim(1, -1)[guide.coverage[:, 0] > 0.5].cpu().numpy()
+    if not len(points):
+        return torch.zeros(len(places), dtype=torch.bool, device=places.device)
+    # A pixel sees a place about as wide as itself.
+    wide = camera.width / guide.coverage.shape[-1] / camera.K[:, 0, 0] * camera.centers.norm(dim=1)
+    # Points that are nearly in one place tell the same.
+    _, few = np.unique(np.floor(points / (CELL / 2)), axis=0, return_index=True)
+    near = CELL / 2 + float(wide.max())
+    distance, _ = KDTree(points[few]).query(
+        places.detach().cpu().numpy(), distance_upper_bound=near
+    )
+    return torch.from_numpy(np.isfinite(distance)).to(places.device)
+
+
 def _look(
     head: CanonicalHead, cell: Int64[Tensor, "n"], places: Float[Tensor, "c 3"]
 ) -> Float[Tensor, "c l"]:
@@ -147,13 +167,14 @@ def _look(
 
 
 def _nearest(
-    cells: Cells, seen: Bool[np.ndarray, "c"]
+    cells: Cells, hidden: Int64[np.ndarray, "k"], seen: Bool[np.ndarray, "c"]
 ) -> tuple[Float32[np.ndarray, "k"], Int64[np.ndarray, "k near"]]:
     """Return the seen cells nearest to unseen ones, or to their mirror images, and how far."""
-    shown, hidden = np.flatnonzero(seen), cells.places[~seen]
-    both = np.concatenate([hidden, hidden * np.float32([-1, 1, 1])])
-    near = min(NEAR, len(shown))
-    distance, at = KDTree(cells.places[shown]).query(both, k=np.arange(1, near + 1))
-    mirrored = distance[len(hidden) :, 0] < distance[: len(hidden), 0]
-    row = np.arange(len(hidden)) + len(hidden) * mirrored
+    shown, places = np.flatnonzero(seen), cells.places[hidden]
+    both = np.concatenate([places, places * np.float32([-1, 1, 1])])
+    tree, near = KDTree(cells.places[shown]), min(NEAR, len(shown))
+    found = tree.query(both, k=list(range(1, near + 1)))  # pyright: ignore[reportArgumentType]
+    distance, at = (np.asarray(x) for x in found)
+    k = len(hidden)
+    row = np.arange(k) + k * (distance[k:, 0] < distance[:k, 0])
     return distance[row, 0].astype(np.float32), shown[at[row]]

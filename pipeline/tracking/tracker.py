@@ -29,7 +29,9 @@ from pipeline.tracking.motion import align_moments
 from pipeline.tracking.surface import EYES, LIDS, STATE, Surface, face_state
 from pipeline.tracking.texture import align
 
-VIDEO = BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005))
+VIDEO = BundleConfig(
+    smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, marks=0.015, loose=(0.002, 0.0005)
+)
 """Of moments in their order. The network is surer of drawn people than right about filmed ones, and
 what it errs by changes from frame to frame."""
 CUT = 30.0

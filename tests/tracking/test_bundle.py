@@ -14,7 +14,7 @@ from pipeline.faces.makehuman import Head, load_asset
 from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression
 from pipeline.synthetic.people import sample_identity
-from pipeline.tracking.bundle import Bundle, BundleConfig, Sighting, fit
+from pipeline.tracking.bundle import Bundle, BundleConfig, Sighting, fit, moved
 from pipeline.tracking.models import MakeHumanFace
 from pipeline.tracking.surface import EYES, JAW, STATE, Surface, face_state
 from tests.prep.test_synthetic import weights
@@ -254,3 +254,20 @@ def test_a_known_persons_identity_is_kept_and_helps(surface: Surface):
     truth = [cameras[0][0]]
     assert turned(told, truth)[0] < turned(free, truth)[0] + 0.05
     assert told.misfit.max() < 3
+
+
+def test_states_that_are_taken_instead_are_judged_by_the_same_points(surface: Surface):
+    faces, cameras = people(3, 2)
+    seen = [sighting(face, cameras[0][t], t, t, known=True) for t, face in enumerate(faces)]
+    found = fit(surface, seen)
+    assert found.information.shape == (3, STATE + 6, STATE + 6)
+    assert (np.linalg.eigvalsh(found.information) > 0).all()
+    same = moved(surface, seen, found, found.states, found.poses)
+    np.testing.assert_allclose(same.errors, found.errors, rtol=1e-6)
+    for one, other in zip(same.cameras, found.cameras, strict=True):
+        torch.testing.assert_close(one.world_to_camera, other.world_to_camera)
+    shifted = found.poses.copy()
+    shifted[1, 0, 3] += 0.01
+    off = moved(surface, seen, found, found.states, shifted)
+    assert off.errors[1] > 3 * found.errors[1] and off.misfit[1] > found.misfit[1]
+    np.testing.assert_allclose(off.errors[[0, 2]], found.errors[[0, 2]])

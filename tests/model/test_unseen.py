@@ -1,0 +1,166 @@
+"""Gaussians of the sides that no picture shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial import KDTree
+
+from pipeline.core.errors import ConfigError
+from pipeline.core.geometry import look_at
+from pipeline.core.types import Camera, View
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.heads import head_model
+from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
+from pipeline.model.activate import CanonicalHead
+from pipeline.model.fastgha import FastGHA
+from pipeline.render import render
+from pipeline.synthetic.subject import Subject
+from pipeline.train.presets import tiny
+from tests.prep.test_synthetic import weights
+
+SIZE = 256
+
+
+def camera(*yaws: float) -> Camera:
+    yaw = torch.tensor(yaws).deg2rad()
+    E = look_at(torch.stack([yaw.sin(), 0 * yaw, yaw.cos()], 1), torch.zeros(len(yaws), 3))
+    f = SIZE / 0.4
+    K = torch.tensor([[f, 0, SIZE / 2], [0, f, SIZE / 2], [0, 0, 1]])
+    return Camera(E, K.expand(len(yaws), -1, -1), SIZE, SIZE)
+
+
+def pictures(*yaws: float) -> tuple[View, TrackedMesh]:
+    subject, there = Subject.sample(5), camera(*yaws)
+    frames = [subject.render(weights(), there[i]) for i in range(len(yaws))]
+    image = torch.from_numpy(np.stack([f.rgb for f in frames])).permute(0, 3, 1, 2) / 255
+    alpha = torch.from_numpy(np.stack([f.alpha for f in frames]))[:, None] / 255
+    mesh = TrackedMesh(MAKEHUMAN, subject.head.neutral, np.stack([f.vertices for f in frames]))
+    return View(image, alpha, there), mesh
+
+
+@pytest.fixture(scope="module")
+def front() -> tuple[View, TrackedMesh]:
+    return pictures(0.0)
+
+
+def made(*, unseen: bool = True) -> FastGHA:
+    torch.manual_seed(0)
+    model = FastGHA(replace(tiny(), image_size=SIZE, unseen=unseen))
+    model.deformation.set_layout(MAKEHUMAN)
+    return model
+
+
+def filled(model: FastGHA, views: View, mesh: TrackedMesh) -> tuple[CanonicalHead, CanonicalHead]:
+    """Return the Gaussians of the pixels, and those of what they do not show."""
+    guide = model.guide(mesh, views.camera)
+    head, pixels = model.reconstruct(views, guide), len(made(unseen=False).reconstruct(views, guide)
+                                                        .features)  # fmt: skip
+    return head[:pixels], head[pixels:]
+
+
+def test_cells_cover_the_skin_evenly_and_leave_out_lids_and_mouth():
+    head = head_model(MAKEHUMAN)
+    cells = head.cells
+    assert 3000 < len(cells.places) < 9000
+    near = KDTree(cells.places).query(cells.places, k=2)[0][:, 1]
+    assert np.median(near) > 0.003
+    mean = np.einsum("ck,ckx->cx", cells.shares, head.rest(torch.from_numpy(
+        np.asarray(head._mean))).numpy()[cells.corners])  # pyright: ignore  # fmt: skip
+    np.testing.assert_allclose(mean, cells.places, atol=1e-5)
+    assert not np.isin(cells.vertices, head.interior.vertices).any()
+    # The back of the head and both ears are there.
+    for place in ([0, 0.02, -0.17], [0.09, -0.02, -0.09], [-0.09, -0.02, -0.09]):
+        assert np.linalg.norm(cells.places - place, axis=1).min() < 0.03
+
+
+@torch.no_grad()
+def test_one_picture_is_filled_at_the_back_and_many_hardly(front: tuple[View, TrackedMesh]):
+    model = made()
+    _, more = filled(model, *front)
+    assert more.rig is not None
+    head = front[1].neutral[front[1].neutral[:, 1] > -0.05, 2]
+    back, tip = float(np.quantile(head, 0.2)), float(head.max()) - 0.02
+    places = more.rig.places
+    assert 1500 < len(places) < 7000
+    assert (places[:, 2] < back).sum() > 800
+    assert (places[:, 2] > tip).sum() < 30  # of the nose
+    _, less = filled(model, *pictures(0.0, 60.0, 120.0, 180.0, 240.0, 300.0))
+    assert len(less.features) < 0.5 * len(more.features)
+
+
+@torch.no_grad()
+def test_the_pixels_gaussians_are_as_without(front: tuple[View, TrackedMesh]):
+    model, plain = made(), made(unseen=False)
+    guide = plain.guide(front[1], front[0].camera)
+    without = plain.reconstruct(front[0], guide).gaussians
+    pixels, _ = filled(model, *front)
+    for name, value in vars(without).items():
+        torch.testing.assert_close(vars(pixels.gaussians)[name], value)
+
+
+@torch.no_grad()
+def test_a_side_takes_the_colours_of_the_other_one():
+    """A picture from the left: what is on the right begins with what is opposite."""
+    views, mesh = pictures(70.0)
+    model = made()
+    _, more = filled(model, views, mesh)
+    assert more.rig is not None
+    right = more.rig.places[:, 0] < -0.05
+    assert right.sum() > 200
+    blue = replace(views, image=views.image * torch.tensor([0.3, 0.3, 1.0])[:, None, None])
+    _, other = filled(model, blue, mesh)
+    change = (more.gaussians.colors - other.gaussians.colors)[right].mean(0)
+    assert change[0] > 0.1 and change[1] > 0.1 and abs(change[2]) < 0.02
+
+
+@torch.no_grad()
+def test_a_head_seen_from_behind_is_filled_where_it_was_not(front: tuple[View, TrackedMesh]):
+    """From the side there is more of a head than without; from the front it stays."""
+    model, plain = made(), made(unseen=False)
+    assert model.unseen is not None
+    model.unseen.out.bias[14] = 4.0  # opaque
+    guide = plain.guide(front[1], front[0].camera)
+    covered: dict[float, list[torch.Tensor]] = {0.0: [], 110.0: []}
+    for net in (plain, model):
+        gaussians = net.reconstruct(front[0], guide).gaussians
+        for yaw, found in covered.items():
+            found.append(render(gaussians, camera(yaw)).alpha[0, ..., 0])
+    above = slice(0, SIZE // 2)  # the neck's end is a matter of training
+    gained = {
+        yaw: float((b - a)[above].clamp(min=0).sum() / a[above].sum())
+        for yaw, (a, b) in covered.items()
+    }
+    assert gained[110.0] > 0.3
+    assert gained[0.0] < 0.2
+
+
+@torch.no_grad()
+def test_they_go_with_the_jaw(front: tuple[View, TrackedMesh]):
+    _, more = filled(made(), *front)
+    assert more.rig is not None
+    moved = more.rig.displacement(arkit_to_code(weights(jawOpen=1.0)).values)
+    x, y, z = more.rig.places.unbind(1)
+    under = (x.abs() < 0.03) & (y < -0.08) & (y > -0.12) & (z > -0.03)
+    assert under.sum() > 20 and moved[under, 1].mean() < -0.003
+    assert moved[z < -0.1].abs().max() < 0.004
+
+
+def test_every_weight_learns_and_the_pixels_are_left_alone(front: tuple[View, TrackedMesh]):
+    views, mesh = front
+    model = made()
+    assert model.unseen is not None
+    torch.nn.init.normal_(model.unseen.out.weight, std=0.1)
+    head = model.reconstruct(views, model.guide(mesh, views.camera))
+    gaussians = model.animate(model.prepare(head), arkit_to_code(weights()).values)
+    render(gaussians, camera(100.0), background=torch.ones(3)).color.square().sum().backward()
+    for name, parameter in model.unseen.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_a_model_without_a_mesh_has_none():
+    with pytest.raises(ConfigError, match="unseen needs a mesh"):
+        replace(tiny(), guide="none", unseen=True)

@@ -171,7 +171,7 @@ def _nearest(
 ) -> tuple[Float32[np.ndarray, "k"], Int64[np.ndarray, "k near"]]:
     """Return the seen cells nearest to unseen ones, or to their mirror images, and how far."""
     shown, places = np.flatnonzero(seen), cells.places[hidden]
-    both = np.concatenate([places, places * np.float32([-1, 1, 1])])
+    both = np.concatenate([places, places * np.array([-1, 1, 1], np.float32)])
     tree, near = KDTree(cells.places[shown]), min(NEAR, len(shown))
     found = tree.query(both, k=list(range(1, near + 1)))  # pyright: ignore[reportArgumentType]
     distance, at = (np.asarray(x) for x in found)

@@ -54,12 +54,12 @@ STEADY = 2
 class BundleConfig:
     """What is believed before seeing a picture; widths are standard deviations."""
 
-    alike: float = 2.0
+    alike: float = 3.0
     """Errors of a picture's points go together: so many times its sigma is each one's in the sum,
     against what is believed beforehand."""
     cauchy: float = 2.5
     """Misses well beyond this many sigmas count for little."""
-    marks: float = 0.025
+    marks: float = 0.015
     """Sigma of a detector's landmark within its region, in longer sides of the landmarks' box."""
     turned: float = 40.0
     """Degrees from the front beyond which a detector's landmarks do more harm than good."""

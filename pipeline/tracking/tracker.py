@@ -29,9 +29,9 @@ from pipeline.tracking.motion import align_moments
 from pipeline.tracking.surface import EYES, LIDS, STATE, Surface, face_state
 from pipeline.tracking.texture import align
 
-VIDEO = BundleConfig(
-    smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, marks=0.015, loose=(0.002, 0.0005)
-)
+RIG = BundleConfig(alike=2.0, marks=0.05)
+"""Of calibrated views, which need no landmarks of a detector to tell an expression by."""
+VIDEO = BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005))
 """Of moments in their order. The network is surer of drawn people than right about filmed ones, and
 what it errs by changes from frame to frame."""
 CUT = 30.0
@@ -188,12 +188,12 @@ class HeadTracker:
             poses: See `pipeline.tracking.bundle.fit`.
             cuts: Likewise.
             identity: Of a head that was fitted before, so that this one is the same.
-            config: Priors; those of photographs if not given.
+            config: Priors; those of photographs, or of a rig, if not given.
 
         Raises:
             As `pipeline.tracking.bundle.fit`.
         """
-        config = config or BundleConfig()
+        config = config or (BundleConfig() if cameras is None else RIG)
         sightings = [
             Sighting(
                 points=one.points,

@@ -59,7 +59,8 @@ def train(
         list[str] | None,
         typer.Option(
             help="With --from: part that begins with random weights (features, transformer, "
-            "decoder, deformation, interior, or a part of one, as decoder.conv_out). Repeatable."
+            "decoder, deformation, interior, unseen, or a part of one, as decoder.conv_out). "
+            "Repeatable."
         ),
     ] = None,
     allow_test: Annotated[

@@ -29,6 +29,9 @@ from pipeline.system.files import digest
 from pipeline.system.progress import Bars, Progress, no_bars, silent
 from pipeline.tracking.tracker import HeadTracker
 
+TOLERANCE = 1.1
+"""Times its error before that a held-back picture may be off when others refine the avatar: they
+are fewer, and from elsewhere; it is off by some hundredths more where all other views gain."""
 VIDEO_SIZE = 512
 """Of the crops of a video, pixels."""
 
@@ -214,7 +217,7 @@ def _refined(
     seconds: float,
     note: Callable[[str], None],
 ) -> Avatar:
-    """Refine an avatar, if that brings one of the others' pictures closer to what is seen in it."""
+    """Refine an avatar, unless a picture that is held back says that it gets worse."""
     if len(found.view) < 2:
         note("One picture alone cannot tell whether refinement helps: it is left out.")
         return made
@@ -227,7 +230,7 @@ def _refined(
     said = (
         f"Refined by the others, the avatar is off {found.names[held]} by {now:.4f}, not {was:.4f}"
     )
-    if now >= was:
+    if now > TOLERANCE * was:
         note(f"{said}: it stays as it was.")
         return made
     note(f"{said}.")

@@ -3,7 +3,11 @@
     python tools/ship_checkpoint.py runs/small --trained "fastgha train ..."
 
 Writes pipeline/assets/small.safetensors (float16 weights, no optimizer), small.json (the run's
-settings and how it was made) and small.log.jsonl (every tenth line of the run's log).
+settings and how it was made) and small.log.jsonl (every tenth line of the run's log). With --start,
+the weights are means of the run's and of those that it began with: what a run forgets of real
+pictures while it learns drawn ones comes back (docs/experiments.md).
+
+Source of the means: Wortsman et al., Robust Fine-Tuning of Zero-Shot Models, CVPR 2022.
 """
 
 import argparse
@@ -20,15 +24,28 @@ from pipeline.train import checkpoint as checkpoints
 THINNED = 10
 
 
+@torch.no_grad()
+def average(model: torch.nn.Module, start: torch.nn.Module, share: float) -> None:
+    """Draw the weights that a model has in common with another towards it."""
+    begun = start.state_dict()
+    for name, value in model.state_dict().items():
+        if name in begun and value.is_floating_point() and begun[name].shape == value.shape:
+            value.lerp_(begun[name], 1 - share)
+
+
 def main() -> None:
     """Read the run and write the three files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--trained", required=True, help="the commands that made it")
+    parser.add_argument("--start", type=Path, help="checkpoint that the run began with")
+    parser.add_argument("--share", type=float, default=0.5, help="of the run in the mean")
     arguments = parser.parse_args()
 
     path = resolve(arguments.run)
     model, loaded = load_model(path, "float32")
+    if arguments.start is not None:
+        average(model, load_model(arguments.start, "float32")[0], arguments.share)
     header = {k: v for k, v in loaded.header.items() if k not in ("format", "version", "model")}
     checkpoints.save(CHECKPOINT, model, None, header, dtype=torch.float16)
 

@@ -272,9 +272,13 @@ class MakeHumanHead:
         )
         return Inner(vertices, part, mean[vertices], colors, lids[vertices], shades)
 
-    @functools.cached_property
+    @property
     def cells(self) -> Cells:
         """Points that cover the skin from the neck up, but not lids and mouth's inside."""
+        return self._cells
+
+    @functools.cached_property
+    def _cells(self) -> Cells:
         mean = self.surface(self._mean, self._mean)
         skin = self.faces[(self.faces < self._starts[0]).all(1)]
         inner = np.isin(skin, self.interior.vertices).any(1)
@@ -373,9 +377,13 @@ class FlameHead:
         self.interior = Inner(none, none, nowhere, nowhere, none.astype(np.bool_), ())
         self._models: dict[torch.device, Flame] = {}
 
-    @functools.cached_property
+    @property
     def cells(self) -> Cells:
         """Points that cover the mesh from the neck up."""
+        return self._cells
+
+    @functools.cached_property
+    def _cells(self) -> Cells:
         return _cells(self.model.template.numpy().astype(np.float32), self.faces)
 
     def posed(
@@ -472,8 +480,13 @@ def _cells(mean: Float32[np.ndarray, "s 3"], faces: Int32[np.ndarray, "k 3"]) ->
     first = np.ones(len(order), np.bool_)
     first[1:] = (np.diff(at[order], axis=0) != 0).any(1)
     kept = np.sort(order[first])
-    of_vertex = KDTree(places[kept]).query(mean)[1].astype(np.int32)
-    return Cells(corners[kept], shares[kept], places[kept].astype(np.float32), of_vertex)
+    _, of_vertex = KDTree(places[kept]).query(mean)
+    return Cells(
+        corners[kept],
+        shares[kept],
+        places[kept].astype(np.float32),
+        np.asarray(of_vertex, np.int32),
+    )
 
 
 def _matrix(proxy: makehuman.Proxy, m: int) -> csr_matrix:

@@ -59,6 +59,8 @@ LID_AROUND = 0.03
 """Skin so far from a lid has about its colour, metres."""
 CELL = 0.006
 """Metres between the points that cover a head."""
+FINEST = 12
+"""Parts that a triangle's edge is divided into at most to find them."""
 CELLS_ABOVE = -0.18
 """Metres: what is lower on the mean head is no neck."""
 FACE = -0.03
@@ -464,10 +466,14 @@ def _cells(mean: Float32[np.ndarray, "s 3"], faces: Int32[np.ndarray, "k 3"]) ->
     seen[_seen(mean, faces)] = True
     middle = mean[faces].mean(1)
     faces = faces[(middle[:, 1] > CELLS_ABOVE) & ((middle[:, 2] < FACE) | seen[faces].all(1))]
+    if not len(faces):
+        none = np.zeros((0, 3), np.int32)
+        return Cells(
+            none, none.astype(np.float32), none.astype(np.float32), np.zeros(len(mean), np.int32)
+        )
     # A grid on each triangle as fine as the cells, of which each cell keeps one.
-    steps = int(
-        np.ceil(np.linalg.norm(mean[faces] - mean[faces][:, [1, 2, 0]], axis=2).max() / CELL)
-    )
+    longest = np.linalg.norm(mean[faces] - mean[faces][:, [1, 2, 0]], axis=2).max()
+    steps = min(int(np.ceil(longest / CELL)), FINEST)
     i, j = np.mgrid[: steps + 1, : steps + 1]
     i, j = i[i + j <= steps], j[i + j <= steps]
     grid = (np.stack([i, j, steps - i - j], 1) / steps).astype(np.float32)

@@ -86,6 +86,8 @@ class Unseen(nn.Module):
         assert head.rig is not None  # a guided model's
         like = head.gaussians.means
         cells = head_model(guide.layout).cells
+        if not len(cells.places):
+            return head
         of_vertex = torch.from_numpy(cells.of_vertex).to(like.device, torch.int64)
         cell = of_vertex[head.rig.vertex]
         places = _places(head.rig, cells, like)

@@ -13,14 +13,16 @@ from torch.nn import functional
 from pipeline.core.errors import ConfigError
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera, View
+from pipeline.faces.flame import Flame
 from pipeline.faces.guide import TrackedMesh
-from pipeline.faces.heads import head_model
-from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
+from pipeline.faces.heads import FlameHead, head_model
+from pipeline.faces.layouts import FLAME2020, MAKEHUMAN, arkit_to_code
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.fastgha import FastGHA
 from pipeline.render import render
 from pipeline.synthetic.subject import Subject
 from pipeline.train.presets import tiny
+from tests.faces.flames import numbers
 from tests.prep.test_synthetic import weights
 
 SIZE = 256
@@ -61,6 +63,21 @@ def filled(model: FastGHA, views: View, mesh: TrackedMesh) -> tuple[CanonicalHea
     head, pixels = model.reconstruct(views, guide), len(made(unseen=False).reconstruct(views, guide)
                                                         .features)  # fmt: skip
     return head[:pixels], head[pixels:]
+
+
+def test_a_flame_head_has_cells_too():
+    raw = {key: torch.from_numpy(value.astype(np.float32)) for key, value in numbers().items()}
+    shapes = raw["shapedirs"]
+    head = FlameHead(
+        Flame("2020", raw["v_template"], raw["f"].long(), shapes[..., :300], shapes[..., 300:],
+              raw["posedirs"], raw["J_regressor"], raw["weights"]),
+        FLAME2020,
+    )  # fmt: skip
+    cells = head.cells
+    assert len(cells.of_vertex) == head.controls
+    mean = head.model.template.numpy()
+    at = np.einsum("ck,ckx->cx", cells.shares, mean[cells.corners])
+    np.testing.assert_allclose(at, cells.places, atol=1e-5)
 
 
 def test_cells_cover_the_skin_evenly_and_leave_out_lids_and_mouth():

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
-from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.transform import Rotation
 
 from pipeline.core.types import Camera
@@ -23,7 +22,7 @@ from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.perception.points import CloseUp
 from pipeline.tracking.bundle import POSE, Bundle, spins
-from pipeline.tracking.skin import ROBUST, Match, Skin, SkinConfig, choose
+from pipeline.tracking.skin import ROBUST, Match, Rows, Skin, SkinConfig, choose, solve
 from pipeline.tracking.surface import STATE
 
 TIED = 100.0
@@ -106,7 +105,9 @@ class _Problem:
         self.change = np.zeros((self.m, self.own))
         """From what the points told."""
         self.step = np.zeros((self.m, self.own))
-        """Of the last solution."""
+        """Of this round's solution."""
+        self.off = np.zeros(0)
+        """Of skin off the mesh at each place, metres."""
         self.rig = np.stack(
             [c.world_to_camera.double().numpy() @ np.linalg.inv(self.poses[i])
              for c, i in zip(self.cameras, moments, strict=True)]
@@ -128,9 +129,10 @@ class _Problem:
         turns = self.poses[:, :3, :3] if self.fixed else skin.R[first]
         keys, near = choose(turns, posed, self.config.skin)
         both = [(a, b) for a in keys for b in keys if a < b]
-        off = self._solve_keys(keys, self._rows(skin, moving, both))
+        self.step[:], self.off = 0, np.zeros(len(moving))
+        self._solve_keys(keys, self._rows(skin, moving, both))
         for t, of in near.items():
-            self._solve_one(t, self._rows(skin, moving, [(a, t) for a in of]), off)
+            self._solve_one(t, self._rows(skin, moving, [(a, t) for a in of]))
             for i in np.flatnonzero(self.moments == t):
                 skin.forget(int(i))
 
@@ -167,56 +169,40 @@ class _Problem:
         parts = [by_head @ moving[match.places], by_world @ spins(arm), by_world]
         return np.concatenate(parts, -1)[..., : self.own], by_head @ seen.normals[..., None]
 
-    def _solve_keys(self, keys: Sequence[int], rows: Sequence[_Rows]) -> Float64[np.ndarray, "p"]:
-        """Solve key moments together; skin is eliminated, and returned."""
-        p, own, size = 1 + max((int(x.places.max()) for x in rows), default=0), self.own, 0
+    def _solve_keys(self, keys: Sequence[int], rows: Sequence[_Rows]) -> None:
+        """Solve key moments, and skin, together."""
+        if not rows:
+            return
+        own = self.own
         at = {key: np.arange(own) + own * n for n, key in enumerate(keys)}
-        size = own * len(keys)
-        x, off = np.zeros(size), np.zeros(p)
-        told = self.told[keys]
+        told, before = self.told[keys], self.change[keys]
         # Skin says how moments differ, the points what they have in common.
         tied = TIED * told.mean(0)
-        before = self.change[keys]
-        for _ in range(ROBUST if rows else 0):
-            normal = np.kron(np.ones((len(keys), len(keys))), tied)
-            b = np.tile(tied @ before.sum(0), len(keys))
-            for n, key in enumerate(keys):
-                normal[np.ix_(at[key], at[key])] += told[n]
-                b[at[key]] += told[n] @ before[n]
-            by_skin, c, h = np.zeros((p, size)), np.zeros(p), np.full(p, self.config.off**-2.0)
-            for one in rows:
-                columns = np.concatenate([at[t] for t in one.moments])
-                slope, places = np.concatenate(one.slopes, -1), one.places
-                miss = one.miss + slope @ x[columns] + one.off * off[places, None]
-                weight = self.config.skin.weight(miss)
-                flat, g, r = slope * weight[..., None], one.off * weight, one.miss * weight
-                tall = flat.reshape(-1, len(columns))
-                normal[np.ix_(columns, columns)] += tall.T @ tall
-                b[columns] += tall.T @ r.ravel()
-                h[places] += (g * g).sum(1)
-                c[places] += (g * r).sum(1)
-                by_skin[places[:, None], columns] += np.einsum("pr,pri->pi", g, flat)
-            normal -= by_skin.T @ (by_skin / h[:, None])
-            x = -cho_solve(cho_factor(normal), b - by_skin.T @ (c / h))
-            off = -(c + by_skin @ x) / h
+        prior = np.kron(np.ones((len(keys), len(keys))), tied)
+        right = np.tile(tied @ before.sum(0), len(keys))
+        for n, key in enumerate(keys):
+            prior[np.ix_(at[key], at[key])] += told[n]
+            right[at[key]] += told[n] @ before[n]
+        both = [
+            Rows(np.concatenate([at[t] for t in one.moments]), np.concatenate(one.slopes, -1),
+                 one.off, one.miss, one.places)
+            for one in rows
+        ]  # fmt: skip
+        width = np.full(len(self.off), self.config.off)
+        x, self.off = solve(both, prior, right, width, self.config.skin)
         for key in keys:
             self._move(key, x[at[key]])
-        return off
 
-    def _solve_one(self, t: int, rows: Sequence[_Rows], off: Float64[np.ndarray, "p"]) -> None:
+    def _solve_one(self, t: int, rows: Sequence[_Rows]) -> None:
         """Solve one moment; those that it is compared with, and skin, are known."""
         if not rows:
             return
-        places = [one.places for one in rows]
-        skin = np.zeros(1 + max(len(off) - 1, *(int(p.max()) for p in places)))
-        skin[: len(off)] = off
         slope = np.concatenate([one.slopes[1] for one in rows])
-        miss = np.concatenate(
-            [
-                one.miss + one.slopes[0] @ self.step[one.moments[0]] + one.off * skin[p, None]
-                for one, p in zip(rows, places, strict=True)
-            ]
-        )
+        known = [
+            one.slopes[0] @ self.step[one.moments[0]] + one.off * self.off[one.places, None]
+            for one in rows
+        ]
+        miss = np.concatenate([one.miss + x for one, x in zip(rows, known, strict=True)])
         x = np.zeros(self.own)
         for _ in range(ROBUST):
             weight = self.config.skin.weight(miss + slope @ x)

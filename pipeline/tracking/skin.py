@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64
+from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
@@ -123,6 +124,58 @@ class _Shape:
     normals: Float64[np.ndarray, "p 3"]
     motion: Float64[np.ndarray, "p 3"]
     """From the neutral face."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A match, in widths: linear in some unknowns, and in how far skin is off the mesh."""
+
+    columns: Int64[np.ndarray, "c"]
+    """Which unknowns."""
+    slope: Float64[np.ndarray, "p 2 c"]
+    off: Float64[np.ndarray, "p 2"]
+    """Slope by skin."""
+    miss: Float64[np.ndarray, "p 2"]
+    places: Int64[np.ndarray, "p"]
+
+
+def solve(
+    rows: Sequence[Rows],
+    prior: Float64[np.ndarray, "u u"],
+    right: Float64[np.ndarray, "u"],
+    off: Float64[np.ndarray, "p"],
+    config: SkinConfig,
+) -> tuple[Float64[np.ndarray, "u"], Float64[np.ndarray, "p"]]:
+    """Solve matches for their unknowns and for skin, which is eliminated.
+
+    Args:
+        rows: Of the matches.
+        prior: Normal equations of what else is known of the unknowns.
+        right: Their right side.
+        off: Standard deviations of how far skin is off the mesh, metres.
+        config: Says what matches count that are far off.
+
+    Returns:
+        The unknowns, and how far skin is off at each place, metres.
+    """
+    x, skin = np.zeros(len(right)), np.zeros(len(off))
+    for _ in range(ROBUST):
+        normal, b = prior.copy(), right.copy()
+        by_skin, c, h = np.zeros((len(off), len(b))), np.zeros(len(off)), off**-2.0
+        for one in rows:
+            miss = one.miss + one.slope @ x[one.columns] + one.off * skin[one.places, None]
+            weight = config.weight(miss)
+            flat, g, r = one.slope * weight[..., None], one.off * weight, one.miss * weight
+            tall = flat.reshape(-1, len(one.columns))
+            normal[np.ix_(one.columns, one.columns)] += tall.T @ tall
+            b[one.columns] += tall.T @ r.ravel()
+            h[one.places] += (g * g).sum(1)
+            c[one.places] += (g * r).sum(1)
+            by_skin[one.places[:, None], one.columns] += np.einsum("pr,pri->pi", g, flat)
+        normal -= by_skin.T @ (by_skin / h[:, None])
+        x = -cho_solve(cho_factor(normal), b - by_skin.T @ (c / h))
+        skin = -(c + by_skin @ x) / h
+    return x, skin
 
 
 class Skin:

@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64
-from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.transform import Rotation
 
 from pipeline.core.types import Camera
 from pipeline.faces.guide import TrackedMesh
 from pipeline.perception.points import CloseUp
 from pipeline.tracking.bundle import POSE, spins
-from pipeline.tracking.skin import ROBUST, Match, Skin, SkinConfig, choose
+from pipeline.tracking.skin import ROBUST, Match, Rows, Skin, SkinConfig, choose, solve
 
 TIED = 100.0
 """Weight of the mean of all pictures' poses against that of one."""
@@ -133,42 +132,28 @@ class _Problem:
 
     def _solve_round(self, matches: Sequence[Match], row: dict[int, slice]) -> None:
         """Solve all matches, which are linear about the poses of now; skin is eliminated."""
-        config, p, k = self.config, len(self.off), len(self.identity)
+        config, k = self.config, len(self.identity)
         size = POSE * len(row) + k
         who = np.arange(size - k, size)
-        rows = [self._rows(one) for one in matches]
-        at = [np.concatenate([np.r_[row[one.first], row[one.second]], who]) for one in matches]
-        x, skin = np.zeros(size), np.zeros(p)
-        for _ in range(ROBUST):
-            normal, b = np.zeros((size, size)), np.zeros(size)
-            by_skin, c, h = np.zeros((p, size)), np.zeros(p), np.full(p, config.off**-2.0)
-            for one, (pose, identity, out, miss), columns in zip(matches, rows, at, strict=True):
-                slope = np.concatenate([pose, identity], -1)
-                weight = config.skin.weight(
-                    miss + slope @ x[columns] + out * skin[one.places, None]
-                )
-                flat, g, r = slope * weight[..., None], out * weight, miss * weight
-                tall = flat.reshape(-1, len(columns))
-                normal[np.ix_(columns, columns)] += tall.T @ tall
-                b[columns] += tall.T @ r.ravel()
-                h[one.places] += (g * g).sum(1)
-                c[one.places] += (g * r).sum(1)
-                by_skin[one.places[:, None], columns] += np.einsum("pr,pri->pi", g, flat)
-            for i, columns in row.items():
-                own, off = self._believed(i)
-                normal[columns, columns] += np.diag(own)
-                b[columns] += own * off
-            # Skin says how pictures differ, the landmarks where the head is in all of them.
-            own, off = (np.array(x) for x in zip(*[self._believed(i) for i in row], strict=True))
-            tied = np.kron(np.ones((len(row), len(row))), np.diag(TIED * own[0]))
-            normal[: POSE * len(row), : POSE * len(row)] += tied
-            b[: POSE * len(row)] += np.tile(TIED * own[0] * off.sum(0), len(row))
-            normal[who, who] += config.identity**-2.0
-            normal -= by_skin.T @ (by_skin / h[:, None])
-            b -= by_skin.T @ (c / h)
-            x = -cho_solve(cho_factor(normal), b)
-            skin = -(c + by_skin @ x) / h
-        self.identity, self.off = x[size - k :], skin
+        rows: list[Rows] = []
+        for one in matches:
+            pose, identity, off, miss = self._rows(one)
+            columns = np.concatenate([np.r_[row[one.first], row[one.second]], who])
+            slope = np.concatenate([pose, identity], -1)
+            rows.append(Rows(columns, slope, off, miss, one.places))
+        prior, right = np.zeros((size, size)), np.zeros(size)
+        for i, columns in row.items():
+            own, off = self._believed(i)
+            prior[columns, columns] += np.diag(own)
+            right[columns] += own * off
+        # Skin says how pictures differ, the landmarks where the head is in all of them.
+        own, off = (np.array(x) for x in zip(*[self._believed(i) for i in row], strict=True))
+        tied = np.kron(np.ones((len(row), len(row))), np.diag(TIED * own[0]))
+        prior[: POSE * len(row), : POSE * len(row)] += tied
+        right[: POSE * len(row)] += np.tile(TIED * own[0] * off.sum(0), len(row))
+        prior[who, who] += config.identity**-2.0
+        x, self.off = solve(rows, prior, right, np.full(len(self.off), config.off), config.skin)
+        self.identity = x[size - k :]
         for i, columns in row.items():
             self._move(i, x[columns])
 

@@ -141,7 +141,8 @@ def follows_the_studio(shard: Shard, frames: list[Frame]) -> None:
         away = np.linalg.norm(shard.landmarks(t).numpy() - toys.as_mesh(frame.landmarks), axis=-1)
         assert np.median(away) < 0.015  # the size of a head is not seen in one view
         alpha = shard.read([(t, 0)], 128).alpha[0, 0]
-        assert alpha[64, 64] > 0.95 and alpha[:6].max() < 0.3 and 0.2 < alpha.mean() < 0.8
+        assert alpha[56:73, 56:73].median() == 1  # one pixel may be the matte's soft edge
+        assert alpha[:6].max() < 0.3 and 0.2 < alpha.mean() < 0.8
         # The studio's people have shoulders; a head ends at its neck.
         assert alpha[-5:].max() < 0.8
 

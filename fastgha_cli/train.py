@@ -63,6 +63,13 @@ def train(
             "Repeatable."
         ),
     ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Part that learns; the others stay as they begin, and cost no time on the way "
+            "back: --from RUN --only unseen. Repeatable."
+        ),
+    ] = None,
     allow_test: Annotated[
         bool,
         typer.Option(
@@ -110,7 +117,7 @@ def train(
         refuse_choices(table, preset=preset, inputs=inputs, origin=origin, anew=anew)
     request = Request(
         preset or "small", inputs, tuple(mixture or ()), tuple(changes or ()), perceptual, origin,
-        tuple(anew or ()), device, precision, workers, every, allow_test,
+        tuple(anew or ()), tuple(only or ()), device, precision, workers, every, allow_test,
     )  # fmt: skip
     training = prepare(request, say, sys.argv[1:])
     with console.progress("Training") if speaks() else nullcontext(silent) as tick:

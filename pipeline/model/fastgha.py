@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.core.errors import InputError, ShapeError
+from pipeline.core.config import nearest
+from pipeline.core.errors import ConfigError, InputError, ShapeError
 from pipeline.core.geometry import plucker_rays
 from pipeline.core.types import Camera, Gaussians, View
 from pipeline.faces.guide import Guide, TrackedMesh, draw_guide
@@ -76,6 +77,18 @@ class FastGHA(nn.Module):
             self.decoder.conv_out.weight *= 0.1
             assert self.decoder.conv_out.bias is not None
             self.decoder.conv_out.bias.zero_()
+
+    def parts(self, names: Sequence[str]) -> list[nn.Module]:
+        """Return parts of the model by name, of any depth, as `decoder.conv_out`.
+
+        Raises:
+            ConfigError: If there is none of a name.
+        """
+        known = dict(self.named_modules())
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"The model has no part {name!r}.", nearest(name, list(known)))
+        return [known[name] for name in names]
 
     def guide(self, mesh: TrackedMesh | None, camera: Camera) -> Guide | None:
         """Draw the guide of some views as this model takes it; nothing for a model without.

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from pipeline.core.config import nearest, to_dict
-from pipeline.core.errors import ConfigError, FormatError, LayoutError
+from pipeline.core.config import to_dict
+from pipeline.core.errors import FormatError, LayoutError
 from pipeline.io.tensors import damaged, read_header, restore, write_tensors
 from pipeline.model.checkpoint import FORMAT, VERSION, Checkpoint, load, names
 from pipeline.model.fastgha import FastGHA
-from pipeline.train.optimizer import Optimizer
+from pipeline.train.optimizer import Optimizer, learning
 
 KEPT = 2
 """Checkpoints that a run keeps: the newest, and one to fall back to."""
@@ -41,7 +41,7 @@ def save(
         for name, value in model.state_dict().items()
     }
     if optimizer is not None:
-        for name, parameter in model.named_parameters():
+        for name, parameter in learning(model):
             for key, value in optimizer.state[parameter].items():
                 tensors[f"optimizer.{name}.{key}"] = torch.as_tensor(value)
     facts = {"format": FORMAT, "version": VERSION, "model": to_dict(model.config), **header}
@@ -56,7 +56,7 @@ def restore_optimizer(
     Raises:
         FormatError: If the checkpoint has none, or not all of it.
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in learning(model):
         prefix = f"optimizer.{name}."
         state = {
             # In the parameter's own memory order, which the fused optimizer takes for granted.
@@ -97,10 +97,7 @@ class Origin:
             LayoutError: If the deformation to take over knows codes of another layout.
             FormatError: If a weight does not fit.
         """
-        parts = dict(model.named_modules())
-        for name in self.anew:
-            if name not in parts:
-                raise ConfigError(f"The model has no part {name!r}.", nearest(name, list(parts)))
+        model.parts(self.anew)  # refuses what it has not
         checkpoint = load(self.checkpoint)
         if "deformation" not in self.anew and checkpoint.header["layout"] != layout:
             raise LayoutError(

@@ -31,6 +31,9 @@ class TrainConfig:
     some were taken out; 1 for all if empty."""
     warmup: int = 0
     """Steps in which the step size rises from zero."""
+    only: tuple[str, ...] = ()
+    """Parts of the model that learn, of any depth, as `unseen`; the others stay as they begin, and
+    cost no time on the way back. All learn if empty."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     batch: int = 1

@@ -259,7 +259,9 @@ class _Loop:
         # What processes share is the mean of their gradients.
         weight = self.group.size / self.samples.batch
         terms = [term for outcome in outcomes for term in outcome.terms.values()]
-        (torch.stack(terms).sum() * weight).backward()
+        total = torch.stack(terms).sum() * weight
+        if total.requires_grad:  # not where the one part that learns had no share in the head
+            total.backward()
         clock.lap("backward")
         return outcomes
 

@@ -35,18 +35,20 @@ class Optimizer:
     def __init__(self, model: FastGHA, config: TrainConfig) -> None:
         groups: dict[str, list[dict[str, Any]]] = {"muon": [], "adam": []}
         self._flat: dict[nn.Parameter, Tensor] = {}
-        self._parameters = list(model.parameters())
+        named_all = learning(model)
+        self._parameters = [p for _, p in named_all]
         parts = (model.deformation, model.interior, model.unseen)
         small = [part for part in parts if part is not None]
         deform = {id(p) for part in small for p in part.parameters()}
         for mine, lr in ((False, config.lr), (True, config.deform_lr)):
-            named = [(n, p) for n, p in model.named_parameters() if (id(p) in deform) == mine]
+            named = [(n, p) for n, p in named_all if (id(p) in deform) == mine]
             hidden = [p for n, p in named if config.optimizer == "muon" and _is_hidden(n, p)]
             self._flat |= {p: _flatten(p.detach()) for p in hidden}
             others = {id(p) for p in hidden}
             rest = [p for _, p in named if id(p) not in others]
             rate = {"lr": lr, "base_lr": lr}
-            groups["adam"].append({"params": rest, **rate})
+            if rest:
+                groups["adam"].append({"params": rest, **rate})
             if hidden:
                 groups["muon"].append({"params": [self._flat[p] for p in hidden], **rate})
         self.adam = torch.optim.Adam(groups["adam"], fused=True)
@@ -85,6 +87,11 @@ class Optimizer:
         for parameter, flat in self._flat.items():
             flat.grad = None if parameter.grad is None else _flatten(parameter.grad)
         self.muon.step()
+
+
+def learning(model: FastGHA) -> list[tuple[str, nn.Parameter]]:
+    """Return the parameters that training changes, by name; see `TrainConfig.only`."""
+    return [(n, p) for n, p in model.named_parameters() if p.requires_grad]
 
 
 class _State(MutableMapping[nn.Parameter, dict[str, Any]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ class Request:
     """Run or checkpoint whose weights training begins with."""
     anew: tuple[str, ...] = ()
     """Parts of the model that begin with random weights all the same."""
+    only: tuple[str, ...] = ()
+    """Parts of the model that learn; all if empty."""
     device: str = "auto"
     precision: str = "auto"
     workers: int | None = None
@@ -61,6 +64,8 @@ class Request:
             found += [f"sampling.inputs={self.inputs}", f"sampling.min_inputs={self.inputs}"]
         if self.mixture:
             found.append(f"sampling.mixture={list(self.mixture)}")
+        if self.only:
+            found.append(f"only={json.dumps(self.only)}")
         return tuple(found)
 
     @property

@@ -87,12 +87,20 @@ def make_model(
     layout: str,
     source: WeightsSource = "pretrained",
 ) -> FastGHA:
-    """Make the model of a run; what is not downloaded begins with random weights."""
+    """Make the model of a run; what is not downloaded begins with random weights.
+
+    Raises:
+        ConfigError: If a part that is to learn is none of the model.
+    """
     torch.manual_seed(config.seed)
     model = FastGHA(config.model, run.precision, source).to(device=device)
     if run.channels_last:
         model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     model.deformation.set_layout(layout)
+    if config.only:
+        model.requires_grad_(False)
+        for part in model.parts(config.only):
+            part.requires_grad_(True)
     if run.gradient_checkpointing:
         rerun_backward(model)
     if run.compile:

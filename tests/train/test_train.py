@@ -94,6 +94,25 @@ def test_a_run_begins_with_the_weights_of_another(shards: Path, tmp_path: Path):
         train(shards, tmp_path / "third", config, RUN, origin=Origin(first, ("decode",)))
 
 
+def test_only_a_part_learns_and_goes_on_where_it_was(shards: Path, tmp_path: Path):
+    config = replace(CONFIG, only=("deformation", "decoder.conv_out"), steps=(6, 0))
+    first = train(shards, tmp_path / "first", replace(CONFIG, steps=(1, 0)), RUN).checkpoint
+    whole = train(shards, tmp_path / "whole", config, RUN, origin=Origin(first)).checkpoint
+    train(shards, tmp_path / "parts", config, RUN, origin=Origin(first), stop_after=3)
+    parts = train(shards, tmp_path / "parts", config, RUN, origin=Origin(first)).checkpoint
+    before, after, again = weights(first), weights(whole), weights(parts)
+    assert after.keys() == again.keys() and all(torch.equal(after[k], again[k]) for k in after)
+    mine = tuple(f"model.{name}." for name in config.only)
+    others = [k for k in before if k.startswith("model.") and not k.startswith(mine)]
+    assert others and all(torch.equal(before[k], after[k]) for k in others)
+    learnt = ("model.deformation.of_code.weight", "model.decoder.conv_out.weight")
+    assert not any(torch.equal(before[k], after[k]) for k in learnt)
+    remembered = [k for k in after if k.startswith("optimizer.")]
+    assert all(k.startswith(tuple(f"optimizer.{n}." for n in config.only)) for k in remembered)
+    with pytest.raises(ConfigError, match="no part 'decode'"):
+        train(shards, tmp_path / "third", replace(config, only=("decode",)), RUN)
+
+
 def test_a_deformation_is_not_taken_over_to_codes_of_another_layout(shards: Path, tmp_path: Path):
     first = train(shards, tmp_path / "first", CONFIG, RUN, stop_after=1).checkpoint
     model, _ = load_model(first)

@@ -53,7 +53,7 @@ def main() -> None:
     facts = {
         "trained_by": arguments.trained,
         "step": header["step"],
-        "subjects": len(run["shards"]),
+        "subjects": sum(len(group) for group in run["shards"]),
         "settings": run["settings"],
         "torch": torch.__version__,
     }

@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from pipeline.core.errors import LayoutError, MissingWeightsError
-from pipeline.core.geometry import look_at
+from pipeline.core.geometry import farthest_points, look_at
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces import makehuman
 from pipeline.faces.flame import Flame, load_flame
@@ -59,12 +59,17 @@ LID_AROUND = 0.03
 """Skin so far from a lid has about its colour, metres."""
 CELL = 0.006
 """Metres between the points that cover a head."""
+REGIONS = 32
+"""Parts that those points are divided into."""
 FINEST = 12
 """Parts that a triangle's edge is divided into at most to find them."""
-CELLS_ABOVE = -0.18
-"""Metres: what is lower on the mean head is no neck."""
-FACE = -0.03
-"""Metres: what is before this on the mean head is seen, or inside of it."""
+CELLS_ABOVE = -0.145
+"""Metres: what is lower on the mean head is cut off, see `pipeline.core.framing.NECK`."""
+FROM_INSIDE = 0.003
+"""Metres from what is inside of a head to its outer skin: lips and lids turn inwards there."""
+FRONT = (-80, -50, -25, 0, 25, 50, 80)
+AROUND = (*FRONT, -115, -150, 115, 150, 180)
+"""Degrees of yaw that a head is looked at from."""
 FLAME_FILES = {FLAME2020: "flame2020.npz", FLAME2023: "flame2023.npz"}
 """Where a converted FLAME model is looked for, in the folder of `fastgha weights`."""
 
@@ -108,6 +113,10 @@ class Cells:
     """Of those corners."""
     places: Float32[np.ndarray, "c 3"]
     """Where they are on the mean head, metres."""
+    normals: Float32[np.ndarray, "c 3"]
+    """Outwards from the mean head there."""
+    regions: Int32[np.ndarray, "c"]
+    """The number of the part of the head that each is in."""
     of_vertex: Int32[np.ndarray, "s"]
     """The point nearest to each vertex of the surface."""
 
@@ -284,7 +293,7 @@ class MakeHumanHead:
         mean = self.surface(self._mean, self._mean)
         skin = self.faces[(self.faces < self._starts[0]).all(1)]
         inner = np.isin(skin, self.interior.vertices).any(1)
-        return _cells(mean, skin[~inner])
+        return _cells(mean, self.faces, skin[~inner])
 
     def _lids(self, mean: Float32[np.ndarray, "s 3"]) -> Bool[np.ndarray, "n"]:
         """Tell which vertices of the skin are seen before the eyeballs when the eyes are shut."""
@@ -386,7 +395,7 @@ class FlameHead:
 
     @functools.cached_property
     def _cells(self) -> Cells:
-        return _cells(self.model.template.numpy().astype(np.float32), self.faces)
+        return _cells(self.model.template.numpy().astype(np.float32), self.faces, self.faces)
 
     def posed(
         self, neutral: Float32[np.ndarray, "m 3"], code: ExpressionCode
@@ -445,12 +454,14 @@ def _pose_flame(
 
 
 def _seen(
-    surface: Float32[np.ndarray, "s 3"], faces: Int32[np.ndarray, "k 3"]
+    surface: Float32[np.ndarray, "s 3"],
+    faces: Int32[np.ndarray, "k 3"],
+    yaws: tuple[int, ...] = FRONT,
 ) -> Int32[np.ndarray, "n"]:
-    """Return the vertices of the triangles that are seen from around the front of a head."""
+    """Return the vertices of the triangles of a head that are seen from some sides."""
     middle = torch.from_numpy(surface).double().mean(0)
     found: list[np.ndarray] = []
-    for yaw in (-80, -50, -25, 0, 25, 50, 80):
+    for yaw in yaws:
         for pitch in (-40, -15, 15):
             turn = Rotation.from_euler("yx", [yaw, pitch], degrees=True).as_matrix()
             E = look_at(middle + torch.from_numpy(turn[:, 2]), middle)
@@ -460,17 +471,31 @@ def _seen(
     return np.unique(np.concatenate(found))
 
 
-def _cells(mean: Float32[np.ndarray, "s 3"], faces: Int32[np.ndarray, "k 3"]) -> Cells:
-    """Cover some triangles of a mean head evenly; of the face only what can be seen."""
+def _cells(
+    mean: Float32[np.ndarray, "s 3"],
+    surface: Int32[np.ndarray, "t 3"],
+    faces: Int32[np.ndarray, "k 3"],
+) -> Cells:
+    """Cover those of some triangles of a mean head evenly that can be seen.
+
+    Args:
+        mean: Its surface, metres.
+        surface: All triangles: eyeballs hide the skin behind them.
+        faces: Those to cover.
+    """
     seen = np.zeros(len(mean), np.bool_)
-    seen[_seen(mean, faces)] = True
-    middle = mean[faces].mean(1)
-    faces = faces[(middle[:, 1] > CELLS_ABOVE) & ((middle[:, 2] < FACE) | seen[faces].all(1))]
+    seen[_seen(mean, surface, AROUND)] = True
+    inside = np.unique(faces[~seen[faces]])
+    if len(inside):
+        off, _ = KDTree(mean[inside]).query(mean)
+        seen &= off > FROM_INSIDE
+    faces = faces[(mean[faces, 1].mean(1) > CELLS_ABOVE) & seen[faces].all(1)]
     if not len(faces):
-        none = np.zeros((0, 3), np.int32)
+        none = np.zeros((0, 3), np.float32)
         return Cells(
-            none, none.astype(np.float32), none.astype(np.float32), np.zeros(len(mean), np.int32)
-        )
+            none.astype(np.int32), none, none, none, np.zeros(0, np.int32),
+            np.zeros(len(mean), np.int32),
+        )  # fmt: skip
     # A grid on each triangle as fine as the cells, of which each cell keeps one.
     longest = np.linalg.norm(mean[faces] - mean[faces][:, [1, 2, 0]], axis=2).max()
     steps = min(int(np.ceil(longest / CELL)), FINEST)
@@ -486,11 +511,20 @@ def _cells(mean: Float32[np.ndarray, "s 3"], faces: Int32[np.ndarray, "k 3"]) ->
     first = np.ones(len(order), np.bool_)
     first[1:] = (np.diff(at[order], axis=0) != 0).any(1)
     kept = np.sort(order[first])
+    a, b, c = mean[faces].transpose(1, 0, 2)
+    areas = np.zeros_like(mean)
+    np.add.at(areas, faces.ravel(), np.repeat(np.cross(b - a, c - a), 3, 0))
+    normals = np.einsum("ck,ckx->cx", shares[kept], areas[corners[kept]])
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-12)
+    few = farthest_points(torch.from_numpy(places[kept]), min(REGIONS, len(kept)), 0)
+    _, regions = KDTree(places[kept][few]).query(places[kept])
     _, of_vertex = KDTree(places[kept]).query(mean)
     return Cells(
         corners[kept],
         shares[kept],
         places[kept].astype(np.float32),
+        normals.astype(np.float32),
+        np.asarray(regions, np.int32),
         np.asarray(of_vertex, np.int32),
     )
 

@@ -71,7 +71,7 @@ class FastGHA(nn.Module):
             self.interior = Interior(config.transformer.width, config.gaussian_features)
         self.unseen = None
         if config.unseen:
-            self.unseen = Unseen(config.transformer.width, config.gaussian_features)
+            self.unseen = Unseen(config.gaussian_features)
         # Raw zeros are a plausible head (see `activate`); start near them.
         with torch.no_grad():
             self.decoder.conv_out.weight *= 0.1
@@ -151,7 +151,7 @@ class FastGHA(nn.Module):
             head, guide = activate(part, sets[i], self.config, guides[i]), guides[i]
             if guide is not None and self.unseen is not None:
                 covered = guide.coverage[:, 0][kept(sets[i], self.config)] > 0.5
-                head = self.unseen(head, guide, sets[i].camera, covered, seen)
+                head = self.unseen(head, guide, sets[i], covered)
             if guide is not None and self.interior is not None:
                 head = self.interior(head, guide, sets[i], seen)
             made.append(head)

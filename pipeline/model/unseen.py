@@ -1,14 +1,16 @@
 """Gaussians of the sides that no picture shows: the back of the head, an ear, hair behind it.
 
 Pixels make Gaussians where they see the head, and a head of one picture is a mask. So a guided
-model covers the rest of the skin, by what the pictures show nearest to it on either side.
+model covers the rest of the skin, and the hair that stands off it, by what the pictures show
+nearest to it on either side, and over the whole head.
 
-Letters: n Gaussians of the pixels, c cells of the skin, k of them unseen, q seen, f features.
+Letters: n Gaussians of the pixels, c cells of the skin, k of them unseen, r regions of cells,
+f features.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,9 +19,10 @@ from scipy.spatial import KDTree
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.core.types import Camera, Gaussians
+from pipeline.core.geometry import project
+from pipeline.core.types import Camera, Gaussians, View
 from pipeline.faces.guide import FADE, Guide, Rig
-from pipeline.faces.heads import CELL, Cells, head_model
+from pipeline.faces.heads import CELL, REGIONS, Cells, head_model
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.blocks import full_precision
 
@@ -31,103 +34,193 @@ NEAR = 4
 """Seen cells of whose look an unseen one begins with the mean."""
 CROWN = 0.01
 """Metres of height that weigh a cell e times as much in the colour of hair."""
-REACH = 0.06
-"""Metres that a Gaussian may be off from where it begins, along each axis."""
-OFF_SKIN = 0.03
-"""Most that one begins off the skin, metres."""
-SIZE, SIZES = 0.0035, 0.7
+HEIGHT, HIGHEST = 0.03, 0.1
+"""What heights over the skin are told in, and the most, metres."""
+REACH = 0.012
+"""Metres that a Gaussian may be off from that height, along each axis."""
+SIZE, SIZES = 0.0045, 0.7
 """Standard deviation at the start, metres, and how far its logarithm may be from there."""
-HUES = 1.0
+FLAT = 0.25
+"""How thick one is at the start: what lies round on a surface stands half out of it."""
+ROUND = 0.09
+"""Metres from the middle of a head to its skin: what stands off it is as much further apart."""
+HUES = 2.0
 """How far a colour may be from the start's, logit."""
-OPACITY = -1.0
-"""At the start, logit: training first sees the pixels' head, and fills it."""
+OPACITIES = 4.0
+"""How far an opacity may be from a half, logit: what training left out it can bring back."""
+EMPTY = 0.1
+"""A matte less than this shows nothing."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """The cells of a person's skin that no picture shows, and what is known of them."""
+
+    cells: Int64[Tensor, "k"]
+    places: Float[Tensor, "k 3"]
+    """On the person's neutral mesh, head frame, metres."""
+    normals: Float[Tensor, "k 3"]
+    known: Float[Tensor, "k d"]
+    """Place on the mean head, how far the nearest seen cell is, and what it looks like."""
+    person: Float[Tensor, "p"]
+    """What the regions of the head look like."""
+    color: Float[Tensor, "k 3"]
+    """Of what is seen nearest, sRGB in [0, 1]."""
+    crown: Float[Tensor, "3"]
+    """Of the highest that is seen, likewise: hair's."""
 
 
 class Unseen(nn.Module):
-    """A small network that makes a Gaussian on each cell of the skin that no picture shows.
+    """A small network that makes a Gaussian over each cell of the skin that no picture shows.
 
-    It knows the cell by its place on the mean head, what is seen nearest to it or to its mirror
-    image, and the person by the mean of all tokens.
+    It knows the cell by its place on the mean head and by what is seen nearest to it or to its
+    mirror image, and the person by how far what is seen stands off the skin, by region.
+    `tools/train_unseen.py` teaches it heights and colours, where training by pictures alone cannot:
+    what begins within hair shows nowhere, and what begins outside is only in the way.
     """
 
-    def __init__(self, tokens: int, features: int) -> None:
+    def __init__(self, features: int) -> None:
         super().__init__()
-        self.person = nn.Linear(tokens, PERSON)
-        known = 3 + 6 * FREQUENCIES + 1 + 3 + 3 + 3 + features + PERSON
+        self.person = nn.Sequential(
+            nn.Linear(REGIONS * 6, PERSON), nn.SiLU(), nn.Linear(PERSON, PERSON)
+        )
+        known = 3 + 6 * FREQUENCIES + 1 + 1 + 3 + 3 + 3 + features + PERSON
         self.layers = nn.Sequential(
             nn.Linear(known, WIDTH), nn.SiLU(),
             nn.Linear(WIDTH, WIDTH), nn.SiLU(),
             nn.Linear(WIDTH, WIDTH), nn.SiLU(),
         )  # fmt: skip
-        for layer in self.layers:
+        for layer in (*self.person, *self.layers):
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
-        self.out = nn.Linear(WIDTH, 3 + 3 + 1 + 4 + 3 + 1 + features)
+        self.out = nn.Linear(WIDTH, 1 + 3 + 3 + 1 + 4 + 3 + 1 + features)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(
-        self,
-        head: CanonicalHead,
-        guide: Guide,
-        camera: Camera,
-        covered: Bool[Tensor, "n"],
-        tokens: Float[Tensor, "v c h w"],
+        self, head: CanonicalHead, guide: Guide, views: View, covered: Bool[Tensor, "n"]
     ) -> CanonicalHead:
         """Return the head with Gaussians of its unseen sides after its own.
 
         Args:
             head: Of the pixels alone.
             guide: Of the same pictures.
-            camera: Of the pictures.
+            views: The pictures.
             covered: Which of its Gaussians' pixels see the mesh.
-            tokens: Of the pictures.
         """
-        assert head.rig is not None  # a guided model's
-        like = head.gaussians.means
-        cells = head_model(guide.layout).cells
-        if not len(cells.places):
-            return head
-        of_vertex = torch.from_numpy(cells.of_vertex).to(like.device, torch.int64)
-        cell = of_vertex[head.rig.vertex]
-        places = _places(head.rig, cells, like)
-        # Where a picture looks at the mesh and its matte shows nothing, there is nothing to fill.
-        hidden = torch.nonzero(~_looked_at(places, guide, camera))[:, 0]
-        seen = torch.zeros(len(places), dtype=torch.bool, device=like.device)
-        seen[cell[covered]] = True
-        if not len(hidden) or not seen.any():
-            return head
-        with full_precision(like):
-            look = _look(head, cell, places)
-            mean = torch.from_numpy(cells.places).to(like)
-            distance, near = _nearest(cells, hidden.cpu().numpy(), seen.cpu().numpy())
-            beside = look[torch.from_numpy(near).to(look.device)].mean(1)
-            far = torch.from_numpy(distance).to(like)[:, None] / UNIT
-            off, color, features = beside.split([3, 3, look.shape[1] - 6], dim=1)
-            crown = torch.softmax(mean[seen][:, 1] / CROWN, 0) @ look[seen][:, 3:6]
-            crown = crown.expand_as(color)
-            x = mean[hidden] / UNIT
-            octaves = torch.pi * 2.0 ** torch.arange(FREQUENCIES).to(x)
-            angles = (x[:, :, None] * octaves).flatten(1)
-            person = self.person(tokens.float().mean((0, 2, 3))).expand(len(x), -1)
-            known = [x, angles.sin(), angles.cos(), far, off / OFF_SKIN, color, crown,
-                     features, person]  # fmt: skip
-            raw: Tensor = self.out(self.layers(torch.cat(known, dim=1)))
-        place, hue, share, quat, size, opacity = raw[:, :15].split([3, 3, 1, 4, 3, 1], dim=1)
-        start = torch.lerp(color, crown, torch.sigmoid(share)).clamp(0.02, 0.98)
-        begin = places[hidden] + off * (OFF_SKIN / off.norm(dim=1, keepdim=True).clamp(OFF_SKIN))
-        means = begin + REACH * torch.tanh(place)
+        with full_precision(head.gaussians.means):
+            hidden = find_hidden(head, guide, views.camera, covered)
+            if hidden is None:
+                return head
+            raw = self.numbers(hidden)
+        height, place, hue, share, quat, size, opacity, features = raw.split(
+            [1, 3, 3, 1, 4, 3, 1, raw.shape[1] - 16], dim=1
+        )
+        off = over_skin(height)
+        means = hidden.places + off * hidden.normals + REACH * torch.tanh(place)
+        start = SIZE * (1 + off.detach() / ROUND)
+        like = means.detach()
         gaussians = Gaussians(
             means=means,
-            quats=functional.normalize(quat + torch.tensor([1.0, 0, 0, 0]).to(like), dim=1),
-            scales=SIZE * torch.exp(SIZES * torch.tanh(size)),
-            opacities=torch.sigmoid(opacity + OPACITY)[:, 0],
-            colors=torch.sigmoid(torch.logit(start) + HUES * torch.tanh(hue / HUES)),
+            quats=functional.normalize(_facing(hidden.normals) + quat, dim=1),
+            scales=start
+            * torch.tensor([1, 1, FLAT]).to(like)
+            * torch.exp(SIZES * torch.tanh(size)),
+            opacities=torch.sigmoid(OPACITIES * torch.tanh(opacity / OPACITIES))[:, 0],
+            colors=colored(hidden, share, hue),
         )
-        away = (means.detach() - places[hidden]).norm(dim=1)
-        vertex = torch.from_numpy(cells.vertices).to(like.device, torch.int64)[hidden]
-        rig = replace(head.rig, vertex=vertex, weight=torch.exp(-((away / FADE) ** 2)))
-        return head + CanonicalHead(gaussians, raw[:, 15:], rig)
+        assert head.rig is not None  # a guided model's
+        away = (like - hidden.places).norm(dim=1)
+        vertex = torch.from_numpy(head_model(guide.layout).cells.vertices)
+        rig = replace(
+            head.rig,
+            vertex=vertex.to(like.device, torch.int64)[hidden.cells],
+            weight=torch.exp(-((away / FADE) ** 2)),
+        )
+        made = CanonicalHead(gaussians, features, rig)
+        return head + made[_within_mattes(like, views)]
+
+    def numbers(self, hidden: Hidden) -> Float[Tensor, "k o"]:
+        """Return what the network says of each hidden cell."""
+        person = self.person(hidden.person).expand(len(hidden.cells), -1)
+        return self.out(self.layers(torch.cat([hidden.known, person], dim=1)))
+
+
+def _facing(normals: Float[Tensor, "k 3"]) -> Float[Tensor, "k 4"]:
+    """Return rotations (wxyz) of Gaussians whose third axis is along normals, to either side."""
+    x, y, z = normals.unbind(1)
+    # From the axis that points backwards: only one that looks straight ahead has no rotation.
+    turn = torch.stack([(1 - z).clamp(min=1e-4), y, -x, torch.zeros_like(x)], dim=1)
+    return functional.normalize(turn, dim=1)
+
+
+def over_skin(height: Float[Tensor, "k 1"]) -> Float[Tensor, "k 1"]:
+    """Return the metres off the skin that a number of the network means."""
+    return HIGHEST * torch.tanh(height * HEIGHT / HIGHEST)
+
+
+def colored(
+    hidden: Hidden, share: Float[Tensor, "k 1"], hue: Float[Tensor, "k 3"]
+) -> Float[Tensor, "k 3"]:
+    """Return the colours that its numbers mean: between skin's and hair's, and off it."""
+    start = torch.lerp(hidden.color, hidden.crown.expand_as(hidden.color), torch.sigmoid(share))
+    return torch.sigmoid(torch.logit(start.clamp(0.02, 0.98)) + HUES * torch.tanh(hue / HUES))
+
+
+def find_hidden(
+    head: CanonicalHead, guide: Guide, camera: Camera, covered: Bool[Tensor, "n"]
+) -> Hidden | None:
+    """Find the cells that no picture shows; nothing if there are none, or all are such.
+
+    Args:
+        head: Of the pixels alone.
+        guide: Of the same pictures.
+        camera: Of the pictures.
+        covered: Which of its Gaussians' pixels see the mesh.
+    """
+    assert head.rig is not None  # a guided model's
+    like = head.gaussians.means.detach()
+    cells = head_model(guide.layout).cells
+    if not len(cells.places):
+        return None
+    of_vertex = torch.from_numpy(cells.of_vertex).to(like.device, torch.int64)
+    cell = of_vertex[head.rig.vertex]
+    places = _places(head.rig, cells, like)
+    # Where a picture looks at the mesh and its matte shows nothing, there is nothing to fill.
+    hidden = torch.nonzero(~_looked_at(places, guide, camera))[:, 0]
+    seen = torch.zeros(len(places), dtype=torch.bool, device=like.device)
+    seen[cell[covered]] = True
+    if not len(hidden) or not seen.any():
+        return None
+    look, mean = _look(head, cell, places), torch.from_numpy(cells.places).to(like)
+    normals = torch.from_numpy(cells.normals).to(like)
+    distance, near = _nearest(cells, hidden.cpu().numpy(), seen.cpu().numpy())
+    beside = look[torch.from_numpy(near).to(look.device)]
+    # A mirror image's offset would be mirrored; how far it stands off the skin is not.
+    up = (look[:, :3] * normals).sum(1, keepdim=True)
+    above = up[torch.from_numpy(near).to(look.device)].mean(1)
+    off, color, features = beside.mean(1).split([3, 3, look.shape[1] - 6], dim=1)
+    crown = torch.softmax(mean[seen][:, 1] / CROWN, 0) @ look[seen][:, 3:6]
+    x = mean[hidden] / UNIT
+    octaves = torch.pi * 2.0 ** torch.arange(FREQUENCIES).to(x)
+    angles = (x[:, :, None] * octaves).flatten(1)
+    far = torch.from_numpy(distance).to(like)[:, None] / UNIT
+    known = [x, angles.sin(), angles.cos(), far, above / HEIGHT, off / HEIGHT, color,
+             crown.expand_as(color), features]  # fmt: skip
+    regions = torch.from_numpy(cells.regions).to(like.device, torch.int64)
+    person = _person(regions[seen], torch.cat([up / HEIGHT, look[:, 3:6]], dim=1)[seen])
+    return Hidden(
+        hidden, places[hidden], normals[hidden], torch.cat(known, dim=1), person, color, crown
+    )
+
+
+def _person(regions: Int64[Tensor, "q"], look: Float[Tensor, "q 4"]) -> Float[Tensor, "p"]:
+    """Return of each region whether it is seen, its mean look, and how far it stands off."""
+    ones = torch.ones_like(look[:, :1])
+    sums = torch.zeros(REGIONS, 5).to(look).index_add_(0, regions, torch.cat([ones, look], 1))
+    means = sums[:, 1:] / sums[:, :1].clamp(min=1)
+    most = torch.zeros(REGIONS).to(look).scatter_reduce_(0, regions, look[:, 0], "amax")
+    return torch.cat([(sums[:, :1] > 0).to(look), means, most[:, None]], dim=1).flatten()
 
 
 def _places(rig: Rig, cells: Cells, like: Tensor) -> Float[Tensor, "c 3"]:
@@ -151,6 +244,18 @@ def _looked_at(places: Float[Tensor, "c 3"], guide: Guide, camera: Camera) -> Bo
         places.detach().cpu().numpy(), distance_upper_bound=near
     )
     return torch.from_numpy(np.isfinite(distance)).to(places.device)
+
+
+def _within_mattes(points: Float[Tensor, "p 3"], views: View) -> Bool[Tensor, "p"]:
+    """Tell which points no picture shows to be empty."""
+    matte = functional.max_pool2d(views.alpha.float(), 3, stride=1, padding=1)[:, 0]
+    pixels, depth = project(views.camera, points.detach())
+    at = pixels.floor().long()
+    h, w = matte.shape[-2:]
+    inside = (at >= 0).all(-1) & (at[..., 0] < w) & (at[..., 1] < h) & (depth > 0)
+    x, y = at[..., 0].clamp(0, w - 1), at[..., 1].clamp(0, h - 1)
+    view = torch.arange(len(matte)).to(x.device)[:, None]
+    return ~(inside & (matte[view, y, x] < EMPTY)).any(0)
 
 
 def _look(

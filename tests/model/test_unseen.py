@@ -11,14 +11,15 @@ from scipy.spatial import KDTree
 from torch.nn import functional
 
 from pipeline.core.errors import ConfigError
-from pipeline.core.geometry import look_at
+from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera, View
 from pipeline.faces.flame import Flame
 from pipeline.faces.guide import TrackedMesh
-from pipeline.faces.heads import FlameHead, head_model
+from pipeline.faces.heads import PARTS, REGIONS, FlameHead, head_model
 from pipeline.faces.layouts import FLAME2020, MAKEHUMAN, arkit_to_code
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.fastgha import FastGHA
+from pipeline.model.unseen import over_skin
 from pipeline.render import render
 from pipeline.synthetic.subject import Subject
 from pipeline.train.presets import tiny
@@ -90,6 +91,18 @@ def test_cells_cover_the_skin_evenly_and_leave_out_lids_and_mouth():
         np.asarray(head._mean))).numpy()[cells.corners])  # pyright: ignore  # fmt: skip
     np.testing.assert_allclose(mean, cells.places, atol=1e-5)
     assert not np.isin(cells.vertices, head.interior.vertices).any()
+    assert len(np.unique(cells.regions)) == REGIONS
+    np.testing.assert_allclose(np.linalg.norm(cells.normals, axis=1), 1, atol=1e-5)
+    outwards = ((cells.places - cells.places.mean(0)) * cells.normals).sum(1) > 0
+    assert outwards.mean() > 0.9
+    # What pictures cut off, and eye sockets and mouth, would only be in the way.
+    assert cells.places[:, 1].min() > -0.15
+    eyes = head.interior.places[head.interior.parts == PARTS.index("eyes")]
+    for side in (-1, 1):
+        eye = eyes[eyes[:, 0] * side > 0]
+        low, high = eye.min(0), eye.max(0)
+        high[2] = (low[2] + high[2]) / 2
+        assert not ((cells.places > low) & (cells.places < high)).all(1).any()
     # The back of the head and both ears are there.
     for place in ([0, 0.02, -0.17], [0.09, -0.02, -0.09], [-0.09, -0.02, -0.09]):
         assert np.linalg.norm(cells.places - place, axis=1).min() < 0.03
@@ -145,7 +158,7 @@ def test_a_head_seen_from_behind_is_filled_where_it_was_not(front: tuple[View, T
     """From the side there is more of a head than without; from the front it stays."""
     model, plain = made(), made(unseen=False)
     assert model.unseen is not None
-    model.unseen.out.bias[14] = 4.0  # opaque
+    model.unseen.out.bias[15] = 4.0  # opaque
     guide = plain.guide(front[1], front[0].camera)
     covered: dict[float, list[torch.Tensor]] = {0.0: [], 110.0: []}
     for net in (plain, model):
@@ -159,6 +172,31 @@ def test_a_head_seen_from_behind_is_filled_where_it_was_not(front: tuple[View, T
     }
     assert gained[110.0] > 0.3
     assert gained[0.0] < 0.2
+
+
+@torch.no_grad()
+def test_heights_are_over_the_skin_as_far_as_pictures_allow(front: tuple[View, TrackedMesh]):
+    model = made()
+    assert model.unseen is not None
+    _, bald = filled(model, *front)
+    model.unseen.out.bias[0] = 1.0
+    _, hairy = filled(model, *front)
+    assert bald.rig is not None and hairy.rig is not None
+    assert 100 < len(hairy.features) < len(bald.features)
+    back = hairy.rig.places[:, 2] < torch.quantile(hairy.rig.places[:, 2], 0.2)
+    off = (hairy.gaussians.means - hairy.rig.places)[back].norm(dim=1)
+    assert abs(off.median() - over_skin(torch.ones(1, 1)).item()) < 0.003
+    # None is where the picture shows nothing.
+    views = front[0]
+    pixels, _ = project(views.camera, hairy.gaussians.means)
+    x, y = pixels[0].floor().long().clamp(0, SIZE - 1).unbind(1)
+    around = functional.max_pool2d(views.alpha, 3, stride=1, padding=1)[0, 0]
+    assert (around[y, x] > 0).all()
+    # They lie flat on the surface.
+    w, i, j, k = hairy.gaussians.quats[back].unbind(1)
+    third = torch.stack([2 * (i * k + w * j), 2 * (j * k - w * i), 1 - 2 * (i * i + j * j)], 1)
+    assert third[:, 2].abs().median() > 0.8
+    assert (hairy.gaussians.scales[:, 2] < 0.5 * hairy.gaussians.scales[:, 0]).all()
 
 
 @torch.no_grad()

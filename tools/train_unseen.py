@@ -1,0 +1,183 @@
+"""Teach a model how far hair stands off the skin, and its colour, where no picture shows it.
+
+In    SHARDS: folders of `fastgha prep synthetic`; a checkpoint whose other parts stay as they are
+Out   OUT: that checkpoint with a new part `unseen`
+
+The pictures of other cameras show, in training, what the inputs do not: each of their pixels is a
+point of the head, over some cell of the skin. What the model knows of hidden cells is computed
+once; to learn from it takes a minute. `fastgha train OUT --only unseen` then fits opacities.
+"""
+
+# pyright: basic
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch.nn import functional
+
+from pipeline.core.config import override
+from pipeline.core.geometry import pixel_directions
+from pipeline.io.tensors import write_tensors
+from pipeline.model import unseen as parts
+from pipeline.model.activate import kept
+from pipeline.model.checkpoint import load, resolve
+from pipeline.model.unseen import Hidden, Unseen, colored, over_skin
+from pipeline.shards.sampling import Sample, Samples
+from pipeline.train import folder
+from pipeline.train.checkpoint import Origin
+from pipeline.train.config import RunConfig
+from pipeline.train.presets import recipe
+from pipeline.train.step import make_model
+
+SIDEWAYS, SLANT = 0.008, 0.25
+"""Metres that a point over a cell may be beside its normal, and how much more by its height."""
+SOLID = 0.7
+CELLS, PEOPLE = 600, 4
+"""Cells of each of so many samples that a step learns from."""
+DELTA_CM = 0.5
+COLOR = 2.0
+"""What a difference of colour of 1 counts, in centimetres."""
+RATE = 2e-3
+
+
+def truth(sample: Sample, hidden: Hidden) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the height and colour over each hidden cell as the targets show it; NaN if none do."""
+    camera, points, colors = sample.targets.camera, [], []
+    for i in range(len(camera)):
+        depth = sample.depth[i, 0]
+        solid = (depth > 0) & (sample.targets.alpha[i, 0] > SOLID)
+        E = camera.world_to_camera[i]
+        ahead = (pixel_directions(camera[i]) * depth)[:, solid].T
+        points.append((ahead - E[:3, 3]) @ E[:3, :3])
+        colors.append(sample.targets.image[i][:, solid].T)
+    at, color = torch.cat(points).numpy(), torch.cat(colors).numpy()
+    places, normals = hidden.places.numpy(), hidden.normals.numpy()
+    _, cell = cKDTree(places).query(at)
+    off = at - places[cell]
+    height = (off * normals[cell]).sum(1)
+    beside = np.linalg.norm(off - height[:, None] * normals[cell], axis=1)
+    good = beside < SIDEWAYS + SLANT * np.abs(height)
+    cell, height, color = cell[good], height[good], color[good]
+    order = np.argsort(cell)
+    starts = np.flatnonzero(np.diff(cell[order], prepend=-1))
+    heights = np.full(len(places), np.nan, np.float32)
+    shown = np.full((len(places), 3), np.nan, np.float32)
+    for some in np.split(order, starts[1:]):
+        heights[cell[some[0]]] = np.median(height[some])
+        shown[cell[some[0]]] = color[some].mean(0)
+    return torch.from_numpy(heights), torch.from_numpy(shown)
+
+
+def collect(args: argparse.Namespace) -> list[tuple[Hidden, torch.Tensor, torch.Tensor]]:
+    """Return what the model knows of hidden cells in many samples, and the truth."""
+    config = override(recipe("small"), [f"sizes=[{args.size}]", f"steps=[{args.samples}]"])
+    config = replace(config, seed=args.seed)
+    chosen = folder.find(args.shards, config, allow_test=False)
+    model = make_model(config, RunConfig(), torch.device("cpu"), chosen.layout)
+    Origin(resolve(args.start), ("unseen",)).take_over(model, chosen.layout)
+    model.eval().requires_grad_(False)
+    samples = Samples(
+        chosen.groups, config.sampling, config.resolutions, config.seed, 1,
+        config.model.guide_stride,
+    )  # fmt: skip
+    found: list[tuple[Hidden, torch.Tensor, torch.Tensor]] = []
+    model.unseen = None
+    began = time.time()
+    for i in range(args.samples):
+        sample = samples[i]
+        if not isinstance(sample, Sample):
+            raise sample
+        head = model.reconstruct(sample.inputs, sample.guide)
+        assert sample.guide is not None
+        covered = sample.guide.coverage[:, 0][kept(sample.inputs, config.model)] > 0.5
+        hidden = parts.find_hidden(
+            head[: len(covered)], sample.guide, sample.inputs.camera, covered
+        )
+        if hidden is None:
+            continue
+        height, color = truth(sample, hidden)
+        known = torch.isfinite(height)
+        few = replace(
+            hidden,
+            **{k: getattr(hidden, k)[known] for k in ("cells", "places", "normals", "color")},
+            known=hidden.known[known].half(),
+        )
+        found.append((few, height[known], color[known]))
+        if i % 100 == 99:
+            print(f"{i + 1} samples, {time.time() - began:.0f} s", flush=True)
+    return found
+
+
+def learn(net: Unseen, found: list[tuple[Hidden, torch.Tensor, torch.Tensor]], steps: int) -> None:
+    """Fit heights and colours; print the errors on samples that are kept apart."""
+    apart = max(1, len(found) // 20)
+    test, train = found[:apart], found[apart:]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
+    rng = np.random.default_rng(0)
+
+    def say(hidden: Hidden) -> tuple[torch.Tensor, torch.Tensor]:
+        raw = net.numbers(replace(hidden, known=hidden.known.float()))
+        return over_skin(raw[:, :1])[:, 0], colored(hidden, raw[:, 7:8], raw[:, 4:7])
+
+    for step in range(steps):
+        loss = torch.zeros(())
+        for number in rng.integers(0, len(train), PEOPLE):
+            hidden, height, color = train[number]
+            some = torch.from_numpy(rng.integers(0, len(height), CELLS))
+            few = replace(
+                hidden,
+                **{k: getattr(hidden, k)[some] for k in ("cells", "known", "color")},
+                person=hidden.person + 0.05 * torch.randn_like(hidden.person),
+            )
+            high, hue = say(few)
+            loss = loss + functional.huber_loss(100 * high, 100 * height[some], delta=DELTA_CM)
+            loss = loss + COLOR * (hue - color[some]).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 500 == 499 or step == steps - 1:
+            with torch.no_grad():
+                off, hues = zip(*[
+                    ((high - height), (hue - color).abs().mean(1))
+                    for (hidden, height, color) in test
+                    for high, hue in [say(hidden)]
+                ])  # fmt: skip
+            off, hues = torch.cat(off), torch.cat(hues)
+            print(
+                f"step {step + 1}: heights off by {1000 * off.square().mean().sqrt():.2f} mm rms, "
+                f"{1000 * off.abs().mean():.2f} mm, colours by {hues.mean():.3f}", flush=True,
+            )  # fmt: skip
+
+
+def main() -> None:
+    """Collect, learn, and write the checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("shards", type=Path, nargs="+")
+    parser.add_argument("-o", dest="out", type=Path, required=True)
+    parser.add_argument("--from", dest="start", type=Path, required=True)
+    parser.add_argument("--samples", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    net = Unseen(recipe("small").model.gaussian_features)
+    learn(net, collect(args), args.steps)
+    checkpoint = load(resolve(args.start))
+    tensors = {
+        k: v
+        for k, v in checkpoint.tensors.items()
+        if k.startswith("model.") and not k.startswith("model.unseen.")
+    }
+    tensors |= {f"model.unseen.{k}": v for k, v in net.state_dict().items()}
+    write_tensors(args.out, tensors, checkpoint.header)
+
+
+if __name__ == "__main__":
+    main()

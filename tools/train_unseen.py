@@ -176,7 +176,8 @@ def main() -> None:
         if k.startswith("model.") and not k.startswith("model.unseen.")
     }
     tensors |= {f"model.unseen.{k}": v for k, v in net.state_dict().items()}
-    write_tensors(args.out, tensors, checkpoint.header)
+    made = {**checkpoint.header, "model": {**checkpoint.header["model"], "unseen": True}}
+    write_tensors(args.out, tensors, made)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.core.geometry import look_at
 from pipeline.core.types import View
 from pipeline.faces.layouts import arkit_to_code
 from pipeline.model.activate import kept
@@ -44,7 +45,10 @@ def known() -> tuple[Sample, Hidden]:
         covered = guide.coverage[:, 0][kept(views, model.config)] > 0.5
         hidden = find_hidden(head, guide, views.camera, covered)
     assert hidden is not None
-    there, subject = camera(-110.0, 110.0, 180.0), Subject.sample(5)
+    level, subject = camera(-130.0, 95.0, 170.0), Subject.sample(5)
+    # From above: the rotations of level cameras are their own inverse.
+    above = level.centers + torch.tensor([0.0, 0.3, 0.0])
+    there = replace(level, world_to_camera=look_at(above, torch.zeros(3, 3)))
     frames = [subject.render(weights(), there[i]) for i in range(3)]
     image = torch.from_numpy(np.stack([f.rgb for f in frames])).permute(0, 3, 1, 2) / 255
     alpha = torch.from_numpy(np.stack([f.alpha for f in frames]))[:, None] / 255

@@ -20,16 +20,17 @@ from scipy.spatial import cKDTree
 from torch.nn import functional
 
 from pipeline.core.config import override
+from pipeline.core.errors import FastGHAError
 from pipeline.core.geometry import pixel_directions
 from pipeline.io.tensors import write_tensors
 from pipeline.model import unseen as parts
 from pipeline.model.activate import kept
-from pipeline.model.checkpoint import load, resolve
+from pipeline.model.checkpoint import load, names, resolve
 from pipeline.model.unseen import Hidden, Unseen, colored, over_skin
 from pipeline.shards.sampling import Sample, Samples
 from pipeline.train import folder
 from pipeline.train.checkpoint import Origin
-from pipeline.train.config import RunConfig
+from pipeline.train.config import RunConfig, TrainConfig
 from pipeline.train.presets import recipe
 from pipeline.train.step import make_model
 
@@ -72,11 +73,10 @@ def truth(sample: Sample, hidden: Hidden) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.from_numpy(heights), torch.from_numpy(shown)
 
 
-def collect(args: argparse.Namespace) -> list[tuple[Hidden, torch.Tensor, torch.Tensor]]:
+def collect(
+    args: argparse.Namespace, config: TrainConfig, chosen: folder.TrainingSet
+) -> list[tuple[Hidden, torch.Tensor, torch.Tensor]]:
     """Return what the model knows of hidden cells in many samples, and the truth."""
-    config = override(recipe("small"), [f"sizes=[{args.size}]", f"steps=[{args.samples}]"])
-    config = replace(config, seed=args.seed)
-    chosen = folder.find(args.shards, config, allow_test=False)
     model = make_model(config, RunConfig(), torch.device("cpu"), chosen.layout)
     Origin(resolve(args.start), ("unseen",)).take_over(model, chosen.layout)
     model.eval().requires_grad_(False)
@@ -121,8 +121,8 @@ def learn(net: Unseen, found: list[tuple[Hidden, torch.Tensor, torch.Tensor]], s
     rng = np.random.default_rng(0)
 
     def say(hidden: Hidden) -> tuple[torch.Tensor, torch.Tensor]:
-        raw = net.numbers(replace(hidden, known=hidden.known.float()))
-        return over_skin(raw[:, :1])[:, 0], colored(hidden, raw[:, 7:8], raw[:, 4:7])
+        said = net.numbers(replace(hidden, known=hidden.known.float()))
+        return over_skin(said.height)[:, 0], colored(hidden, said.share, said.hue)
 
     for step in range(steps):
         loss = torch.zeros(())
@@ -168,7 +168,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     net = Unseen(recipe("small").model.gaussian_features)
-    learn(net, collect(args), args.steps)
+    config = override(recipe("small"), [f"sizes=[{args.size}]", f"steps=[{args.samples}]"])
+    config = replace(config, seed=args.seed)
+    chosen = folder.find(args.shards, config, allow_test=False)
+    learn(net, collect(args, config, chosen), args.steps)
     checkpoint = load(resolve(args.start))
     tensors = {
         k: v
@@ -176,9 +179,17 @@ def main() -> None:
         if k.startswith("model.") and not k.startswith("model.unseen.")
     }
     tensors |= {f"model.unseen.{k}": v for k, v in net.state_dict().items()}
-    made = {**checkpoint.header, "model": {**checkpoint.header["model"], "unseen": True}}
+    made = {
+        **checkpoint.header,
+        "model": {**checkpoint.header["model"], "unseen": True},
+        # Whom the heights were learned from must not be measured either.
+        "people": sorted(names(checkpoint.header, "people") | set(chosen.people)),
+    }
     write_tensors(args.out, tensors, made)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FastGHAError as error:
+        raise SystemExit(f"error: {error.problem}\n  try: {error.remedy}") from None

@@ -120,7 +120,8 @@ class ModelConfig:
     """With a guide: make Gaussians also inside the mouth and on the eyeballs, where pictures see
     nothing until it moves."""
     unseen: bool = False
-    """With a guide: make Gaussians also on the skin that no picture shows, as behind the ears."""
+    """With a guide: make Gaussians also over the skin that no picture shows, as at the back of the
+    head; `tools/train_unseen.py` teaches how far hair stands off there."""
     foreground_only: bool = False
     """Make Gaussians only where the matte of the input sees the head."""
     features: FeatureConfig = field(default_factory=FeatureConfig)

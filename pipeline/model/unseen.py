@@ -11,6 +11,7 @@ f features.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -70,6 +71,23 @@ class Hidden:
     """Of the highest that is seen, likewise: hair's."""
 
 
+class Numbers(NamedTuple):
+    """What the network says of each hidden cell, before it means anything."""
+
+    height: Float[Tensor, "k 1"]
+    place: Float[Tensor, "k 3"]
+    hue: Float[Tensor, "k 3"]
+    share: Float[Tensor, "k 1"]
+    quat: Float[Tensor, "k 4"]
+    size: Float[Tensor, "k 3"]
+    opacity: Float[Tensor, "k 1"]
+    features: Float[Tensor, "k f"]
+
+
+SPLIT = (1, 3, 3, 1, 4, 3, 1)
+"""How many numbers each of those but the features has."""
+
+
 class Unseen(nn.Module):
     """A small network that makes a Gaussian over each cell of the skin that no picture shows.
 
@@ -93,7 +111,7 @@ class Unseen(nn.Module):
         for layer in (*self.person, *self.layers):
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_normal_(layer.weight)
-        self.out = nn.Linear(WIDTH, 1 + 3 + 3 + 1 + 4 + 3 + 1 + features)
+        self.out = nn.Linear(WIDTH, sum(SPLIT) + features)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
@@ -112,10 +130,7 @@ class Unseen(nn.Module):
             hidden = find_hidden(head, guide, views.camera, covered)
             if hidden is None:
                 return head
-            raw = self.numbers(hidden)
-        height, place, hue, share, quat, size, opacity, features = raw.split(
-            [1, 3, 3, 1, 4, 3, 1, raw.shape[1] - 16], dim=1
-        )
+            height, place, hue, share, quat, size, opacity, features = self.numbers(hidden)
         off = over_skin(height)
         means = hidden.places + off * hidden.normals + REACH * torch.tanh(place)
         start = SIZE * (1 + off.detach() / ROUND)
@@ -140,10 +155,11 @@ class Unseen(nn.Module):
         made = CanonicalHead(gaussians, features, rig)
         return head + made[_within_mattes(like, views)]
 
-    def numbers(self, hidden: Hidden) -> Float[Tensor, "k o"]:
+    def numbers(self, hidden: Hidden) -> Numbers:
         """Return what the network says of each hidden cell."""
         person = self.person(hidden.person).expand(len(hidden.cells), -1)
-        return self.out(self.layers(torch.cat([hidden.known, person], dim=1)))
+        raw: Tensor = self.out(self.layers(torch.cat([hidden.known, person], dim=1)))
+        return Numbers(*raw.split([*SPLIT, raw.shape[1] - sum(SPLIT)], dim=1))
 
 
 def _facing(normals: Float[Tensor, "k 3"]) -> Float[Tensor, "k 4"]:

@@ -35,13 +35,13 @@ class Optimizer:
     def __init__(self, model: FastGHA, config: TrainConfig) -> None:
         groups: dict[str, list[dict[str, Any]]] = {"muon": [], "adam": []}
         self._flat: dict[nn.Parameter, Tensor] = {}
-        named_all = learning(model)
-        self._parameters = [p for _, p in named_all]
+        learn = learning(model)
+        self._parameters = [p for _, p in learn]
         parts = (model.deformation, model.interior, model.unseen)
         small = [part for part in parts if part is not None]
         deform = {id(p) for part in small for p in part.parameters()}
         for mine, lr in ((False, config.lr), (True, config.deform_lr)):
-            named = [(n, p) for n, p in named_all if (id(p) in deform) == mine]
+            named = [(n, p) for n, p in learn if (id(p) in deform) == mine]
             hidden = [p for n, p in named if config.optimizer == "muon" and _is_hidden(n, p)]
             self._flat |= {p: _flatten(p.detach()) for p in hidden}
             others = {id(p) for p in hidden}

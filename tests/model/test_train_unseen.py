@@ -81,3 +81,21 @@ def test_what_is_nearer_to_the_cameras_is_higher(tool: ModuleType, known: tuple[
     both = torch.isfinite(before) & torch.isfinite(after) & behind
     assert both.sum() > 100
     assert abs((after - before)[both].median().item() - 0.02) < 0.004
+
+
+def test_a_roof_is_where_cameras_see_past_a_cell(tool: ModuleType, known: tuple[Sample, Hidden]):
+    sample, hidden = known
+    height, _ = tool.truth(sample, hidden)
+    roof = tool.roofs(sample, hidden)
+    shown = torch.isfinite(height)
+    above = (roof - height)[shown]
+    assert (above > -0.002).float().mean() > 0.9
+    assert 0.002 < above.median() < 0.015
+    # Below a chin, where no target looks, there are roofs too.
+    assert torch.isfinite(roof[~shown]).float().mean() > 0.5
+    nothing = replace(sample.targets, alpha=torch.zeros_like(sample.targets.alpha))
+    lowest = tool.roofs(replace(sample, targets=nothing), hidden)
+    assert (lowest <= -tool.REACH).float().mean() > 0.95
+    filled = replace(sample.targets, alpha=torch.ones_like(sample.targets.alpha))
+    blind = replace(sample, targets=filled, depth=torch.zeros_like(sample.depth))
+    assert torch.isinf(tool.roofs(blind, hidden)).all()

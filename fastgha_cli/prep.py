@@ -21,6 +21,12 @@ def synthetic(
     expressions: Annotated[int, typer.Option(help="Expressions of each person.", min=1)] = 16,
     views: Annotated[int, typer.Option(help="Cameras for each expression.", min=1)] = 8,
     size: options.Size = 256,
+    yaw: Annotated[
+        float,
+        typer.Option(
+            help="Degrees to each side that cameras look from; 180 is all around.", min=10, max=180
+        ),
+    ] = 65,
     split: Annotated[
         str, typer.Option(help="train, or test: people that are never in train.")
     ] = "train",
@@ -43,6 +49,7 @@ def synthetic(
             "expressions": expressions,
             "views": views,
             "size": size,
+            "yaw": yaw,
             "split": split,
             "seed": seed,
         },

@@ -17,7 +17,7 @@ from pipeline.core.config import to_dict
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import MAKEHUMAN, arkit_to_code
 from pipeline.shards.writer import ShardData, write_shard
-from pipeline.synthetic.cameras import sample_cameras
+from pipeline.synthetic.cameras import YAW, sample_cameras
 from pipeline.synthetic.expressions import sample_expression
 from pipeline.synthetic.people import sample_identity
 from pipeline.synthetic.shading import sample_lights
@@ -39,6 +39,8 @@ class SyntheticConfig:
     expressions: int = 16
     views: int = 8
     size: int = 256
+    yaw: float = YAW
+    """Degrees to each side that cameras look from; 180 is all around."""
     split: Literal["train", "test"] = "train"
     """People of one split are never in the other."""
     seed: int = 0
@@ -82,7 +84,7 @@ def capture(config: SyntheticConfig, identity: int) -> ShardData:
     """Draw one person from all cameras under all expressions."""
     subject, rng = person(config, identity)
     weights = np.stack([sample_expression(rng) for _ in range(config.expressions)])
-    cameras = sample_cameras(rng, config.expressions, config.views, config.size)
+    cameras = sample_cameras(rng, config.expressions, config.views, config.size, config.yaw)
     frames: list[list[Frame]] = [subject.render_views(w, cameras[t]) for t, w in enumerate(weights)]
     return ShardData(
         subject=f"synthetic-{config.split}-{config.seed}-{identity:05d}",

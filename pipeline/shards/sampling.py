@@ -221,7 +221,11 @@ def draw(
     first = int(rng.integers(len(there)))
     far = farthest_points(centers[there], config.targets, first)
     cameras = [int(there[v]) for v in far]
-    chosen = _input_views(shard, others, [int(v) for v in rng.permutation(cameras)])
+    # What looks at the back of a head is a target; nobody makes an avatar of such pictures alone.
+    wanted = sorted(
+        (int(v) for v in rng.permutation(cameras)), key=lambda v: bool(centers[v, 2] < 0)
+    )
+    chosen = _input_views(shard, others, wanted)
     if config.beside and rng.random() < config.beside:
         chosen = _views_beside(shard, others, chosen[0])
     at_target = [(target, v) for v in cameras]

@@ -16,22 +16,31 @@ from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
 
 YAW, PITCH = 65.0, 25.0
-"""Reach of the dome to each side and up and down, degrees."""
+"""Reach of the dome to each side, if nothing else is said, and up and down, degrees."""
 SPAN = (0.345, 0.405)
 """Metres across the picture at the head."""
 DISTANCE = (0.8, 1.3)
 
 
-def sample_cameras(rng: Generator, timesteps: int, views: int, size: int) -> Camera:
+def sample_cameras(
+    rng: Generator, timesteps: int, views: int, size: int, reach: float = YAW
+) -> Camera:
     """Draw `views` cameras around a head, and how they stand to it at each timestep.
 
     The first view is nearly frontal; the others are far from each other. The rig stands still
     while the head turns and shifts, so all views of a timestep move together in the head frame.
 
+    Args:
+        rng: Source of what is drawn.
+        timesteps: How many.
+        views: How many.
+        size: Of the pictures, pixels.
+        reach: Degrees of yaw to each side; 180 is all around.
+
     Returns:
         Cameras with leading dimensions [t, v], square pictures of `size` pixels.
     """
-    yaw, pitch = directions(rng, views).unbind(-1)
+    yaw, pitch = directions(rng, views, reach).unbind(-1)
     distance = _uniform(rng, DISTANCE, views)
     toward = torch.stack([yaw.sin() * pitch.cos(), pitch.sin(), yaw.cos() * pitch.cos()], dim=-1)
     target = torch.tensor(CROP_CENTER, dtype=torch.float64) + _normal(rng, 0.006, views, 3)
@@ -53,9 +62,9 @@ def sample_cameras(rng: Generator, timesteps: int, views: int, size: int) -> Cam
     )
 
 
-def directions(rng: Generator, views: int) -> Float[Tensor, "v 2"]:
+def directions(rng: Generator, views: int, yaw: float = YAW) -> Float[Tensor, "v 2"]:
     """Draw (yaw, pitch) in radians, far from each other, the first nearly frontal."""
-    reach = torch.tensor([YAW, PITCH], dtype=torch.float64)
+    reach = torch.tensor([yaw, PITCH], dtype=torch.float64)
     chosen = [torch.from_numpy(rng.normal(0, [6.0, 4.0])).clamp(-10, 10)]
     # Yaw and pitch count by their reach, or four views would all lie on the equator.
     weight = torch.tensor([1.0, 1.6], dtype=torch.float64)

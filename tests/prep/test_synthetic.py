@@ -117,6 +117,15 @@ def test_cameras_surround_the_front_and_move_together():
     assert not torch.allclose(motion[0], torch.eye(4).double(), atol=1e-3)
 
 
+def test_cameras_look_from_all_around_where_asked_to():
+    cameras = sample_cameras(np.random.default_rng(2), 1, 8, 256, 180.0)
+    c = cameras.centers[0]
+    yaw = torch.rad2deg(torch.atan2(c[:, 0], c[:, 2]))
+    assert yaw[0].abs() < 25
+    assert (yaw.abs() > 110).sum() >= 2
+    assert (yaw.abs() < 90).sum() >= 2
+
+
 def test_the_face_is_inside_every_picture(subject):
     cameras = sample_cameras(np.random.default_rng(3), 20, 8, 256)
     marks = torch.from_numpy(subject.head.landmarks(subject.head.neutral))

@@ -77,3 +77,21 @@ def test_inputs_look_from_one_side_in_a_share_of_the_samples(tmp_path: Path):
         )
     assert np.median(beside) > 0.95 > np.median(apart)
     assert apart.mean() + 0.02 < some.mean() < beside.mean() - 0.02
+
+
+def test_what_looks_from_behind_is_a_target_and_no_input(tmp_path: Path):
+    capture = toy_capture("fay", size=16, timesteps=4, views=6)
+    # Half a turn of the head frame: x and z change their signs.
+    turned = capture.world_to_camera.copy()
+    turned[:, 3:] = turned[:, 3:] @ np.diag([-1, 1, -1, 1]).astype(np.float32)
+    path = tmp_path / "fay.h5"
+    write_shard(path, replace(capture, world_to_camera=turned), {})
+    targets: set[int] = set()
+    with Shard(path) as shard:
+        behind = {int(v) for v in np.flatnonzero(shard.cameras(0).centers[:, 2] < 0)}
+        assert behind == {3, 4, 5}
+        for seed in range(DRAWS):
+            sample = draw(shard, replace(SAMPLING, targets=5), 16, np.random.default_rng(seed))
+            assert behind.isdisjoint(sample.input_views)
+            targets |= set(sample.target_views)
+    assert behind <= targets

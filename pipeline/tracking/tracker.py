@@ -25,7 +25,7 @@ from pipeline.perception.points import CloseUp, PointsFinder, PointsSeen, close_
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sighting, fit, moved
 from pipeline.tracking.models import MakeHumanFace, identity_space
-from pipeline.tracking.motion import align_moments
+from pipeline.tracking.motion import MotionConfig, align_moments
 from pipeline.tracking.surface import EYES, LIDS, STATE, Surface, face_state
 from pipeline.tracking.texture import align
 
@@ -36,6 +36,8 @@ VIDEO = BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.0
 what it errs by changes from frame to frame."""
 CUT = 30.0
 """Mean change of small grey pictures, of 255, that only another shot makes."""
+ONCE = MotionConfig(rounds=1)
+"""Of calibrated views, whose faces a second round moves by hundredths of a millimetre."""
 EYE_NUMBERS = slice(EYES.start, LIDS.stop)
 """Gaze and lids among the numbers of a state."""
 
@@ -225,7 +227,8 @@ class HeadTracker:
                 self._surface, sightings, config, poses="loose", cuts=cuts, bias=self._bias,
                 identity=identity,
             )  # fmt: skip
-        return self._tracked(self._with_moments(found, sightings, shown, config))
+        motion = MotionConfig() if cameras is None else ONCE
+        return self._tracked(self._with_moments(found, sightings, shown, config, motion))
 
     def _with_moments(
         self,
@@ -233,6 +236,7 @@ class HeadTracker:
         sightings: Sequence[Sighting],
         shown: Sequence[CloseUp],
         config: BundleConfig,
+        motion: MotionConfig,
     ) -> Bundle:
         """Return what was found with states and poses by which skin agrees between moments."""
         if len(found.states) < 2:
@@ -243,7 +247,7 @@ class HeadTracker:
         moments = [one.moment for one in sightings]
         by_state = self._whole.by_state
         states, poses = align_moments(
-            shown, moments, views, found, lambda x: self._posed(found.identity, x), by_state
+            shown, moments, views, found, lambda x: self._posed(found.identity, x), by_state, motion
         )
         return moved(self._surface, sightings, found, states, poses, config)
 

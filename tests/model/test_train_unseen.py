@@ -15,7 +15,7 @@ from pipeline.core.geometry import look_at
 from pipeline.core.types import View
 from pipeline.faces.layouts import arkit_to_code
 from pipeline.model.activate import kept
-from pipeline.model.unseen import Hidden, find_hidden
+from pipeline.model.unseen import Hidden, Unseen, colored, find_hidden, over_skin
 from pipeline.shards.sampling import Sample
 from pipeline.synthetic.subject import Subject
 from tests.model.test_unseen import camera, made, pictures
@@ -99,3 +99,23 @@ def test_a_roof_is_where_cameras_see_past_a_cell(tool: ModuleType, known: tuple[
     filled = replace(sample.targets, alpha=torch.ones_like(sample.targets.alpha))
     blind = replace(sample, targets=filled, depth=torch.zeros_like(sample.depth))
     assert torch.isinf(tool.roofs(blind, hidden)).all()
+
+
+def test_heights_are_learned_and_roofs_kept(tool: ModuleType, known: tuple[Sample, Hidden]):
+    _, hidden = known
+    back = hidden.places[:, 2] < hidden.places[:, 2].median()
+    # Hair of 2 cm behind; of the rest it is known that it has no more than half a centimetre.
+    height = torch.where(back, 0.02, torch.nan)
+    color = torch.where(back[:, None], torch.tensor([0.2, 0.1, 0.1]), torch.nan)
+    roof = torch.where(back, torch.inf, 0.005)
+    torch.manual_seed(0)
+    net = Unseen(made().config.gaussian_features)
+    torch.nn.init.constant_(net.out.bias[:1], 1.0)  # begins 3 cm high
+    tool.learn(net, [(hidden, height, color, roof)] * 3, 150)
+    with torch.no_grad():
+        said = net.numbers(hidden)
+        high = over_skin(said.height)[:, 0]
+        off = (colored(hidden, said.share, said.hue) - color)[back].abs()
+    assert (high[back] - 0.02).abs().median() < 0.002
+    assert (high[~back] < 0.007).float().mean() > 0.9
+    assert off.mean() < 0.05

@@ -264,14 +264,34 @@ def _looked_at(places: Float[Tensor, "c 3"], guide: Guide, camera: Camera) -> Bo
 
 def _within_mattes(points: Float[Tensor, "p 3"], views: View) -> Bool[Tensor, "p"]:
     """Tell which points no picture shows to be empty."""
+    return ~find_pixels(points, views).empty.any(0)
+
+
+class Pixels(NamedTuple):
+    """Where points are in pictures."""
+
+    view: Int64[Tensor, "v 1"]
+    row: Int64[Tensor, "v p"]
+    """Of the pixel, or of the nearest one."""
+    column: Int64[Tensor, "v p"]
+    inside: Bool[Tensor, "v p"]
+    """Whether the picture has the point."""
+    empty: Bool[Tensor, "v p"]
+    """Whether it does, and its matte shows nothing there."""
+    ahead: Float[Tensor, "v p"]
+    """Depth in the camera, metres."""
+
+
+def find_pixels(points: Float[Tensor, "p 3"], views: View) -> Pixels:
+    """Return the pixels of points of the head frame, metres."""
     matte = functional.max_pool2d(views.alpha.float(), 3, stride=1, padding=1)[:, 0]
-    pixels, depth = project(views.camera, points.detach())
-    at = pixels.floor().long()
+    pixels, ahead = project(views.camera, points.detach())
+    column, row = pixels.floor().long().unbind(-1)
     h, w = matte.shape[-2:]
-    inside = (at >= 0).all(-1) & (at[..., 0] < w) & (at[..., 1] < h) & (depth > 0)
-    x, y = at[..., 0].clamp(0, w - 1), at[..., 1].clamp(0, h - 1)
-    view = torch.arange(len(matte)).to(x.device)[:, None]
-    return ~(inside & (matte[view, y, x] < EMPTY)).any(0)
+    inside = (row >= 0) & (row < h) & (column >= 0) & (column < w) & (ahead > 0)
+    view = torch.arange(len(matte)).to(row.device)[:, None]
+    row, column = row.clamp(0, h - 1), column.clamp(0, w - 1)
+    return Pixels(view, row, column, inside, inside & (matte[view, row, column] < EMPTY), ahead)
 
 
 def _look(

@@ -196,19 +196,19 @@ def read_footage(
         if len(rows) < len(source):
             note(f"{path.name} has {len(source)} frames: {len(rows)} of them are taken, evenly.")
         with bars("Tracking the head") as tick:
-            seen, faces = _follow(source, rows, detector, tracker, tick)
+            seen = _follow(source, rows, detector, tracker, tick)
         shot = longest_shot(seen)
         if shot != range(len(rows)):
             note(f"{path.name} has cuts: only its longest shot is taken, frames {rows[shot[0]]} to "
                  f"{rows[shot[-1]]}.")  # fmt: skip
         kept = [n for n in shot if seen.seen[n] is not None]
-        _check_faces(path, [faces[n] for n in shot], len(kept), config)
+        _check_faces(path, [seen.faces[n] for n in shot if n in seen.faces], len(kept), config)
         lost = len(shot) - len(kept)
         if lost:
             note(f"{lost} of {len(shot)} frames show no face and are left out.")
         # Of frames far apart in time none is tied to the one before.
         cuts = range(len(shot)) if _apart(source, rows) else ()
-        part = Followed([seen.seen[n] for n in shot], list(cuts))
+        part = Followed([seen.seen[n] for n in shot], list(cuts), {})
         picture = source.read(rows[kept[0]])
         head, _ = tracker.fit_video(part, (picture.shape[1], picture.shape[0]))
         with bars("Cutting out the head") as tick:
@@ -422,23 +422,19 @@ def _follow(
     detector: Detector,
     tracker: HeadTracker,
     progress: Progress,
-) -> tuple[Followed, list[list[Face]]]:
+) -> Followed:
     """See the head in some frames; those far apart in time each by itself."""
-    faces: list[list[Face]] = []
-
-    def detect(rgb: Rgb) -> list[Face]:
-        faces.append(list(detector(rgb)))
-        return faces[-1]
-
     pictures = (source.read(row) for row in rows)
     if not _apart(source, rows):
-        found = tracker.follow(pictures, detect, lambda done, _: progress(done, len(rows)))
-        return found, faces
+        return tracker.follow(pictures, detector, lambda done, _: progress(done, len(rows)))
     seen: list[PointsSeen | None] = []
+    faces: dict[int, list[Face]] = {}
     for n, rgb in enumerate(pictures):
-        seen += tracker.follow([rgb], detect).seen
+        found = tracker.follow([rgb], detector)
+        seen += found.seen
+        faces[n] = found.faces[0]
         progress(n + 1, len(rows))
-    return Followed(seen, []), faces
+    return Followed(seen, [], faces)
 
 
 def _apart(source: Frames, rows: Sequence[int]) -> bool:

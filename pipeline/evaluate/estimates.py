@@ -36,9 +36,9 @@ from pipeline.system.assets import EYES, POINTS
 from pipeline.system.files import digest, write_whole
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.bundle import BundleConfig
-from pipeline.tracking.tracker import HeadTracker, TrackedHead
+from pipeline.tracking.tracker import HeadTracker, TrackedHead, TrackerConfig
 
-CROPS = BundleConfig(same_width=10.0)
+CROPS = TrackerConfig(BundleConfig(same_width=10.0))
 """Pictures of shards are crops of one size, which says nothing about their lenses."""
 NETS = ("face_detection_back", "face_landmark")
 """Weight files of the detector."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -94,6 +94,19 @@ Detector = Callable[[Rgb], list[Face]]
 """Gives the faces of a picture, in any order; none if it sees none."""
 
 
+@runtime_checkable
+class Following(Protocol):
+    """A detector that sees a face again at less cost where it was a frame before."""
+
+    def __call__(self, rgb: Rgb) -> list[Face]:
+        """Return the faces of a picture, as any `Detector`."""
+        ...
+
+    def again(self, rgb: Rgb, face: Face) -> Face | None:
+        """Return the face that was `face` a frame before; none if it is not there any more."""
+        ...
+
+
 class MeshDetector:
     """Finds faces with BlazeFace and their landmarks with the 468-point face mesh.
 
@@ -145,15 +158,34 @@ class MeshDetector:
         points = middle + (points - 0.5) * side
         return [(float(sure[i]), points[i]) for i in np.flatnonzero(sure > MIN_SCORE)]
 
+    def again(self, rgb: Rgb, face: Face) -> Face | None:
+        """Return the face that was `face` a frame before; none if it is not there any more."""
+        corners = np.array(face.box).reshape(2, 2)
+        place = corners.mean(0), face.size * MESH_MARGIN
+        eyes = face.landmarks[36], face.landmarks[45]
+        return self._look(Image.fromarray(rgb), *place, *eyes, face.score, passes=2)
+
     def _landmarks(
         self, picture: Image.Image, found: tuple[float, Float64[np.ndarray, "8 2"]]
     ) -> Face | None:
         score, points = found
-        right_eye, left_eye = points[2], points[3]
-        middle, side = points[:2].mean(0), float((points[1] - points[0]).max()) * MESH_MARGIN
+        side = float((points[1] - points[0]).max()) * MESH_MARGIN
+        # The box of a small or turned head is poor.
+        return self._look(picture, points[:2].mean(0), side, points[2], points[3], score, passes=4)
+
+    def _look(
+        self,
+        picture: Image.Image,
+        middle: Float64[np.ndarray, "2"],
+        side: float,
+        right_eye: Float64[np.ndarray, "2"],
+        left_eye: Float64[np.ndarray, "2"],
+        score: float,
+        passes: int,
+    ) -> Face | None:
+        """Return the face in a square; each pass starts from the mesh before."""
         mesh = None
-        # Each pass starts from the mesh before: the box of a small or turned head is poor.
-        for _ in range(4):
+        for _ in range(passes):
             angle = float(np.arctan2(*(left_eye - right_eye)[::-1]))
             raw, sure = self._mesh(cut_square(picture, middle, side, angle, 192))
             if _sigmoid(sure).item() < MIN_SCORE and mesh is None:

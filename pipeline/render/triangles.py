@@ -69,25 +69,28 @@ def _fill(x, y, z, faces, near, out, triangle, shares):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         if z[a] <= near or z[b] <= near or z[c] <= near:
             continue
-        area = (x[b] - x[a]) * (y[c] - y[a]) - (x[c] - x[a]) * (y[b] - y[a])
-        if area == 0.0:
+        xa, xb, xc, ya, yb, yc = x[a], x[b], x[c], y[a], y[b], y[c]
+        # Most triangles of a far head are smaller than a pixel and cover no centre of one.
+        left = max(int(np.ceil(min(xa, xb, xc) - 0.5)), 0)
+        right = min(int(np.floor(max(xa, xb, xc) - 0.5)), width - 1)
+        top = max(int(np.ceil(min(ya, yb, yc) - 0.5)), 0)
+        bottom = min(int(np.floor(max(ya, yb, yc) - 0.5)), height - 1)
+        area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)
+        if left > right or top > bottom or area == 0.0:
             continue
-        left = max(int(np.floor(min(x[a], x[b], x[c]) - 0.5)), 0)
-        right = min(int(np.ceil(max(x[a], x[b], x[c]) - 0.5)), width - 1)
-        top = max(int(np.floor(min(y[a], y[b], y[c]) - 0.5)), 0)
-        bottom = min(int(np.ceil(max(y[a], y[b], y[c]) - 0.5)), height - 1)
+        per_area, per_a, per_b, per_c = 1.0 / area, 1.0 / z[a], 1.0 / z[b], 1.0 / z[c]
         for row in range(top, bottom + 1):
             for column in range(left, right + 1):
                 px, py = column + 0.5, row + 0.5
-                wa = ((x[b] - px) * (y[c] - py) - (x[c] - px) * (y[b] - py)) / area
-                wb = ((x[c] - px) * (y[a] - py) - (x[a] - px) * (y[c] - py)) / area
+                wa = ((xb - px) * (yc - py) - (xc - px) * (yb - py)) * per_area
+                wb = ((xc - px) * (ya - py) - (xa - px) * (yc - py)) * per_area
                 wc = 1.0 - wa - wb
                 if wa < 0.0 or wb < 0.0 or wc < 0.0:
                     continue
-                depth = 1.0 / (wa / z[a] + wb / z[b] + wc / z[c])  # linear in space
+                depth = 1.0 / (wa * per_a + wb * per_b + wc * per_c)  # linear in space
                 if out[row, column] == 0.0 or depth < out[row, column]:
                     out[row, column] = depth
                     triangle[row, column] = f
-                    shares[row, column, 0] = wa / z[a] * depth
-                    shares[row, column, 1] = wb / z[b] * depth
-                    shares[row, column, 2] = wc / z[c] * depth
+                    shares[row, column, 0] = wa * per_a * depth
+                    shares[row, column, 1] = wb * per_b * depth
+                    shares[row, column, 2] = wc * per_c * depth

@@ -153,6 +153,7 @@ def fit(
     cuts: Collection[int] = (),
     bias: Float64[np.ndarray, "68 3"] | None = None,
     identity: Float64[np.ndarray, "k"] | None = None,
+    first: Bundle | None = None,
 ) -> Bundle:
     """Fit one person's head to what is seen in pictures.
 
@@ -166,6 +167,7 @@ def fit(
         bias: From the head model's landmarks, the first points of the surface, to where the
             detector of the marks sees them, head frame, metres.
         identity: The person's, if it is known.
+        first: Where to begin: with its identity and states, in cameras of the head frame.
 
     Raises:
         ShapeError: If there is no picture, moments are not numbered from 0, or a moment has two
@@ -173,9 +175,12 @@ def fit(
         CameraError: If a moment has no picture with enough points.
     """
     problem = _Problem(surface, seen, config, poses, cuts, bias, identity)
-    problem.start()
-    for _ in range(5):
-        problem.step(rigid=True)
+    if first is None:
+        problem.start()
+        for _ in range(5):
+            problem.step(rigid=True)
+    else:
+        problem.begin(first)
     problem.leave_turned()
     damping, cost = 1e-3, problem.cost()
     for _ in range(config.iterations):
@@ -259,6 +264,8 @@ class _Problem:
         self.turns = np.tile(np.eye(3), (1 if static else self.m, 1, 1))
         self.t = np.zeros((len(self.turns), 3))
         self.lenses = sorted({s.lens for s in seen}) if self.free else []
+        self._faces: dict[int, tuple[np.ndarray, Posed]] = {}
+        """The last one of each moment, with the numbers that it was posed by."""
         self._beliefs()
         if identity is not None:
             self.identity_mean, self.identity_weight = identity, np.full(self.k, FIXED)
@@ -346,6 +353,10 @@ class _Problem:
         self.states = self.state_mean.copy()
         self.identity = self.identity_mean.copy()
 
+    def begin(self, first: Bundle) -> None:
+        """Take identity and states that were found before; the cameras are those of the head."""
+        self.identity, self.states = first.identity.copy(), first.states.copy()
+
     def leave_turned(self) -> None:
         """Leave the detector's landmarks out where the head does not look towards the camera."""
         least = np.cos(np.radians(self.config.turned))
@@ -371,12 +382,17 @@ class _Problem:
 
     def _posed(self, s: Sighting) -> Posed:
         """Return the points, and once more the landmarks where the detector sees them."""
-        posed = self.surface(self.identity, self.states[s.moment])
-        return Posed(
-            np.concatenate([posed.points, posed.points[:MARKS] + self.bias]),
-            np.concatenate([posed.by_identity, posed.by_identity[:MARKS]]),
-            np.concatenate([posed.by_state, posed.by_state[:MARKS]]),
-        )
+        numbers = np.concatenate([self.identity, self.states[s.moment]])
+        known = self._faces.get(s.moment)
+        if known is None or not np.array_equal(known[0], numbers):
+            posed = self.surface(self.identity, self.states[s.moment])
+            both = Posed(
+                np.concatenate([posed.points, posed.points[:MARKS] + self.bias]),
+                np.concatenate([posed.by_identity, posed.by_identity[:MARKS]]),
+                np.concatenate([posed.by_state, posed.by_state[:MARKS]]),
+            )
+            known = self._faces[s.moment] = numbers, both
+        return known[1]
 
     def _misses(
         self, s: Sighting, points: np.ndarray

@@ -21,6 +21,7 @@ from pipeline.core.types import Camera
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.perception.points import CloseUp
+from pipeline.render.cpu.threads import run, thread_count
 from pipeline.tracking.bundle import POSE, Bundle, spins
 from pipeline.tracking.skin import ROBUST, Match, Rows, Skin, SkinConfig, choose, solve
 from pipeline.tracking.surface import STATE
@@ -131,15 +132,25 @@ class _Problem:
         both = [(a, b) for a in keys for b in keys if a < b]
         self.step[:], self.off = 0, np.zeros(len(moving))
         self._solve_keys(keys, self._rows(skin, moving, both))
-        for t, of in near.items():
-            self._solve_one(t, self._rows(skin, moving, [(a, t) for a in of]))
+        skin.draw(np.flatnonzero(np.isin(self.moments, keys)).tolist())
+        rest = list(near.items())
+
+        def solve_one(n: int) -> None:
+            t, of = rest[n]
+            self._solve_one(t, self._rows(skin, moving, [(a, t) for a in of], threads=1))
             for i in np.flatnonzero(self.moments == t):
                 skin.forget(int(i))
 
+        run(solve_one, len(rest), thread_count())
+
     def _rows(
-        self, skin: Skin, moving: Float64[np.ndarray, "p 3 s"], both: Sequence[tuple[int, int]]
+        self,
+        skin: Skin,
+        moving: Float64[np.ndarray, "p 3 s"],
+        both: Sequence[tuple[int, int]],
+        threads: int | None = None,
     ) -> list[_Rows]:
-        """Match the pictures of pairs of moments."""
+        """Match the pictures of pairs of moments; threads as of `Skin.matches`."""
         pairs: list[tuple[int, int]] = []
         for a, b in both:
             of = [
@@ -150,7 +161,7 @@ class _Problem:
             ]
             pairs += sorted(of, key=lambda pair: skin.R[pair[1]][2, 2])[: self.config.views]
         rows: list[_Rows] = []
-        for match in skin.matches(pairs):
+        for match in skin.matches(pairs, threads):
             k, i = match.first, match.second
             (one, off), (other, more) = (self._slopes(skin, moving, match, x) for x in (k, i))
             slopes = match.first_slope(one), match.second_slope(other)

@@ -9,7 +9,7 @@ Letters: n pictures, p places on the skin, s side of a close-up, v control verti
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,7 @@ from pipeline.faces.makehuman import load_asset
 from pipeline.perception.points import CloseUp
 from pipeline.render.cpu.threads import run, thread_count
 from pipeline.render.triangles import Drawn, draw_triangles
-from pipeline.tracking.windows import REACH, carried, search
+from pipeline.tracking.windows import REACH, carried, pyramid, search
 
 LEAST = 12
 """Fewer matches say nothing."""
@@ -196,7 +196,7 @@ class Skin:
         config: SkinConfig,
     ) -> None:
         self.config, self.mesh, self._head = config, mesh, head_model(mesh.layout)
-        self._grey = [one.grey.astype(np.float32) / 255 for one in pictures]
+        self._grey = [pyramid(one.grey.astype(np.float32) / 255) for one in pictures]
         self.K = [
             one.camera(c).K.double().numpy() for one, c in zip(pictures, cameras, strict=True)
         ]
@@ -240,19 +240,29 @@ class Skin:
         pixels = inside[:, :2] / z * f + middle
         return Projection(pixels, inside, P, shape.points[places], shape.normals[places])
 
-    def matches(self, pairs: Sequence[tuple[int, int]]) -> list[Match]:
-        """Find what the first picture of each pair shows in the second, on all cores.
+    def draw(self, pictures: Iterable[int]) -> None:
+        """Draw the mesh in some pictures, on all cores, for the matches to come."""
+        shown = sorted(set(pictures))
+        run(lambda n: self._look(shown[n]), len(shown), thread_count())
+
+    def matches(self, pairs: Sequence[tuple[int, int]], threads: int | None = None) -> list[Match]:
+        """Find what the first picture of each pair shows in the second.
 
         Pairs of which too little is seen in both are left out.
+
+        Args:
+            pairs: Of pictures.
+            threads: All if not given; one where others look at other pictures meanwhile.
         """
-        shown = sorted({i for pair in pairs for i in pair})
-        run(lambda n: self._look(shown[n]), len(shown), thread_count())
+        threads = threads or thread_count()
+        if threads > 1:
+            self.draw(i for pair in pairs for i in pair)
         found: list[Match | None] = [None] * len(pairs)
 
         def find(n: int) -> None:
             found[n] = self.match(*pairs[n])
 
-        run(find, len(pairs), thread_count())
+        run(find, len(pairs), threads)
         return [one for one in found if one is not None]
 
     def match(self, k: int, i: int) -> Match | None:
@@ -281,7 +291,7 @@ class Skin:
     def _look(self, i: int) -> tuple[Drawn, Int64[np.ndarray, "p"]]:
         """Return the mesh as a picture sees it, and the places that it shows."""
         if i not in self._looks:
-            E, side = np.eye(4), len(self._grey[i])
+            E, side = np.eye(4), len(self._grey[i][0])
             E[:3, :3], E[:3, 3] = self.R[i], self.t[i]
             camera = Camera(torch.from_numpy(E), torch.from_numpy(self.K[i]), side, side)
             drawn = draw_triangles(self._shape(i).surface, self._head.faces, camera)
@@ -305,8 +315,8 @@ class Skin:
         drawn, depth = self._look(i)[0], self._look(k)[0].depth
         inside = self._shape(k).surface @ self.R[k].T + self.t[k]
         return carried(
-            drawn.triangle, drawn.shares, self._head.faces, inside, self.K[k], self._grey[k], depth,
-            HIDDEN,
+            drawn.triangle, drawn.shares, self._head.faces, inside, self.K[k], self._grey[k][0],
+            depth, HIDDEN,
         )  # fmt: skip
 
     def _surface(self, vertices: Float[np.ndarray, "v 3"]) -> Float32[np.ndarray, "s 3"]:

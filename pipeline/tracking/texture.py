@@ -21,6 +21,7 @@ from scipy.spatial.transform import Rotation
 from pipeline.core.types import Camera
 from pipeline.faces.guide import TrackedMesh
 from pipeline.perception.points import CloseUp
+from pipeline.render.cpu.threads import run, thread_count
 from pipeline.tracking.bundle import POSE, spins
 from pipeline.tracking.skin import ROBUST, Match, Rows, Skin, SkinConfig, choose, solve
 
@@ -69,8 +70,9 @@ def align(
     problem = _Problem(pictures, mesh, cameras, basis, config)
     keys, near = choose(problem.skin.R, mesh.posed, config.skin)
     problem.solve_keys(keys)
-    for i, of in near.items():
-        problem.solve_one(i, of)
+    problem.skin.draw(keys)
+    rest = list(near.items())
+    run(lambda n: problem.solve_one(*rest[n]), len(rest), thread_count())
     return problem.cameras()
 
 
@@ -112,7 +114,7 @@ class _Problem:
         """Solve for the pose of one picture; those of some others, and the shape, are known."""
         config = self.config
         for _ in range(config.rounds - 1):
-            matches = self.skin.matches([(k, i) for k in keys])
+            matches = self.skin.matches([(k, i) for k in keys], threads=1)
             if not matches:
                 break
             x = np.zeros(POSE)

@@ -6,7 +6,7 @@ Letters: n pictures, v vertices, k numbers of identity.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,26 +20,45 @@ from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.makehuman import load_asset
 from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.eyes import EyesFinder
-from pipeline.perception.landmarks import Detector, Face
+from pipeline.perception.landmarks import Detector, Face, Following
 from pipeline.perception.points import CloseUp, PointsFinder, PointsSeen, close_up
+from pipeline.system.pools import one_blas_thread, one_thread
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sighting, fit, moved
 from pipeline.tracking.models import MakeHumanFace, identity_space
 from pipeline.tracking.motion import MotionConfig, align_moments
+from pipeline.tracking.skin import SkinConfig
 from pipeline.tracking.surface import EYES, LIDS, STATE, Surface, face_state
-from pipeline.tracking.texture import align
+from pipeline.tracking.texture import TextureConfig, align
 
-RIG = BundleConfig(alike=2.0, marks=0.05)
-"""Of calibrated views, which need no landmarks of a detector to tell an expression by."""
-VIDEO = BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005))
-"""Of moments in their order. The network is surer of drawn people than right about filmed ones, and
-what it errs by changes from frame to frame."""
 CUT = 30.0
 """Mean change of small grey pictures, of 255, that only another shot makes."""
-ONCE = MotionConfig(rounds=1)
-"""Of calibrated views, whose faces a second round moves by hundredths of a millimetre."""
+ANEW = 10
+"""Of so many frames all faces are looked for in one."""
 EYE_NUMBERS = slice(EYES.start, LIDS.stop)
 """Gaze and lids among the numbers of a state."""
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """What is believed of pictures of one kind, in the three steps of a fit."""
+
+    points: BundleConfig = field(default_factory=BundleConfig)
+    turns: TextureConfig = field(default_factory=TextureConfig)
+    motion: MotionConfig = field(default_factory=MotionConfig)
+
+
+RIG = TrackerConfig(BundleConfig(alike=2.0, marks=0.05), motion=MotionConfig(rounds=1))
+"""Of calibrated views, which need no landmarks of a detector to tell an expression by, and whose
+faces a second round moves by hundredths of a millimetre."""
+VIDEO = TrackerConfig(
+    BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005)),
+    TextureConfig(SkinConfig(spacing=0.02, keys=6, together=1.8), rounds=2),
+    MotionConfig(SkinConfig(spacing=0.02, keys=6, moved=0.1, floor=0.5, together=3.0), rounds=1),
+)
+"""Of moments in their order. The network is surer of drawn people than right about filmed ones, and
+what it errs by changes from frame to frame. So many frames need fewer windows each, and one round
+of them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,8 @@ class Followed:
     """None where there is no face."""
     cuts: list[int]
     """Frames that begin another shot."""
+    faces: dict[int, list[Face]]
+    """All faces of those frames in which they were looked for."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +132,8 @@ class HeadTracker:
     ) -> Followed:
         """See one face through a video: each frame is looked at where the one before had it.
 
-        The detector's landmarks tell the expression of every frame.
+        The detector's landmarks tell the expression of every frame. Where it can follow a face, all
+        faces are looked for in some frames only.
 
         Args:
             frames: In their order.
@@ -120,24 +142,33 @@ class HeadTracker:
         """
         seen: list[PointsSeen | None] = []
         cuts: list[int] = []
-        last, before = None, None
-        for i, rgb in enumerate(frames):
-            picture, small = Image.fromarray(rgb), thumbnail(rgb)
-            cut = before is not None and is_cut(before, small)
-            if cut:
-                cuts.append(i)
-            face = _same(detect(rgb), None if cut else last)
-            if face is None:
-                last = None
-            elif last is None or cut:
-                last = self.see(rgb, face)
-            else:
-                seen_here = self.finder.look(picture, self.finder.square(last))
-                last = self._looked_closer(picture, replace(seen_here, marks=face.landmarks))
-            seen.append(last)
-            before = small
-            progress(i + 1, 0)
-        return Followed(seen, cuts)
+        faces: dict[int, list[Face]] = {}
+        last, face, before = None, None, None
+        # These networks are too small for threads, which would wait for each other.
+        with one_thread():
+            for i, rgb in enumerate(frames):
+                picture, small = Image.fromarray(rgb), thumbnail(rgb)
+                if before is not None and is_cut(before, small):
+                    cuts.append(i)
+                    last, face = None, None
+                if isinstance(detect, Following) and face is not None and i % ANEW:
+                    face = detect.again(rgb, face)
+                else:
+                    face = None
+                if face is None:
+                    faces[i] = list(detect(rgb))
+                    face = _same(faces[i], last)
+                if face is None:
+                    last = None
+                elif last is None:
+                    last = self.see(rgb, face)
+                else:
+                    seen_here = self.finder.look(picture, self.finder.square(last))
+                    last = self._looked_closer(picture, replace(seen_here, marks=face.landmarks))
+                seen.append(last)
+                before = small
+                progress(i + 1, 0)
+        return Followed(seen, cuts, faces)
 
     def fit_video(
         self, seen: Followed, size: tuple[int, int], focal: float | None = None
@@ -164,6 +195,7 @@ class HeadTracker:
         )
         return found, frames
 
+    @one_blas_thread()
     def fit(
         self,
         seen: Sequence[PointsSeen],
@@ -176,7 +208,7 @@ class HeadTracker:
         poses: Poses = "each",
         cuts: Collection[int] = (),
         identity: Float64[np.ndarray, "k"] | None = None,
-        config: BundleConfig | None = None,
+        config: TrackerConfig | None = None,
     ) -> TrackedHead:
         """Fit one person's head to what was seen.
 
@@ -195,7 +227,7 @@ class HeadTracker:
         Raises:
             As `pipeline.tracking.bundle.fit`.
         """
-        config = config or (BundleConfig() if cameras is None else RIG)
+        config = config or (TrackerConfig() if cameras is None else RIG)
         sightings = [
             Sighting(
                 points=one.points,
@@ -212,7 +244,7 @@ class HeadTracker:
             for i, one in zip(range(len(sizes)), seen, strict=True)
         ]
         found = fit(
-            self._surface, sightings, config, poses=poses, cuts=cuts, bias=self._bias,
+            self._surface, sightings, config.points, poses=poses, cuts=cuts, bias=self._bias,
             identity=identity,
         )  # fmt: skip
         shown = [one.close_up for one in seen if one.close_up is not None]
@@ -221,22 +253,20 @@ class HeadTracker:
         if cameras is None:
             # Skin tells how the head turned between the pictures: they are a rig around it.
             basis = identity_space()[1] if identity is None else np.zeros((0, 0, 3), np.float32)
-            rig = align(shown, self._tracked(found).mesh, found.cameras, basis)
+            rig = align(shown, self._tracked(found).mesh, found.cameras, basis, config.turns)
             sightings = [replace(one, camera=camera) for one, camera in zip(sightings, rig)]
             found = fit(
-                self._surface, sightings, config, poses="loose", cuts=cuts, bias=self._bias,
-                identity=identity,
+                self._surface, sightings, config.points, poses="loose", cuts=cuts,
+                bias=self._bias, identity=identity, first=found,
             )  # fmt: skip
-        motion = MotionConfig() if cameras is None else ONCE
-        return self._tracked(self._with_moments(found, sightings, shown, config, motion))
+        return self._tracked(self._with_moments(found, sightings, shown, config))
 
     def _with_moments(
         self,
         found: Bundle,
         sightings: Sequence[Sighting],
         shown: Sequence[CloseUp],
-        config: BundleConfig,
-        motion: MotionConfig,
+        config: TrackerConfig,
     ) -> Bundle:
         """Return what was found with states and poses by which skin agrees between moments."""
         if len(found.states) < 2:
@@ -245,11 +275,11 @@ class HeadTracker:
         at = [camera.world_to_camera.numpy().tobytes() for camera in cameras]
         views = [at.index(one) for one in at]
         moments = [one.moment for one in sightings]
-        by_state = self._whole.by_state
         states, poses = align_moments(
-            shown, moments, views, found, lambda x: self._posed(found.identity, x), by_state, motion
-        )
-        return moved(self._surface, sightings, found, states, poses, config)
+            shown, moments, views, found, lambda x: self._posed(found.identity, x),
+            self._whole.by_state, config.motion,
+        )  # fmt: skip
+        return moved(self._surface, sightings, found, states, poses, config.points)
 
     @torch.no_grad()
     def _posed(

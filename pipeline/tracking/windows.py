@@ -8,12 +8,19 @@ compositional form of Baker and Matthews, IJCV 2004; windows of mean 0 and varia
 Letters: p windows, s side of the pictures.
 """
 
+from collections.abc import Sequence
+
 import numba
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
 REACH = 7
 """Pixels from the middle of a window to its border."""
+SPAN = 2 * REACH + 1
+WIDE = SPAN + 1
+"""A window's row in the kernel: one more, of weight 0, so that it fills whole registers."""
+FLAT = np.float32(1e-4)
+"""Added to a window's standard deviation, by which it is divided."""
 STEPS = 8
 """Of a window's search, on each level."""
 LEVELS = 3
@@ -22,10 +29,18 @@ CLOSE_ENOUGH = 0.02
 """Pixels of its last step at which it ends."""
 
 
+def pyramid(image: Float32[np.ndarray, "s s"]) -> list[Float32[np.ndarray, "h h"]]:
+    """Return a picture at all levels, the finest first."""
+    levels = [image]
+    for _ in range(LEVELS - 1):
+        levels.append(_halved(levels[-1]))
+    return levels
+
+
 def search(
     template: Float32[np.ndarray, "s s"],
     valid: Bool[np.ndarray, "s s"],
-    image: Float32[np.ndarray, "s s"],
+    levels: Sequence[Float32[np.ndarray, "h h"]],
     at: Float64[np.ndarray, "p 2"],
 ) -> tuple[Float64[np.ndarray, "p 2"], Float64[np.ndarray, "p 2 2"], Float64[np.ndarray, "p"]]:
     """Move windows until they agree.
@@ -33,23 +48,21 @@ def search(
     Args:
         template: The picture that the windows are of, in the pose of the other.
         valid: Where it is known.
-        image: The other picture.
+        levels: The other picture's pyramid.
         at: Middles of the windows, pixels.
 
     Returns:
         Ways from the template to the image, pixels; their covariances, not finite where nothing
         was found; and correlations of the windows there, 0 where there was nothing to search.
     """
-    off = np.zeros_like(at)
-    levels = [(template, valid, image)]
+    off, told = np.zeros_like(at), np.zeros((len(at), 4))
+    known = [valid]
     for _ in range(LEVELS - 1):
-        a, b, c = levels[-1]
-        levels.append((_halved(a), _halved(b.astype(np.float32)) > 0.9, _halved(c)))
-    for n in reversed(range(1, LEVELS)):
-        _kernel(*levels[n], at / 2**n, off, np.zeros((len(at), 4)), STEPS)
+        known.append(_halved_mask(known[-1]))
+    fine = list(zip(pyramid(template), known, levels, strict=True))
+    for n in reversed(range(LEVELS)):
         off *= 2
-    told = np.zeros((len(at), 4))
-    _kernel(template, valid, image, at, off, told, STEPS)
+        _kernel(*fine[n], at / 2**n, off, told, STEPS)
     with np.errstate(all="ignore"):
         a, b, c, noise = told[:, 0], told[:, 1], told[:, 2], 2 * (1 - told[:, 3])
         det = a * c - b * b
@@ -58,82 +71,107 @@ def search(
     return off, covariance, told[:, 3]
 
 
-def _halved(image: np.ndarray) -> np.ndarray:
-    h, w = image.shape
-    return image.reshape(h // 2, 2, w // 2, 2).mean((1, 3))
+@numba.njit(cache=True, nogil=True, fastmath=True)
+def _halved(image):
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    out = np.empty((height, width), np.float32)
+    for y in range(height):
+        for x in range(width):
+            above = image[2 * y, 2 * x] + image[2 * y, 2 * x + 1]
+            under = image[2 * y + 1, 2 * x] + image[2 * y + 1, 2 * x + 1]
+            out[y, x] = (above + under) * np.float32(0.25)
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _halved_mask(mask):
+    height, width = mask.shape[0] // 2, mask.shape[1] // 2
+    out = np.empty((height, width), np.bool_)
+    for y in range(height):
+        for x in range(width):
+            above = mask[2 * y, 2 * x] and mask[2 * y, 2 * x + 1]
+            out[y, x] = above and mask[2 * y + 1, 2 * x] and mask[2 * y + 1, 2 * x + 1]
+    return out
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)
 def _kernel(template, valid, image, at, off, told, steps):
-    """Move each window; tell the sums of squares of its slopes and the correlation at the end."""
+    """Move each window; tell the sums of squares of its slopes and the correlation at the end.
+
+    All sums over a window are of the picture's raw values: what its own mean and variance change
+    is put right afterwards, so that a step goes over the window once.
+    """
     height, width = template.shape
-    side = 2 * REACH + 1
-    shape = (side, side)
-    t, gx, gy = (
-        np.zeros(shape, np.float32),
-        np.zeros(shape, np.float32),
-        np.zeros(shape, np.float32),
-    )
-    share, f = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-    bell = np.zeros(side, np.float32)
-    for i in range(side):
+    shape, zero, one = (SPAN, WIDE), np.float32(0), np.float32(1)
+    share, t = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    gx, gy = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    bell = np.zeros(SPAN, np.float32)
+    for i in range(SPAN):
         bell[i] = np.exp(-1.5 * ((i - REACH) / REACH) ** 2)
     for p in range(len(at)):
         left, top = int(np.floor(at[p, 0])) - REACH, int(np.floor(at[p, 1])) - REACH
         told[p] = 0
-        count = np.float32(0)
-        if left < 1 or top < 1 or left + side >= width or top + side >= height:
+        if left < 1 or top < 1 or left + WIDE >= width or top + SPAN >= height:
             off[p] = 0
             continue
-        for i in range(side):
-            for j in range(side):
+        count, total = zero, zero
+        for i in range(SPAN):
+            for j in range(SPAN):
                 y, x = top + i, left + j
                 known = valid[y, x] and valid[y, x - 1] and valid[y, x + 1]
                 known = known and valid[y - 1, x] and valid[y + 1, x]
-                share[i, j] = bell[i] * bell[j] if known else np.float32(0)
+                share[i, j] = bell[i] * bell[j] if known else zero
                 t[i, j] = template[y, x]
                 gx[i, j] = (template[y, x + 1] - template[y, x - 1]) * np.float32(0.5)
                 gy[i, j] = (template[y + 1, x] - template[y - 1, x]) * np.float32(0.5)
                 count += share[i, j]
-        if count < 0.1 * side * side:
+                total += share[i, j] * t[i, j]
+        if count < 0.1 * SPAN * SPAN:
             off[p] = 0
             continue
-        spread = _normalised(t, share, count)
-        a, b, c = np.float32(1e-9), np.float32(0), np.float32(1e-9)
-        for i in range(side):
-            for j in range(side):
-                gx[i, j] /= spread
-                gy[i, j] /= spread
-                a += share[i, j] * gx[i, j] * gx[i, j]
-                b += share[i, j] * gx[i, j] * gy[i, j]
-                c += share[i, j] * gy[i, j] * gy[i, j]
-        det = a * c - b * b
-        alike = np.float32(0)
+        mean, square = total / count, zero
+        for i in range(SPAN):
+            for j in range(WIDE):
+                square += share[i, j] * (t[i, j] - mean) ** 2
+        scale = one / (np.sqrt(square / count) + FLAT)
+        a, b, c = np.float32(1e-9), zero, np.float32(1e-9)
+        sum_x, sum_y, t_x, t_y = zero, zero, zero, zero
+        for i in range(SPAN):
+            for j in range(WIDE):
+                value, x, y = (t[i, j] - mean) * scale, gx[i, j] * scale, gy[i, j] * scale
+                wx, wy = share[i, j] * x, share[i, j] * y
+                a, b, c = a + wx * x, b + wx * y, c + wy * y
+                sum_x, sum_y = sum_x + wx, sum_y + wy
+                t_x, t_y = t_x + wx * value, t_y + wy * value
+                t[i, j], gx[i, j], gy[i, j] = share[i, j] * value, wx, wy
+        det, alike = a * c - b * b, zero
         for step in range(steps + 1):
             x, y = left + off[p, 0], top + off[p, 1]
             column, row = int(np.floor(x)), int(np.floor(y))
-            if column < 0 or row < 0 or column + side >= width or row + side >= height:
-                alike = np.float32(0)
+            if column < 0 or row < 0 or column + WIDE >= width or row + SPAN >= height:
+                alike = zero
                 break
             u, v = np.float32(x - column), np.float32(y - row)
-            for i in range(side):
-                above = image[row + i, column : column + side + 1]
-                under = image[row + i + 1, column : column + side + 1]
-                for j in range(side):
-                    left_part = above[j] + v * (under[j] - above[j])
-                    right_part = above[j + 1] + v * (under[j + 1] - above[j + 1])
-                    f[i, j] = left_part + u * (right_part - left_part)
-            _normalised(f, share, count)
-            e, d, alike = np.float32(0), np.float32(0), np.float32(0)
-            for i in range(side):
-                for j in range(side):
-                    miss = share[i, j] * (f[i, j] - t[i, j])
-                    alike += share[i, j] * f[i, j] * t[i, j]
-                    e += gx[i, j] * miss
-                    d += gy[i, j] * miss
-            alike /= count
+            f_s, f_f, f_t, f_x, f_y = zero, zero, zero, zero, zero
+            for i in range(SPAN):
+                above, under = image[row + i], image[row + i + 1]
+                for j in range(WIDE):
+                    at_left = above[column + j]
+                    at_left += v * (under[column + j] - at_left)
+                    at_right = above[column + j + 1]
+                    at_right += v * (under[column + j + 1] - at_right)
+                    f = at_left + u * (at_right - at_left) - mean
+                    f_s += share[i, j] * f
+                    f_f += share[i, j] * f * f
+                    f_t += t[i, j] * f
+                    f_x += gx[i, j] * f
+                    f_y += gy[i, j] * f
+            middle = f_s / count
+            scale = one / (np.sqrt(max(f_f / count - middle * middle, zero)) + FLAT)
+            alike = f_t * scale / count
             if step == steps:
                 break
+            e, d = (f_x - middle * sum_x) * scale - t_x, (f_y - middle * sum_y) * scale - t_y
             x, y = (c * e - b * d) / det, (a * d - b * e) / det
             size = np.sqrt(x * x + y * y)
             if size > 1.0:
@@ -143,26 +181,6 @@ def _kernel(template, valid, image, at, off, told, steps):
             if size < CLOSE_ENOUGH:
                 break
         told[p, 0], told[p, 1], told[p, 2], told[p, 3] = a, b, c, alike
-
-
-@numba.njit(cache=True, nogil=True, fastmath=True)
-def _normalised(values, share, count):
-    """Give values mean 0 and variance 1, weighted; return what they were divided by."""
-    side = len(values)
-    total, square = np.float32(0), np.float32(0)
-    for i in range(side):
-        for j in range(side):
-            total += share[i, j] * values[i, j]
-    mean = total / count
-    for i in range(side):
-        for j in range(side):
-            values[i, j] -= mean
-            square += share[i, j] * values[i, j] * values[i, j]
-    spread = np.sqrt(square / count) + np.float32(1e-4)
-    for i in range(side):
-        for j in range(side):
-            values[i, j] /= spread
-    return spread
 
 
 @numba.njit(cache=True, nogil=True)

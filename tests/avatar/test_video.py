@@ -76,8 +76,8 @@ def test_a_long_video_is_thinned_evenly():
 
 
 def test_the_longest_shot_is_taken():
-    assert video.longest_shot(Followed([None] * 10, [3, 8])) == range(3, 8)
-    assert video.longest_shot(Followed([None] * 10, [])) == range(10)
+    assert video.longest_shot(Followed([None] * 10, [3, 8], {})) == range(3, 8)
+    assert video.longest_shot(Followed([None] * 10, [], {})) == range(10)
 
 
 def test_the_sheet_shows_each_frame_of_the_network(footage: Footage):

@@ -53,6 +53,17 @@ def test_a_small_face_in_a_large_picture_is_found(detector: MeshDetector, astron
     assert np.abs(face.landmarks - alone.landmarks - [2300, 1500]).mean() < 0.03 * alone.size
 
 
+def test_a_face_that_moved_a_little_is_seen_again(detector: MeshDetector, astronaut: np.ndarray):
+    first = detector(astronaut)[0]
+    moved = np.roll(astronaut, (6, -9), (0, 1))
+    again = detector.again(moved, first)
+    assert again is not None
+    anew = detector(moved)[0].landmarks
+    assert np.abs(again.landmarks - anew).max() < 0.03 * first.size
+    assert np.abs((again.landmarks - first.landmarks).mean(0) - [-9, 6]).max() < 1.0
+    assert detector.again(np.full_like(astronaut, 90), first) is None
+
+
 def test_a_wall_has_no_face(detector: MeshDetector):
     assert detector(np.full((300, 400, 3), 128, np.uint8)) == []
 

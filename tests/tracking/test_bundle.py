@@ -16,7 +16,7 @@ from pipeline.synthetic.expressions import sample_expression
 from pipeline.synthetic.people import sample_identity
 from pipeline.tracking.bundle import Bundle, BundleConfig, Sighting, fit, moved
 from pipeline.tracking.models import MakeHumanFace
-from pipeline.tracking.surface import EYES, JAW, STATE, Surface, face_state
+from pipeline.tracking.surface import EYES, JAW, STATE, Posed, Surface, face_state
 from tests.prep.test_synthetic import weights
 
 IDS = np.concatenate(
@@ -130,6 +130,32 @@ def test_a_loose_pose_takes_up_what_cameras_are_off(surface: Surface):
     assert max(turned(loose, truth)) < 1 < max(turned(static, truth))
     assert np.allclose(turned(stiff, truth), turned(static, truth), atol=0.05)
     assert np.ptp(stiff.poses, axis=0).max() < 1e-3 < np.ptp(each.poses, axis=0).max()
+
+
+class Counted:
+    """A surface that counts how often it is posed."""
+
+    def __init__(self, surface: Surface) -> None:
+        self.surface, self.identity_size, self.posed = surface, surface.identity_size, 0
+
+    def __call__(self, identity: np.ndarray, state: np.ndarray) -> Posed:
+        self.posed += 1
+        return self.surface(identity, state)
+
+
+def test_a_fit_that_begins_at_another_ends_where_it_would_from_the_start(surface: Surface):
+    faces, cameras = people(3, 2)
+    seen = [sighting(p, cameras[t][0], t, t, True) for t, p in enumerate(faces)]
+    whole = fit(surface, seen, CONFIG, poses="loose")
+    told = [replace(s, camera=c) for s, c in zip(seen, whole.cameras, strict=True)]
+    counted = Counted(surface), Counted(surface)
+    alone, begun = (
+        fit(one, told, CONFIG, poses="loose", first=first)  # pyright: ignore[reportArgumentType]
+        for one, first in zip(counted, (None, whole), strict=True)
+    )
+    assert counted[1].posed < counted[0].posed / 2
+    assert max(turned(begun, list(alone.cameras))) < 0.05
+    assert np.abs(begun.states - alone.states).max() < 0.05
 
 
 def test_cameras_that_contradict_the_pictures_leave_a_misfit(surface: Surface):

@@ -18,7 +18,7 @@ from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.tracking.models import identity_space
 from pipeline.tracking.skin import SkinConfig
 from pipeline.tracking.texture import TextureConfig, align
-from pipeline.tracking.windows import search
+from pipeline.tracking.windows import pyramid, search
 
 SIZE = 256
 FAST = TextureConfig(SkinConfig(spacing=0.016), rounds=2)
@@ -40,7 +40,7 @@ def test_a_window_is_found_to_a_tenth_of_a_pixel_in_another_light(way: tuple[flo
     moved = 0.3 + 0.5 * shift(image, way[::-1], order=3, mode="nearest")
     at = np.array([[40.0, 40.0], [50.0, 55.0], [60.0, 44.0]])
     known = np.ones(image.shape, bool)
-    off, covariance, alike = search(image, known, moved.astype(np.float32), at)
+    off, covariance, alike = search(image, known, pyramid(moved.astype(np.float32)), at)
     assert np.abs(off - way).max() < 0.1 and alike.min() > 0.98
     assert np.isfinite(covariance).all()
 
@@ -49,13 +49,14 @@ def test_along_an_edge_a_window_is_unsure():
     image = np.broadcast_to(textured()[:1], (96, 96)).copy()  # stripes from top to bottom
     image += 0.01 * textured(1)
     known = np.ones(image.shape, bool)
-    _, covariance, _ = search(image, known, image + 0.01 * textured(2), np.array([[48.0, 48.0]]))
+    other = pyramid(image + 0.01 * textured(2))
+    _, covariance, _ = search(image, known, other, np.array([[48.0, 48.0]]))
     assert covariance[0, 1, 1] > 20 * covariance[0, 0, 0]
 
 
 def test_what_one_picture_does_not_show_is_not_searched():
     image, known = textured(), np.zeros((96, 96), bool)
-    off, _, alike = search(image, known, image, np.array([[48.0, 48.0], [1.0, 1.0]]))
+    off, _, alike = search(image, known, pyramid(image), np.array([[48.0, 48.0], [1.0, 1.0]]))
     assert (off == 0).all() and (alike == 0).all()
 
 

@@ -18,7 +18,7 @@ from pipeline.perception.landmarks import Face
 from pipeline.perception.points import PointsSeen, Square
 from pipeline.synthetic.subject import Subject
 from pipeline.tracking.track_file import read_track, write_track
-from pipeline.tracking.tracker import Followed, HeadTracker, landmarks_of
+from pipeline.tracking.tracker import ANEW, Followed, HeadTracker, landmarks_of
 from tests.conftest import dome
 from tests.prep.test_synthetic import weights
 
@@ -74,6 +74,32 @@ def follow(greys: list[int], empty: set[int]) -> tuple[Followed, Counting, HeadT
 def test_a_face_is_detected_once_and_then_followed_until_the_shot_changes():
     followed, finder, _ = follow([10] * 5 + [200] * 4, set())
     assert followed.cuts == [5] and (finder.detected, finder.looked) == (2, 7)
+
+
+class Follower:
+    """Knows a face again but where it is told that it is lost."""
+
+    def __init__(self, lost: set[int]) -> None:
+        self.lost, self.asked, self.again_asked = lost, 0, 0
+
+    def __call__(self, rgb: np.ndarray) -> list[Face]:
+        self.asked += 1
+        return [Face((50, 50, 150, 150), MIDDLE, 1.0)] * 2
+
+    def again(self, rgb: np.ndarray, face: Face) -> Face | None:
+        self.again_asked += 1
+        return None if int(rgb[0, 0, 0]) in self.lost else face
+
+
+def test_faces_are_looked_for_only_now_and_then_and_where_one_is_lost():
+    tracker = HeadTracker(Counting())  # pyright: ignore[reportArgumentType]
+    frames = [np.full((SIZE, SIZE, 3), 10 + i, np.uint8) for i in range(ANEW + 3)]
+    detect = Follower({14})
+    followed = tracker.follow(frames, detect)
+    assert sorted(followed.faces) == [0, 4, ANEW] and detect.asked == 3
+    assert detect.again_asked == ANEW + 3 - 2
+    assert [len(faces) for faces in followed.faces.values()] == [2, 2, 2]
+    assert None not in followed.seen
 
 
 def test_frames_without_a_face_are_left_out():

@@ -23,11 +23,13 @@ from pipeline.evaluate.tables import Table
 from pipeline.faces.layouts import ARKIT, arkit_to_code, code_to_arkit, gaze_angles
 from pipeline.perception.detectors import get_detector
 from pipeline.perception.landmarks import Detector, Face
-from pipeline.perception.points import PointsFinder
+from pipeline.perception.points import PointsFinder, PointsSeen
 from pipeline.prep.synthetic import SyntheticConfig, person
+from pipeline.render.cpu.threads import run, thread_count
 from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression, sequence
 from pipeline.synthetic.subject import Frame, Subject
+from pipeline.system.pools import one_thread
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.align import umeyama
 from pipeline.tracking.fit import Observations, TrackConfig, track
@@ -210,8 +212,29 @@ def _over(frame: Frame, backdrop: np.ndarray) -> Rgb:
 
 
 def _faces(scene: Scene, detector: Detector) -> list[Face | None]:
-    found = [detector(rgb) for rgb in scene.pictures]
-    return [max(faces, key=lambda f: f.size) if faces else None for faces in found]
+    """Return the largest face of each picture; found in all threads, as a dataset's are."""
+    found: list[Face | None] = [None] * len(scene.pictures)
+
+    def find(i: int) -> None:
+        found[i] = max(detector(scene.pictures[i]), key=lambda f: f.size, default=None)
+
+    run(find, len(found), thread_count())
+    return found
+
+
+def _seen(scene: Scene, faces: Sequence[Face | None], tracker: HeadTracker) -> list[PointsSeen]:
+    """Return what is seen of the faces, likewise."""
+    shown = [(i, face) for i, face in enumerate(faces) if face is not None]
+    seen: dict[int, PointsSeen] = {}
+
+    def see(n: int) -> None:
+        i, face = shown[n]
+        seen[i] = tracker.see(scene.pictures[i], face)
+
+    threads = thread_count()
+    with one_thread():
+        run(see, len(shown), threads)
+    return [seen[i] for i, _ in shown]
 
 
 def _left(scene: Scene, which: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -233,7 +256,7 @@ def _points(scene: Scene, tracker: HeadTracker, detector: Detector) -> Answer | 
         which = [i for i, face in enumerate(faces) if face is not None]
         if not which:
             return None
-        seen = [tracker.see(scene.pictures[i], face) for i, face in enumerate(faces) if face]
+        seen = _seen(scene, faces, tracker)
         _, moments = _left(scene, which)
         rig = None if scene.rig is None else [scene.rig[i] for i in which]
         found = tracker.fit(seen, [(SIZE, SIZE)] * len(which), cameras=rig, moments=moments)

@@ -5,6 +5,7 @@ Letters: f faces, m points of the dense face mesh (468), h height, w width.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -204,7 +205,7 @@ class MeshDetector:
 
 
 class _Net:
-    """A LiteRT network with one input picture."""
+    """A LiteRT network with one input picture, for any number of threads."""
 
     def __init__(self, name: str) -> None:
         try:
@@ -214,15 +215,21 @@ class _Net:
                 "Finding faces needs the package ai-edge-litert.",
                 "Install it: pip install 'fastgha[prep]'",
             ) from error
-        self._net: Any = Interpreter(model_path=str(weights.find(name)), num_threads=2)
-        self._net.allocate_tensors()
-        self._in = self._net.get_input_details()[0]["index"]
-        self._out = [d["index"] for d in self._net.get_output_details()]
+        path = str(weights.find(name))
+        self._make: Callable[[], Any] = lambda: Interpreter(model_path=path, num_threads=1)
+        self._own = threading.local()
+        """An interpreter keeps the picture it is at: each thread has one of its own."""
 
     def __call__(self, picture: Float32[np.ndarray, "h w 3"]) -> list[np.ndarray]:
-        self._net.set_tensor(self._in, picture[None])
-        self._net.invoke()
-        return [self._net.get_tensor(i).copy() for i in self._out]
+        if not hasattr(self._own, "net"):
+            net = self._own.net = self._make()
+            net.allocate_tensors()
+            self._own.into = net.get_input_details()[0]["index"]
+            self._own.out = [d["index"] for d in net.get_output_details()]
+        net = self._own.net
+        net.set_tensor(self._own.into, picture[None])
+        net.invoke()
+        return [net.get_tensor(i).copy() for i in self._own.out]
 
 
 def cut_square(

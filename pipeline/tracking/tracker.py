@@ -48,17 +48,18 @@ class TrackerConfig:
     motion: MotionConfig = field(default_factory=MotionConfig)
 
 
-RIG = TrackerConfig(BundleConfig(alike=2.0, marks=0.05), motion=MotionConfig(rounds=1))
+COARSE = SkinConfig(spacing=0.02, keys=6, moved=0.1, floor=0.5, together=3.0)
+"""Fewer windows than photographs have, for motion: of many pictures they tell as much."""
+RIG = TrackerConfig(BundleConfig(alike=2.0, marks=0.05), motion=MotionConfig(COARSE, rounds=1))
 """Of calibrated views, which need no landmarks of a detector to tell an expression by, and whose
 faces a second round moves by hundredths of a millimetre."""
 VIDEO = TrackerConfig(
     BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005)),
     TextureConfig(SkinConfig(spacing=0.02, keys=6, together=1.8), rounds=2),
-    MotionConfig(SkinConfig(spacing=0.02, keys=6, moved=0.1, floor=0.5, together=3.0), rounds=1),
+    MotionConfig(COARSE, rounds=1),
 )
 """Of moments in their order. The network is surer of drawn people than right about filmed ones, and
-what it errs by changes from frame to frame. So many frames need fewer windows each, and one round
-of them."""
+what it errs by changes from frame to frame."""
 
 
 @dataclass(frozen=True)

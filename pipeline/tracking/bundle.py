@@ -264,8 +264,8 @@ class _Problem:
         self.turns = np.tile(np.eye(3), (1 if static else self.m, 1, 1))
         self.t = np.zeros((len(self.turns), 3))
         self.lenses = sorted({s.lens for s in seen}) if self.free else []
-        self._faces: dict[int, tuple[np.ndarray, Posed]] = {}
-        """The last one of each moment, with the numbers that it was posed by."""
+        self._last: dict[int, tuple[np.ndarray, Posed]] = {}
+        """Points of each moment as they were posed last, with the numbers that posed them."""
         self._beliefs()
         if identity is not None:
             self.identity_mean, self.identity_weight = identity, np.full(self.k, FIXED)
@@ -383,7 +383,7 @@ class _Problem:
     def _posed(self, s: Sighting) -> Posed:
         """Return the points, and once more the landmarks where the detector sees them."""
         numbers = np.concatenate([self.identity, self.states[s.moment]])
-        known = self._faces.get(s.moment)
+        known = self._last.get(s.moment)
         if known is None or not np.array_equal(known[0], numbers):
             posed = self.surface(self.identity, self.states[s.moment])
             both = Posed(
@@ -391,7 +391,7 @@ class _Problem:
                 np.concatenate([posed.by_identity, posed.by_identity[:MARKS]]),
                 np.concatenate([posed.by_state, posed.by_state[:MARKS]]),
             )
-            known = self._faces[s.moment] = numbers, both
+            known = self._last[s.moment] = numbers, both
         return known[1]
 
     def _misses(

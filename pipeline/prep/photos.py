@@ -39,6 +39,7 @@ from pipeline.perception.detectors import get_detector
 from pipeline.perception.landmarks import Detector, Face
 from pipeline.perception.matting import MattingModel, ModNet
 from pipeline.perception.points import PointsSeen
+from pipeline.prep.clothes import without_clothes
 from pipeline.prep.stages.crop import Box, cropped, head_on_black, resample, square_at_head
 from pipeline.system.files import require_file
 from pipeline.system.progress import Progress, silent
@@ -307,6 +308,7 @@ def cut_head(
     chin = float(landmarks[CHIN, 1])
     kept = above_neck(seen, depth, chin, config.neck)
     kept = kept * beside_shoulders(seen, depth, chin, config.shoulders)
+    kept = kept * without_clothes(pixels[3], mesh, seen, chin)
     pixels = pixels * kept.to(pixels)
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
+from scipy.spatial.transform import Rotation
 from torch import Tensor
 from torch.nn import functional
 
@@ -23,7 +24,7 @@ from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.prune import blending
 from pipeline.avatar.video import Footage
 from pipeline.core.errors import ConfigError
-from pipeline.core.types import Gaussians
+from pipeline.core.types import Camera, Gaussians
 from pipeline.losses import ssim
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked
@@ -39,6 +40,9 @@ GONE, SPLIT_BY = 0.01, 1.6
 BETAS = (0.9, 0.99)
 TOGETHER = 8
 """Frames after which the shapes take one step."""
+ASIDE_DEG, ASIDE_AT, ASIDE_EVERY = (20.0, 70.0), 128, 4
+"""How far to the side of a frame an avatar is held to what it was, the pixels of the picture in
+which it is, and after how many steps again."""
 MOVES_M, RECOLORS = 2e-4, 1 / 255
 """A Gaussian whose shapes do less than both, for the codes of the video, is kept as a still one."""
 
@@ -100,6 +104,9 @@ class FitConfig:
     seen: float = 0.3
     """A Gaussian that makes so many pixels of a picture of 128, on the mean over frames, is held
     half to what it was; one that makes none does not change at all."""
+    aside: float = 0.3
+    """Weight of what the avatar showed at the start from sides that frames do not show: what they
+    see at a slant only would fit them in any shape. 0 if the start knew nothing of them."""
     looks: float = 0.04
     """Share of the time between looks at the held-back frames."""
     rates: Rates = field(default_factory=Rates)
@@ -423,7 +430,28 @@ class _Run:
         offsets = torch.cat([slopes.means, slopes.colors], 1).flatten()
         by_own["weights"] = by_own["weights"] + model.shapes.flatten(1) @ offsets
         model.step(frame, weights, slopes, by_own, config, 0.1**done, done >= config.warm)
+        if config.aside and self.steps % ASIDE_EVERY == 0:
+            self._hold_side(frame, done)
         return slopes.means.norm(dim=1)
+
+    def _hold_side(self, frame: int, done: float) -> None:
+        """Take a step towards what the avatar showed at the start of a side of a frame's head."""
+        model, row, config = self.model, self.rows[frame], self.config
+        low, high = ASIDE_DEG
+        far, sign = torch.rand(2, generator=self.generator).tolist()
+        yaw = math.copysign(low + far * (high - low), sign - 0.5)
+        camera = self.footage.cameras[row].resized(ASIDE_AT, ASIDE_AT)
+        camera = replace(camera, world_to_camera=camera.world_to_camera @ _turn(yaw))
+        wanted = self.avatar.render(self.footage.codes[row], camera)
+        weights = self.weights[row]
+        moved = {k: v.detach().requires_grad_() for k, v in vars(model.moved(weights)).items()}
+        with torch.enable_grad():
+            drawn = self._seen_by(Gaussians(**moved), camera)
+            loss = (drawn.color - wanted.color.clamp(0, 1)).abs().mean()
+            loss = loss + config.silhouette * (drawn.alpha - wanted.alpha).abs().mean()
+            slopes = torch.autograd.grad(config.aside * loss, list(moved.values()))
+        late = done >= config.warm
+        model.step(frame, weights, Gaussians(*slopes), {}, config, 0.1**done, late)
 
     def _loss(
         self, moved: Gaussians, row: int, own: dict[str, Tensor], pictures: Tensor
@@ -456,7 +484,10 @@ class _Run:
         return self._known_beside[key]
 
     def _drawn(self, moved: Gaussians, row: int, size: int) -> Rendering:
-        camera = self.footage.cameras[row].resized(size, size)
+        return self._seen_by(moved, self.footage.cameras[row].resized(size, size))
+
+    @staticmethod
+    def _seen_by(moved: Gaussians, camera: Camera) -> Rendering:
         moved = replace(moved, colors=moved.colors.clamp(0, 1))
         return render(moved, camera, background=torch.ones(3))
 
@@ -517,6 +548,13 @@ def corrected(moved: Gaussians, own: dict[str, Tensor]) -> Gaussians:
     """Return Gaussians turned, shifted and exposed as one frame has them."""
     turned = moved.means + torch.linalg.cross(own["turn"].expand_as(moved.means), moved.means)
     return replace(moved, means=turned + own["shift"], colors=moved.colors * own["exposure"].exp())
+
+
+def _turn(yaw: float) -> Float[Tensor, "4 4"]:
+    """Return the motion that turns a head about its upright axis, degrees."""
+    turn = torch.eye(4)
+    turn[:3, :3] = torch.from_numpy(Rotation.from_euler("y", yaw, degrees=True).as_matrix())
+    return turn
 
 
 def psnr_where(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from scipy.spatial import KDTree
+from scipy.spatial.transform import Rotation
 
 from pipeline.apps.web import export_web
 from pipeline.avatar.avatar import Avatar
@@ -126,6 +127,17 @@ def test_what_no_frame_sees_stays_as_it_was(start: Avatar, footage: Footage):
     found = {tuple(c) for c in (end.canonical.colors * 1e4).round().int().tolist()}
     was = {tuple(c) for c in (hidden * 1e4).round().int().tolist()}
     assert len(was & found) > 0.9 * len(was)
+
+
+def test_sides_that_no_frame_shows_are_held_to_the_start(start: Avatar, footage: Footage):
+    free, held = (fitted(start, footage, replace(CONFIG, aside=w))[2] for w in (0.0, 10.0))
+    turn = torch.eye(4)
+    turn[:3, :3] = torch.from_numpy(Rotation.from_euler("y", 50, degrees=True).as_matrix())
+    row = footage.inputs[0]
+    camera, code = footage.cameras[row], footage.codes[row]
+    camera = replace(camera, world_to_camera=camera.world_to_camera @ turn)
+    was, off, near = (a.render(code, camera).color for a in (start, free, held))
+    assert float((near - was).abs().mean()) < 0.8 * float((off - was).abs().mean())
 
 
 @pytest.mark.parametrize("look", [0, 3])

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipeline.avatar.avatar import Avatar
 from pipeline.avatar.fidelity import sample_codes
-from pipeline.avatar.fit import FitConfig, FitReport, Rates, fit
+from pipeline.avatar.fit import FitConfig, FitReport, fit
+from pipeline.avatar.learnt import Rates
 from pipeline.avatar.start import LightConfig, light
 from pipeline.avatar.video import Footage
 from pipeline.core.errors import ConfigError
@@ -64,6 +65,8 @@ class DistillConfig:
             warm=1.0,
             jitter=0.0,
             seen=1e-3,
+            # Pictures are drawn from all sides.
+            aside=0.0,
             # These pictures have no error of pose, code or exposure.
             rates=Rates(turn=0.0, shift=0.0, weights=0.0, exposure=0.0),
         )

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.learnt import Learnt, Rates
 from pipeline.avatar.prune import blending
 from pipeline.avatar.video import Footage
 from pipeline.core.errors import ConfigError
@@ -37,39 +38,11 @@ DRAWN_AT = 256
 """Their size, pixels."""
 GONE, SPLIT_BY = 0.01, 1.6
 """Opacity under which a Gaussian is dropped; how much smaller both halves of a split one are."""
-BETAS = (0.9, 0.99)
-TOGETHER = 8
-"""Frames after which the shapes take one step."""
 ASIDE_DEG, ASIDE_AT, ASIDE_EVERY = (20.0, 70.0), 128, 4
 """How far to the side of a frame an avatar is held to what it was, the pixels of the picture in
 which it is, and after how many steps again."""
 MOVES_M, RECOLORS = 2e-4, 1 / 255
 """A Gaussian whose shapes do less than both, for the codes of the video, is kept as a still one."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """How far a step of the optimiser goes at the start; all fall to a tenth by the end."""
-
-    means: float = 2e-4
-    """Metres."""
-    quats: float = 2e-3
-    scales: float = 1e-2
-    """Of the logarithm."""
-    opacities: float = 3e-2
-    """Of the logit."""
-    colors: float = 5e-3
-    motion: float = 3e-5
-    """Metres, of a shape at a weight of one standard deviation."""
-    recolor: float = 1e-3
-    turn: float = 5e-4
-    """Radians, of a frame's pose."""
-    shift: float = 2e-4
-    """Metres, of a frame's pose."""
-    weights: float = 1e-2
-    """Standard deviations, of a frame's shape weights."""
-    exposure: float = 2e-3
-    """Of the logarithm."""
 
 
 @dataclass(frozen=True)
@@ -191,151 +164,6 @@ def fit(
     return run.kept, FitReport(tuple(run.looks), run.best, stopped)
 
 
-class _Model:
-    """What is learnt: Gaussians, their shapes, and what each frame has of its own."""
-
-    def __init__(
-        self,
-        values: dict[str, Tensor],
-        shapes: Float[Tensor, "r n 6"],
-        seen: Float[Tensor, "n"],
-        own: dict[str, Tensor],
-    ) -> None:
-        self.values = values
-        """Means, quats, logarithms of scales, logits of opacities, colours."""
-        self.shapes = shapes
-        self._begun = shapes.clone()
-        self.seen = seen
-        """How freely each Gaussian changes, in [0, 1]."""
-        self.own = own
-        self._moments = {k: _moments(v) for k, v in (*values.items(), *own.items())}
-        self._moments["shapes"] = _moments(shapes)
-        self._steps = {k: torch.zeros(len(v), 1) for k, v in own.items()}
-        self._late: list[tuple[Tensor, Tensor]] = []
-        self._count, self._shape_count = 0, 0
-
-    @staticmethod
-    def of(still: Gaussians, shapes: Float[Tensor, "r n 6"], frames: int) -> _Model:
-        """Return the model of a baked avatar."""
-        values = {
-            "means": still.means.clone(),
-            "quats": functional.normalize(still.quats, dim=1),
-            "scales": still.scales.clamp(min=1e-5).log(),
-            "opacities": torch.logit(still.opacities.clamp(1e-3, 1 - 1e-3)),
-            "colors": still.colors.clone(),
-        }
-        own = {"turn": torch.zeros(frames, 3), "shift": torch.zeros(frames, 3),
-               "weights": torch.zeros(frames, len(shapes)),
-               "exposure": torch.zeros(frames, 3)}  # fmt: skip
-        return _Model(values, shapes, torch.ones(len(still)), own)
-
-    def moved(self, weights: Float[Tensor, "r"]) -> Gaussians:
-        """Return the Gaussians under shape weights."""
-        values = self.values
-        offsets = (weights @ self.shapes.flatten(1)).reshape(-1, 6)
-        return Gaussians(
-            values["means"] + offsets[:, :3],
-            values["quats"],
-            values["scales"].exp(),
-            torch.sigmoid(values["opacities"]),
-            values["colors"] + offsets[:, 3:],
-        )
-
-    def step(
-        self,
-        frame: int,
-        weights: Float[Tensor, "r"],
-        slopes: Gaussians,
-        own: dict[str, Tensor],
-        config: FitConfig,
-        fall: float,
-        warm: bool,
-    ) -> None:
-        """Take a step down the slopes of the drawn Gaussians and of a frame's corrections.
-
-        Args:
-            frame: Which.
-            weights: With which it was drawn.
-            slopes: Of the loss, by what `moved` gave.
-            own: Likewise, by the frame's corrections.
-            config: How far, and how shapes are held.
-            fall: Factor of all rates.
-            warm: Whether shapes change yet.
-        """
-        rates = config.rates
-        self._count += 1
-        values = self.values
-        opacities = torch.sigmoid(values["opacities"])
-        gradients = {
-            "means": slopes.means,
-            "quats": slopes.quats,
-            "scales": slopes.scales * values["scales"].exp(),
-            "opacities": slopes.opacities * opacities * (1 - opacities),
-            "colors": slopes.colors,
-        }
-        for name, slope in gradients.items():
-            free = self.seen if slope.ndim == 1 else self.seen[:, None]
-            rate = fall * getattr(rates, name)
-            values[name] -= _adam(self._moments[name], slope, self._count) * free * rate
-        for name, slope in own.items():
-            first, second = (x[frame] for x in self._moments[name])
-            self._steps[name][frame] += 1
-            step = _adam((first, second), slope, int(self._steps[name][frame]))
-            self.own[name][frame] -= fall * getattr(rates, name) * step
-        if not warm:
-            return
-        self._late.append((weights, torch.cat([slopes.means, slopes.colors], 1).flatten()))
-        if len(self._late) == TOGETHER:
-            self._step_shapes(config, fall)
-
-    def _step_shapes(self, config: FitConfig, fall: float) -> None:
-        # All shapes at once are most of the numbers: they step once for several frames.
-        by = torch.stack([weights for weights, _ in self._late])
-        slope = (by.T @ torch.stack([off for _, off in self._late])).reshape(self.shapes.shape)
-        self._late.clear()
-        self._shape_count += 1
-        rates = config.rates
-        rate = fall * torch.tensor([rates.motion] * 3 + [rates.recolor] * 3)
-        step = _adam(self._moments["shapes"], slope, self._shape_count)
-        self.shapes -= step * (self.seen[:, None] * rate)
-        self.shapes.lerp_(self._begun, config.hold * fall)
-
-    def settle(self) -> None:
-        """Give to Gaussians what the corrections of all frames share.
-
-        What codes tell of them stays with the frames: given to the shapes, it errs by degrees under
-        expressions that no frame had.
-        """
-        own, means = self.own, self.values["means"]
-        shared = {name: value.mean(0) for name, value in own.items()}
-        for name, value in own.items():
-            value -= shared[name]
-        offsets = (shared["weights"] @ self.shapes.flatten(1)).reshape(-1, 6)
-        turned = torch.linalg.cross(shared["turn"].expand_as(means), means)
-        means += offsets[:, :3] + turned + shared["shift"]
-        self.values["colors"] += offsets[:, 3:]
-
-    def picked(self, index: Tensor) -> _Model:
-        """Return a model that goes on with some of the Gaussians."""
-        values = {k: v[index] for k, v in self.values.items()}
-        found = _Model(values, self.shapes[:, index], self.seen[index], self.own)
-        found._begun = self._begun[:, index]
-        return found
-
-
-def _moments(value: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(value), torch.zeros_like(value)
-
-
-def _adam(moments: tuple[Tensor, Tensor], slope: Tensor, count: int) -> Tensor:
-    """Return Adam's step of length about 1, and keep its moments."""
-    first, second = moments
-    first.lerp_(slope, 1 - BETAS[0])
-    second.mul_(BETAS[1]).addcmul_(slope, slope, value=1 - BETAS[1])
-    size = (second / (1 - BETAS[1] ** count)).sqrt_().add_(1e-12)
-    return first / size / (1 - BETAS[0] ** count)
-
-
 class _Run:
     """One fit: its state between steps."""
 
@@ -363,7 +191,7 @@ class _Run:
         mean[:m] = baked.mean
         still = replace(still, means=still.means + mean[:, :3], colors=still.colors + mean[:, 3:])
         self.weights = self.mapping.weights(footage.codes.values)
-        self.model = _Model.of(still, shapes, len(self.rows))
+        self.model = Learnt.of(still, shapes, len(self.rows))
         pixels = self._contributions()
         self.model.seen = pixels / (pixels + config.seen)
         self._known_beside: dict[tuple[int, int], Tensor] = {}
@@ -429,7 +257,7 @@ class _Run:
         by_own = dict(zip(own, found[len(drawn) :], strict=True))
         offsets = torch.cat([slopes.means, slopes.colors], 1).flatten()
         by_own["weights"] = by_own["weights"] + model.shapes.flatten(1) @ offsets
-        model.step(frame, weights, slopes, by_own, config, 0.1**done, done >= config.warm)
+        self._learn(frame, weights, slopes, by_own, done)
         if config.aside and self.steps % ASIDE_EVERY == 0:
             self._hold_side(frame, done)
         return slopes.means.norm(dim=1)
@@ -450,8 +278,19 @@ class _Run:
             loss = (drawn.color - wanted.color.clamp(0, 1)).abs().mean()
             loss = loss + config.silhouette * (drawn.alpha - wanted.alpha).abs().mean()
             slopes = torch.autograd.grad(config.aside * loss, list(moved.values()))
-        late = done >= config.warm
-        model.step(frame, weights, Gaussians(*slopes), {}, config, 0.1**done, late)
+        self._learn(frame, weights, Gaussians(*slopes), {}, done)
+
+    def _learn(
+        self,
+        frame: int,
+        weights: Float[Tensor, "r"],
+        slopes: Gaussians,
+        own: dict[str, Tensor],
+        done: float,
+    ) -> None:
+        config = self.config
+        hold = config.hold if done >= config.warm else None
+        self.model.step(frame, weights, slopes, own, config.rates, 0.1**done, hold)
 
     def _loss(
         self, moved: Gaussians, row: int, own: dict[str, Tensor], pictures: Tensor
@@ -575,7 +414,7 @@ def _scaled(baked: Baked, codes: Float[Tensor, "f 120"]) -> tuple[Baked, Float[T
     return found.eval().requires_grad_(False), spread
 
 
-def _packed(avatar: Avatar, model: _Model, mapping: Baked, weights: Float[Tensor, "m r"]) -> Avatar:
+def _packed(avatar: Avatar, model: Learnt, mapping: Baked, weights: Float[Tensor, "m r"]) -> Avatar:
     """Return an avatar in which only those Gaussians have shapes that these do something to."""
     used = weights.square().mean(0).sqrt()[:, None]
     far = (model.shapes[..., :3].norm(dim=-1) * used).amax(0)

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.avatar.avatar import Avatar
-from pipeline.avatar.fit import BETAS, PRIOR, Rates, corrected
+from pipeline.avatar.fit import PRIOR, corrected
+from pipeline.avatar.learnt import BETAS, Rates
 from pipeline.core.errors import ConfigError, ShapeError
 from pipeline.core.types import ExpressionCode, Gaussians, View
 from pipeline.losses import ssim

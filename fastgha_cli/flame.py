@@ -28,7 +28,8 @@ def convert(
         Path | None,
         typer.Option(
             metavar="landmark_embedding.npy",
-            help="The 68 landmarks, as trackers ship them: our own fit of FLAME needs them.",
+            help="The 68 landmarks, as trackers ship them: our own fit of FLAME (--face) needs "
+            "them, and the table of places that is made by them.",
         ),
     ] = None,
 ) -> None:
@@ -37,7 +38,9 @@ def convert(
 
     from fastgha_cli import console
     from pipeline.faces import flame
+    from pipeline.tracking.ties import tie_surface
 
-    for note in flame.convert(source, out, cast("flame.Version", version), eyelids, landmarks):
+    named = cast("flame.Version", version)
+    for note in flame.convert(source, out, named, eyelids, landmarks, tie_surface):
         console.say(note)
     console.result(str(out))

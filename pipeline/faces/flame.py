@@ -10,6 +10,7 @@ Joints: root, neck, jaw, left eye, right eye. Frame: FLAME's (x subject's left, 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -20,7 +21,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from pipeline.core.errors import InputError, LayoutError, MissingItemError, ShapeError
-from pipeline.faces.flame_fit import FlameFit
+from pipeline.faces.flame_fit import LAYOUT_OF, FlameFit
 from pipeline.io.pickles import read_pickle
 from pipeline.io.raw_files import load_array, read_bytes, read_npz
 from pipeline.system.files import write_whole
@@ -29,6 +30,7 @@ Version = Literal["2020", "2023", "2023-no-jaw", "2023-open"]
 VERSIONS: tuple[Version, ...] = get_args(Version)
 VERTICES = 5023
 LANDMARKS = 68
+TIES = ("corners", "shares", "sigma")
 PARENTS = (-1, 0, 1, 1, 1)
 NUMBERS = {
     "template": (VERTICES, 3), "shapes": (VERTICES, 3, 300), "expressions": (VERTICES, 3, 100),
@@ -58,6 +60,24 @@ class LandmarkEmbedding:
                 "Use the 68-point embedding of FLAME.",
             )
 
+    def on(self, vertices: Float[Tensor, "*t v 3"]) -> Float[Tensor, "*t 68 3"]:
+        """Return the landmarks of a posed surface."""
+        return (vertices[..., self.corners, :] * self.shares.to(vertices)[..., None]).sum(-2)
+
+
+@dataclass(frozen=True)
+class SurfaceTies:
+    """Where FLAME's surface has the control vertices of the MakeHuman head, both at rest."""
+
+    topology: str
+    """Name of the order of those vertices, see `pipeline.faces.heads`."""
+    corners: Int64[Tensor, "n 3"]
+    """Vertices of the triangle that each lies in."""
+    shares: Float[Tensor, "n 3"]
+    """Barycentric coordinates in it."""
+    sigma: Float[Tensor, "n"]
+    """How unsure that is, metres; infinite where FLAME has no such place."""
+
 
 @dataclass(frozen=True)
 class Flame:
@@ -78,6 +98,8 @@ class Flame:
     """Left and right lid at weight 1, added after skinning."""
     embedding: LandmarkEmbedding | None = None
     """None if the model was converted without it."""
+    ties: SurfaceTies | None = None
+    """None likewise, and if the version has no codes."""
 
     def joints(
         self,
@@ -222,6 +244,7 @@ def convert(
     version: Version,
     eyelids: tuple[Path, Path] | None = None,
     landmarks: Path | None = None,
+    tie: Callable[[Flame], SurfaceTies] | None = None,
 ) -> tuple[str, ...]:
     """Write an owner's pickle as npz of plain arrays; nothing in the pickle is executed.
 
@@ -231,6 +254,8 @@ def convert(
         version: Which model it is: the file does not say.
         eyelids: l_eyelid.npy and r_eyelid.npy, as trackers ship them.
         landmarks: landmark_embedding.npy, as trackers ship it: our own fit needs it.
+        tie: Ties the surface to that of the MakeHuman head, by the landmarks, where our own fit
+            can use it: `pipeline.tracking.ties.tie_surface`.
 
     Returns:
         What the user should know about the file.
@@ -271,6 +296,9 @@ def convert(
         plain["eyelids"] = np.stack([_eyelid(path) for path in eyelids])
     if landmarks is not None:
         plain["corners"], plain["shares"] = _embedding(landmarks, faces)
+    if landmarks is not None and tie is not None and version in LAYOUT_OF:
+        ties = tie(_model(version, source, {**plain, "faces": faces}))
+        plain |= {f"tie_{name}": np.asarray(value) for name, value in vars(ties).items()}
 
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
 
@@ -320,16 +348,23 @@ def load_flame(path: Path, version: str | None = None) -> Flame:
     lids = arrays.get("eyelids")
     if lids is not None and (lids.shape != (2, VERTICES, 3) or not np.isfinite(lids).all()):
         raise InputError(f"The eyelids of {path} are damaged.", "Convert the model again.")
-    model = Flame(
-        version=found,
-        faces=torch.from_numpy(arrays["faces"]),
-        eyelids=None if lids is None else torch.from_numpy(lids),
-        embedding=_stored_embedding(path, arrays),
-        **{key: torch.from_numpy(value) for key, value in numbers.items()},
-    )
+    model = _model(found, path, arrays)
     if version is not None:
         model.require(version)
     return model
+
+
+def _model(version: Version, path: Path, arrays: dict[str, np.ndarray]) -> Flame:
+    """Return the model of arrays of which all but landmarks and ties were checked."""
+    lids = arrays.get("eyelids")
+    return Flame(
+        version=version,
+        faces=torch.from_numpy(arrays["faces"]),
+        eyelids=None if lids is None else torch.from_numpy(lids),
+        embedding=_stored_embedding(path, arrays),
+        ties=_stored_ties(path, arrays),
+        **{key: torch.from_numpy(arrays[key]) for key in NUMBERS},
+    )
 
 
 def _check(path: Path, numbers: dict[str, np.ndarray], faces: np.ndarray) -> None:
@@ -371,6 +406,33 @@ def _stored_embedding(path: Path, arrays: dict[str, np.ndarray]) -> LandmarkEmbe
     _check_embedding(path, arrays["corners"], arrays["shares"])
     return LandmarkEmbedding(
         torch.from_numpy(arrays["corners"]), torch.from_numpy(arrays["shares"])
+    )
+
+
+def _stored_ties(path: Path, arrays: dict[str, np.ndarray]) -> SurfaceTies | None:
+    """Return the ties of a converted file; None of one that was converted without.
+
+    Raises:
+        InputError: If they are damaged.
+    """
+    if not all(f"tie_{name}" in arrays for name in ("topology", *TIES)):
+        return None
+    corners, shares, sigma = (arrays[f"tie_{name}"] for name in TIES)
+    n = len(sigma) if sigma.ndim == 1 else -1
+    fits = corners.shape == shares.shape == (n, 3) and corners.dtype == np.int64
+    fits = fits and sigma.dtype.kind == shares.dtype.kind == "f"
+    if fits:
+        tied = np.isfinite(sigma)
+        fits = bool(tied.any() and (sigma > 0).all() and not np.isnan(sigma).any())
+        fits = fits and corners.min() >= 0 and corners.max() < VERTICES
+        fits = fits and bool((shares >= -1e-3).all() and (np.abs(shares[tied].sum(1) - 1) < 1e-3).all())
+    if not fits:
+        raise InputError(
+            f"The ties of {path} to the built-in head are damaged.", "Convert the model again."
+        )
+    return SurfaceTies(
+        str(arrays["tie_topology"]),
+        *(torch.from_numpy(x) for x in (corners, shares, sigma)),
     )
 
 

@@ -254,7 +254,7 @@ class MakeHumanHead:
         ranges = dict(zip(PROXY_PARTS, zip([skin, *ends], ends)))
         teeth = mean[slice(*ranges["teeth"])]
         inside = ((mean[:skin] > teeth.min(0)) & (mean[:skin] < teeth.max(0))).all(1)
-        inside[_seen(mean[:skin], self.faces[(self.faces < skin).all(1)])] = False
+        inside[visible(mean[:skin], self.faces[(self.faces < skin).all(1)])] = False
         found = {"skin": np.flatnonzero(inside)}
         found |= {name: np.arange(*ranges[name]) for name in PROXY_PARTS}
         found = {name: found[name][:: THINNED[name]].astype(np.int32) for name in PARTS}
@@ -310,7 +310,7 @@ class MakeHumanHead:
             radius = np.ptp(eye[:, 0]) / 2
             lid |= (np.linalg.norm(off[:, :2], axis=1) < radius) & (off[:, 2] > 0)
         seen = np.zeros(skin, np.bool_)
-        seen[_seen(posed, self.faces[(self.faces < skin).all(1)])] = True
+        seen[visible(posed, self.faces[(self.faces < skin).all(1)])] = True
         return lid & seen & (np.linalg.norm(moved, axis=1) > LID_TRAVEL)
 
     def posed(
@@ -453,7 +453,7 @@ def _pose_flame(
         )
 
 
-def _seen(
+def visible(
     surface: Float32[np.ndarray, "s 3"],
     faces: Int32[np.ndarray, "k 3"],
     yaws: tuple[int, ...] = FRONT,
@@ -484,7 +484,7 @@ def _cells(
         faces: Those to cover.
     """
     seen = np.zeros(len(mean), np.bool_)
-    seen[_seen(mean, surface, AROUND)] = True
+    seen[visible(mean, surface, AROUND)] = True
     inside = np.unique(faces[~seen[faces]])
     if len(inside):
         off, _ = KDTree(mean[inside]).query(mean)

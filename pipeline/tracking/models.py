@@ -95,6 +95,10 @@ class FaceModel(Protocol):
         """Return the whole face, head frame, metres."""
         ...
 
+    def marks(self, vertices: Float[Tensor, "*t n 3"]) -> Float[Tensor, "*t 68 3"]:
+        """Return the iBUG landmarks of a face whose vertices are given."""
+        ...
+
 
 class MakeHumanFace:
     """The MakeHuman head; its identity space is the principal directions of sampled people."""
@@ -132,6 +136,10 @@ class MakeHumanFace:
             turned = (neutral[ids] - center) @ rotation(state.eyes[:, side]).mT + center
             posed[:, ids] = turned
         return posed
+
+    def marks(self, vertices: Float[Tensor, "*t n 3"]) -> Float[Tensor, "*t 68 3"]:
+        """Return the iBUG landmarks of a face whose vertices are given."""
+        return vertices[..., self._ids, :]
 
     def _weights(self, state: FaceState) -> Float[Tensor, "t 52"]:
         """Return ARKit weights, as `code_to_arkit` does, differentiable."""
@@ -181,10 +189,10 @@ class FlameFace:
         self.topology = topology_of(model.faces.numpy().astype(np.int32), len(model.template))
         self.identity_size, self.expression_size = identity_size, model.expressions.shape[-1]
         self.has_eyelids = model.eyelids is not None
-        self._model, self._shares = model, model.embedding.shares
+        self.model, self._embedding, self._shares = model, model.embedding, model.embedding.shares
         ids, self._corners = torch.unique(model.embedding.corners, return_inverse=True)
         # A model of the landmarks' vertices alone; its joints come of the whole one.
-        self._few = _Few(model, ids)
+        self._few = FewVertices(model, ids)
 
     def landmarks(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t 68 3"]:
         """Return the iBUG landmarks; those of the outline at fixed places of the surface."""
@@ -193,10 +201,14 @@ class FlameFace:
 
     def vertices(self, identity: Float[Tensor, "k"], state: FaceState) -> Float[Tensor, "t n 3"]:
         """Return the whole face."""
-        return pose_flame(self._model, identity, state)
+        return pose_flame(self.model, identity, state)
+
+    def marks(self, vertices: Float[Tensor, "*t n 3"]) -> Float[Tensor, "*t 68 3"]:
+        """Return the iBUG landmarks of a face whose vertices are given."""
+        return self._embedding.on(vertices)
 
 
-class _Few:
+class FewVertices:
     """Some of FLAME's vertices at the cost of some: joints are linear in the numbers too."""
 
     def __init__(self, model: Flame, ids: Int64[Tensor, "n"]) -> None:

@@ -93,7 +93,7 @@ def refit(codes: ExpressionCode, layout: str) -> Refit:
     if layout == MAKEHUMAN:  # whose jaw does not roll
         roll = torch.tensor([1.0, 1.0, 0.0])
         states = [replace(state, jaw=state.jaw * roll) for state in states]
-    parts = [_solve(state, source, target) for state in states]
+    parts = [solve(state, source.points(without_gaze(state)), target) for state in states]
     values = torch.cat([part.code(layout).values for part, _, _ in parts])
     values[:, LEFT_EYE.start : RIGHT_EYE.stop] = codes.values[:, LEFT_EYE.start : RIGHT_EYE.stop]
     frames = np.array([len(part.jaw) for part, _, _ in parts], float)
@@ -103,8 +103,8 @@ def refit(codes: ExpressionCode, layout: str) -> Refit:
 
 
 @dataclass(frozen=True)
-class _Side:
-    """One of two heads: the points whose motion is compared, under states of its face."""
+class Side:
+    """One of two heads: points whose motion is compared, under states of its face."""
 
     points: Callable[[FaceState], Float[Tensor, "t n 3"]]
     """Motion away from the neutral face, in the target's metres and axes."""
@@ -115,7 +115,7 @@ class _Side:
     weights: Float[Tensor, "n"]
 
 
-def _pair(source: str, target: str) -> tuple[_Side, _Side]:
+def _pair(source: str, target: str) -> tuple[Side, Side]:
     if MAKEHUMAN not in (source, target):
         sides = [_same_vertices(_flame(name)) for name in (source, target)]
         return sides[0], sides[1]
@@ -133,18 +133,18 @@ def _face(layout: str) -> FaceModel:
     return FlameFace(_flame(layout).model) if layout in FLAME_FILES else MakeHumanFace()
 
 
-def _same_vertices(head: FlameHead) -> _Side:
+def _same_vertices(head: FlameHead) -> Side:
     model = head.model
     numbers, none = model.expressions.shape[-1], torch.zeros(0)
     rest = pose_flame(model, none, FaceState.neutral(numbers))
     skin = model.weights[:, 3:].sum(1) < 0.5  # eyeballs turn as the code says
-    return _Side(
+    return Side(
         lambda state: (pose_flame(model, none, state) - rest)[:, skin],
         numbers, model.eyelids is not None, torch.ones(int(skin.sum())),
     )  # fmt: skip
 
 
-def _warped(source: FaceModel, target: FaceModel) -> tuple[_Side, _Side]:
+def _warped(source: FaceModel, target: FaceModel) -> tuple[Side, Side]:
     """Return two different heads with as many points each, by the warp between their landmarks."""
     ours, theirs = _neutral(source), _neutral(target)
     fitted = umeyama(ours[1][INNER:], theirs[1][INNER:])
@@ -158,9 +158,9 @@ def _warped(source: FaceModel, target: FaceModel) -> tuple[_Side, _Side]:
     weights[68:] = DENSE * np.sqrt(68 / max(len(mine), 1))
     turn = torch.from_numpy(fitted.scale * fitted.R.T).float()
     return (
-        _Side(lambda s: _motion(source, mine, s) @ turn, source.expression_size,
+        Side(lambda s: _motion(source, mine, s) @ turn, source.expression_size,
               source.has_eyelids, weights),
-        _Side(lambda s: _motion(target, other, s), target.expression_size, target.has_eyelids,
+        Side(lambda s: _motion(target, other, s), target.expression_size, target.has_eyelids,
               weights),
     )  # fmt: skip
 
@@ -184,17 +184,27 @@ def _motion(
     return points(state) - points(rest)
 
 
-def _solve(state: FaceState, source: _Side, target: _Side) -> tuple[FaceState, float, float]:
+def without_gaze(state: FaceState) -> FaceState:
+    """Return states with eyes at rest: they turn alike in all layouts, and nothing is matched."""
+    return replace(state, eyes=torch.zeros_like(state.eyes))
+
+
+def solve(
+    state: FaceState, wanted: Float[Tensor, "t n 3"], target: Side
+) -> tuple[FaceState, float, float]:
     """Return states of the target, and mean squares of what is missed and of the motion.
 
     Ridge least squares about the neutral face, repeated on what a step leaves: faces are nearly
     linear in their numbers. Jaw and lids stay near the source's, if the face says nothing else.
+
+    Args:
+        state: Of the source; its gaze is taken over.
+        wanted: Motion of the points away from the neutral face, but for eyeballs.
+        target: Whose states are looked for.
     """
-    # Of gaze nothing is matched: eyes turn alike in all layouts.
-    state = replace(state, eyes=torch.zeros_like(state.eyes))
+    eyes, still = state.eyes, torch.zeros_like(state.eyes)
     t, wide = len(state.jaw), torch.tensor([1.0] * target.numbers + WIDTHS)
     with torch.no_grad():
-        wanted = source.points(state)
         lids = state.eyelids * (1.0 if target.lids else 0.0)
         start = torch.cat([torch.zeros(t, target.numbers), state.jaw[:, :2], lids], 1)
         weights = (target.weights[:, None] / RIDGE).expand(-1, 3).flatten()
@@ -202,7 +212,7 @@ def _solve(state: FaceState, source: _Side, target: _Side) -> tuple[FaceState, f
         def posed(x: Tensor) -> FaceState:
             e = target.numbers
             jaw = torch.cat([x[:, e : e + 2], state.jaw[:, 2:]], 1)
-            return FaceState(x[:, :e], jaw, state.eyes, x[:, e + 2 :])
+            return FaceState(x[:, :e], jaw, still, x[:, e + 2 :])
 
         steps = FaceState(
             torch.diag(wide)[:, : target.numbers],
@@ -220,7 +230,7 @@ def _solve(state: FaceState, source: _Side, target: _Side) -> tuple[FaceState, f
         found = posed(x)
         left = ((target.points(found) - wanted) ** 2).sum(-1)
         size = (wanted**2).sum(-1)
-    return found, float(left.mean()), float(size.mean())
+    return replace(found, eyes=eyes), float(left.mean()), float(size.mean())
 
 
 def state_of(codes: ExpressionCode, numbers: int) -> FaceState:

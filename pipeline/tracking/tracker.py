@@ -25,7 +25,14 @@ from pipeline.perception.points import CloseUp, PointsFinder, PointsSeen, close_
 from pipeline.system.pools import one_blas_thread, one_thread
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sighting, fit, moved
-from pipeline.tracking.models import MakeHumanFace, identity_space
+from pipeline.tracking.carry import Carrier
+from pipeline.tracking.models import (
+    FaceModel,
+    FaceState,
+    FlameFace,
+    MakeHumanFace,
+    identity_space,
+)
 from pipeline.tracking.motion import MotionConfig, align_moments
 from pipeline.tracking.skin import SkinConfig
 from pipeline.tracking.surface import EYES, LIDS, STATE, Surface, face_state
@@ -76,22 +83,27 @@ class Followed:
 
 @dataclass(frozen=True)
 class TrackedHead:
-    """One person's head in some pictures."""
+    """One person's head in some pictures. All of it is in the head frame of its model."""
 
     bundle: Bundle
+    """Cameras and poses are of that frame too; identity and states are always the MakeHuman
+    head's, whose points are seen."""
     mesh: TrackedMesh
     """Neutral, and posed for each moment."""
     codes: ExpressionCode
     """Of each moment."""
-
-    @property
-    def landmarks(self) -> Float32[np.ndarray, "68 3"]:
-        """The neutral face's landmarks, head frame, metres."""
-        return landmarks_of(self.mesh.neutral)
+    identity: Float64[np.ndarray, "k"]
+    """The person's numbers in the head model of the mesh."""
+    topology: str
+    """Of that model's vertices, see `pipeline.faces.heads`."""
+    landmarks: Float32[np.ndarray, "68 3"]
+    """The neutral face's, metres."""
+    posed_landmarks: Float32[np.ndarray, "m 68 3"]
+    """Of each moment."""
 
     def seen_landmarks(self, moment: int) -> Float32[np.ndarray, "68 3"]:
         """Return the landmarks as they are posed at a moment."""
-        return landmarks_of(self.mesh.posed[moment])
+        return self.posed_landmarks[moment]
 
 
 class HeadTracker:
@@ -101,6 +113,11 @@ class HeadTracker:
         finder: The network; the shipped one if not given.
         detector: The detector that finds the faces, or its name.
         eyes: The network that looks at eyes; the shipped one if not given.
+        face: The head that is told of: the MakeHuman head, whose points are seen and fitted, if
+            not given; or a FLAME model, to which the fitted head is carried.
+
+    Raises:
+        InputError: If the FLAME model was converted without its ties to the MakeHuman head.
     """
 
     def __init__(
@@ -108,7 +125,9 @@ class HeadTracker:
         finder: PointsFinder | None = None,
         detector: str | DetectorEntry = "mesh",
         eyes: EyesFinder | None = None,
+        face: FlameFace | MakeHumanFace | None = None,
     ) -> None:
+        self._carrier = Carrier(face) if isinstance(face, FlameFace) else None
         self.finder = finder or PointsFinder()
         self._eyes = eyes or EyesFinder()
         self.model = MakeHumanFace()
@@ -254,7 +273,7 @@ class HeadTracker:
         if cameras is None:
             # Skin tells how the head turned between the pictures: they are a rig around it.
             basis = identity_space()[1] if identity is None else np.zeros((0, 0, 3), np.float32)
-            rig = align(shown, self._tracked(found).mesh, found.cameras, basis, config.turns)
+            rig = align(shown, self._mesh(found), found.cameras, basis, config.turns)
             sightings = [replace(one, camera=camera) for one, camera in zip(sightings, rig)]
             found = fit(
                 self._surface, sightings, config.points, poses="loose", cuts=cuts,
@@ -289,11 +308,46 @@ class HeadTracker:
         who = torch.from_numpy(identity).float()
         return self.model.vertices(who, face_state(states)).numpy()
 
-    def _tracked(self, found: Bundle) -> TrackedHead:
+    def _mesh(self, found: Bundle) -> TrackedMesh:
+        """Return the fitted MakeHuman head."""
         neutral = self._posed(found.identity, np.zeros((1, STATE)))[0]
-        posed = self._posed(found.identity, found.states)
-        mesh = TrackedMesh(self.model.layout, neutral, posed)
-        return TrackedHead(found, mesh, face_state(found.states).code(self.model.layout))
+        return TrackedMesh(self.model.layout, neutral, self._posed(found.identity, found.states))
+
+    def _tracked(self, found: Bundle) -> TrackedHead:
+        """Return what was found, as the head that is asked for."""
+        mesh, state = self._mesh(found), face_state(found.states)
+        if self._carrier is None:
+            return _told(self.model, found, mesh, state, found.identity)
+        carried = self._carrier(mesh.neutral, mesh.posed, state)
+        face = self._carrier.face
+        mesh = TrackedMesh(face.layout, carried.neutral, carried.posed)
+        return _told(face, seated(found, carried.seat), mesh, carried.state, carried.identity)
+
+
+def _told(
+    face: FaceModel,
+    bundle: Bundle,
+    mesh: TrackedMesh,
+    state: FaceState,
+    identity: Float64[np.ndarray, "k"],
+) -> TrackedHead:
+    marks = [face.marks(torch.from_numpy(x)).numpy() for x in (mesh.neutral, mesh.posed)]
+    codes = state.code(face.layout)
+    return TrackedHead(bundle, mesh, codes, identity, face.topology, marks[0], marks[1])
+
+
+def seated(found: Bundle, seat: Float64[np.ndarray, "4 4"]) -> Bundle:
+    """Return a fit whose cameras and poses are of another head frame.
+
+    Args:
+        found: The fit.
+        seat: From the other head frame to the fit's.
+    """
+    cameras = tuple(
+        replace(c, world_to_camera=(c.world_to_camera.double() @ torch.from_numpy(seat)).float())
+        for c in found.cameras
+    )
+    return replace(found, poses=found.poses @ seat, cameras=cameras)
 
 
 def thumbnail(rgb: Rgb) -> Float32[np.ndarray, "18 32"]:
@@ -317,5 +371,5 @@ def _same(faces: Sequence[Face], last: PointsSeen | None) -> Face | None:
 
 
 def landmarks_of(mesh: Float32[np.ndarray, "v 3"]) -> Float32[np.ndarray, "68 3"]:
-    """Return the landmarks of a mesh of the head model."""
+    """Return the landmarks of a mesh of the MakeHuman head."""
     return mesh[load_asset().landmarks]

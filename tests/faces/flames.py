@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.sparse import csc_matrix
-from scipy.spatial import Delaunay
+from scipy.spatial import ConvexHull
 
 from pipeline.faces import layouts, makehuman
 from pipeline.faces.flame import convert
+from pipeline.system.assets import HEAD
 from pipeline.tracking.models import FaceState, MakeHumanFace
+from pipeline.tracking.ties import tie_surface
 
 JOINTS = np.array(
     [(0, -0.05, -0.06), (0, -0.009, -0.054), (0, -0.014, -0.058), (0.031, 0.021, 0.023),
@@ -95,16 +97,31 @@ def like_makehuman() -> dict[str, np.ndarray]:
     basis = face._basis.numpy()[:, ids]  # pyright: ignore
     shapes[..., : len(basis)] = np.moveaxis(basis, 0, -1)
     shapes[..., 300:339] = np.einsum("uk,uvc->vck", mixture, np.stack(units))
-    triangles = Delaunay(np.stack([np.arctan2(*template.T[[0, 2]]), template[:, 1]], 1)).simplices
+    triangles = [_skin_triangles(place)]
+    for some in (asset.left_eye, asset.right_eye):
+        own = np.array([place[int(i)] for i in some])
+        hull = own[ConvexHull(template[own]).simplices]
+        a, b, c = template[hull].transpose(1, 0, 2)
+        inward = (np.cross(b - a, c - a) * (a - template[own].mean(0))).sum(1) < 0
+        hull[inward] = hull[inward][:, ::-1]
+        triangles.append(hull)
     return {
         "v_template": template,
-        "f": triangles.astype(np.uint32),
+        "f": np.concatenate(triangles).astype(np.uint32),
         "shapedirs": shapes,
         "posedirs": np.zeros((5023, 3, 36)),
         "J_regressor": regressor,
         "weights": weights,
         "kintree_table": np.array([[2**32 - 1, 0, 1, 1, 1], [0, 1, 2, 3, 4]], np.uint32),
     }
+
+
+def _skin_triangles(place: dict[int, int]) -> np.ndarray:
+    """The triangles of the MakeHuman head's control mesh, as far as its vertices are kept."""
+    with np.load(HEAD / "head.npz") as file:
+        quads = file["quads"].astype(int)
+    both = np.concatenate([quads[:, [0, 1, 2]], quads[:, [0, 2, 3]]])
+    return np.array([[place[i] for i in one] for one in both.tolist() if place.keys() >= set(one)])
 
 
 def _neutral() -> np.ndarray:
@@ -124,10 +141,8 @@ def _eyes(neutral: np.ndarray) -> list[np.ndarray]:
 
 def write_landmarks(path: Path, model: dict[str, np.ndarray]) -> None:
     """Write the landmarks' embedding as trackers ship it: a pickled dict in an npy."""
-    wanted = MakeHumanFace().landmarks(torch.zeros(60), FaceState.neutral(39))[0].numpy()
     faces, shares = [], []
-    for point in wanted:
-        vertex = int(np.argmin(np.linalg.norm(model["v_template"] - point, axis=1)))
+    for vertex in np.searchsorted(kept(), makehuman.load_asset().landmarks):
         row = int(np.flatnonzero((model["f"] == vertex).any(1))[0])
         faces.append(row)
         shares.append((model["f"][row] == vertex).astype(float))
@@ -151,5 +166,6 @@ def write_converted(folder: Path, version: str = "2023", **changes: np.ndarray) 
         write_pickle(folder / "flame.pkl", arrays, patch)
     out = folder / f"flame{version}.npz"
     lids = (folder / "l_eyelid.npy", folder / "r_eyelid.npy")
-    convert(folder / "flame.pkl", out, version, lids, folder / "landmark_embedding.npy")  # pyright: ignore
+    marks = folder / "landmark_embedding.npy"
+    convert(folder / "flame.pkl", out, version, lids, marks, tie_surface)  # pyright: ignore
     return out

@@ -123,7 +123,7 @@ def test_what_cannot_be_tracked_says_why(makehuman: MakeHumanFace):
 
 
 def test_eyelids_without_shapes_are_refused_where_they_would_be_lost():
-    few = flame_like()._model  # pyright: ignore
+    few = flame_like().model
     with pytest.raises(LayoutError, match="eyelids"):
         few.vertices(
             torch.zeros(20), torch.zeros(10), torch.eye(3).expand(5, 3, 3), torch.ones(2)

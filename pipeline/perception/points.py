@@ -9,7 +9,7 @@ Letters: f faces, p points, s numbers of state, k numbers of identity, h height,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -129,20 +129,46 @@ class PointsSeen:
     """The detector's landmarks of the same face."""
     close_up: CloseUp | None = None
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return all of it for a file, by name."""
-        own = {name: x for name, x in vars(self).items() if isinstance(x, np.ndarray)}
-        if self.close_up is not None:
-            own |= vars(self.close_up)
-        return {f"seen_{name}": x for name, x in own.items()}
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> PointsSeen:
-        """Return what `arrays` were made of."""
-        own = {name[5:]: x for name, x in arrays.items() if name.startswith("seen_")}
-        grey, place = own.pop("grey", None), own.pop("place", None)
-        close_up = None if grey is None or place is None else CloseUp(grey, place)
-        return cls(**own, close_up=close_up)
+SEEN = ("points", "sigma", "numbers", "numbers_sigma")
+"""What is always told of a face."""
+
+
+def seen_arrays(seen: Sequence[PointsSeen | None]) -> dict[str, np.ndarray]:
+    """Return what is seen in some views for a file, by name; empty if no view shows a face.
+
+    The first dimension is that of the views; nan, and a black close-up, where nothing is.
+    """
+    some = next((one for one in seen if one is not None), None)
+    if some is None:
+        return {}
+    blank = {name: np.full_like(getattr(some, name), np.nan) for name in SEEN}
+    blank |= {
+        "marks": np.full((68, 2), np.nan),
+        "grey": np.zeros((CLOSE, CLOSE), np.uint8),
+        "place": np.full(3, np.nan),
+    }
+    rows: list[dict[str, np.ndarray]] = []
+    for one in seen:
+        row = dict(blank)
+        if one is not None:
+            row |= {name: x for name, x in vars(one).items() if isinstance(x, np.ndarray)}
+            row |= {} if one.close_up is None else vars(one.close_up)
+        rows.append(row)
+    return {f"seen_{name}": np.stack([row[name] for row in rows]) for name in blank}
+
+
+def seen_of(arrays: Mapping[str, np.ndarray]) -> list[PointsSeen | None]:
+    """Return what `seen_arrays` was given, where it was not empty."""
+    own = {name[5:]: x for name, x in arrays.items() if name.startswith("seen_")}
+    found: list[PointsSeen | None] = []
+    for v in range(len(own["points"])):
+        row = {name: x[v] for name, x in own.items()}
+        shown = CloseUp(row["grey"], row["place"]) if np.isfinite(row["place"]).all() else None
+        marks = row["marks"] if np.isfinite(row["marks"]).all() else None
+        one = PointsSeen(*(row[name] for name in SEEN), marks, shown)
+        found.append(one if np.isfinite(one.sigma).any() else None)
+    return found
 
 
 def close_up(

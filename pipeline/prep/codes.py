@@ -27,7 +27,8 @@ from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.flame_fit import FlameFit
 from pipeline.io.raw_files import read_json
 from pipeline.tracking.importers import Frame, Tracking, frames_of, is_tracking, read_tracking
-from pipeline.tracking.models import FaceModel, FlameFace, MakeHumanFace
+from pipeline.tracking.carry import Carrier
+from pipeline.tracking.models import FlameFace, MakeHumanFace
 
 MAKEHUMAN_FACE = "makehuman"
 """Name of the head that comes with the package; any other is a converted FLAME model."""
@@ -44,13 +45,26 @@ CodeSource = Literal["tracking", "fit", "capture", "none"]
 
 
 @functools.cache
-def face_model(name: str) -> FaceModel:
+def face_model(name: str) -> MakeHumanFace | FlameFace:
     """Return a head model to fit, made once in a process.
 
     Raises:
-        InputError: If it is a FLAME file that is missing, damaged, or without landmarks.
+        InputError: If it is a FLAME file that is missing, damaged, or without landmarks and the
+            table that is made by them.
+        LayoutError: If it is of a version of FLAME that has no layout of codes.
     """
-    return MakeHumanFace() if name == MAKEHUMAN_FACE else FlameFace(flame_model(name))
+    if name == MAKEHUMAN_FACE:
+        return MakeHumanFace()
+    face = FlameFace(flame_model(name))
+    try:
+        Carrier(face)
+    except InputError as error:
+        again = f"fastgha flame convert FILE --version {face.model.version} -o {name}"
+        raise InputError(
+            f"{name}: {error.problem}",
+            f"Convert it again: {again} --landmarks landmark_embedding.npy",
+        ) from error
+    return face
 
 
 @functools.cache

@@ -31,7 +31,7 @@ from pipeline.tracking.models import FaceState, FewVertices, FlameFace, pose_fla
 from pipeline.tracking.refit import BATCH, Side, solve
 from pipeline.tracking.ties import normals_of
 
-SURFACE = 0.0005
+SURFACE = 0.001
 """How far FLAME's surface may be from the person's skin, metres; along it the ties say."""
 ALONE = 200
 """So many ties tell something of their own; more of them repeat it."""

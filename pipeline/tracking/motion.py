@@ -127,7 +127,9 @@ class _Problem:
         skin = Skin(self.pictures, mesh, cameras, self.config.skin)
         moving = skin.hung(np.moveaxis(self.by_state, -1, 0))
         first = [int(np.argmax(self.moments == t)) for t in range(self.m)]
-        turns = self.poses[:, :3, :3] if self.fixed else skin.R[first]
+        # Where the cameras are given in the head frame, they turn and the head does not.
+        turning = self.fixed and self.own > STATE
+        turns = self.poses[:, :3, :3] if turning else skin.R[first]
         keys, near = choose(turns, posed, self.config.skin)
         both = [(a, b) for a in keys for b in keys if a < b]
         self.step[:], self.off = 0, np.zeros(len(moving))

@@ -225,6 +225,7 @@ class HeadTracker:
         cameras: Sequence[Camera] | None = None,
         moments: Sequence[int] | None = None,
         lenses: Sequence[int] | None = None,
+        views: Sequence[int] | None = None,
         poses: Poses = "each",
         cuts: Collection[int] = (),
         identity: Float64[np.ndarray, "k"] | None = None,
@@ -239,30 +240,19 @@ class HeadTracker:
             cameras: Of each picture, world to camera, if they are known.
             moments: Which pictures show one moment; each its own if not given.
             lenses: Which pictures one lens took, without a zoom; each its own if not given.
+            views: Which camera of a rig took each picture; those that stand still in the world
+                of the cameras, if not given.
             poses: See `pipeline.tracking.bundle.fit`.
             cuts: Likewise.
-            identity: Of a head that was fitted before, so that this one is the same.
+            identity: Of a head that was fitted before (`Bundle.identity`), so that this one is the
+                same.
             config: Priors; those of photographs, or of a rig, if not given.
 
         Raises:
             As `pipeline.tracking.bundle.fit`.
         """
         config = config or (TrackerConfig() if cameras is None else RIG)
-        sightings = [
-            Sighting(
-                points=one.points,
-                sigma=one.sigma,
-                size=sizes[i],
-                moment=i if moments is None else moments[i],
-                camera=None if cameras is None else cameras[i],
-                focal=None if focals is None else focals[i],
-                lens=i if lenses is None else lenses[i],
-                marks=one.marks,
-                numbers=one.numbers,
-                numbers_sigma=one.numbers_sigma,
-            )
-            for i, one in zip(range(len(sizes)), seen, strict=True)
-        ]
+        sightings = _sightings(seen, sizes, focals, cameras, moments, lenses)
         found = fit(
             self._surface, sightings, config.points, poses=poses, cuts=cuts, bias=self._bias,
             identity=identity,
@@ -279,21 +269,54 @@ class HeadTracker:
                 self._surface, sightings, config.points, poses="loose", cuts=cuts,
                 bias=self._bias, identity=identity, first=found,
             )  # fmt: skip
-        return self._tracked(self._with_moments(found, sightings, shown, config))
+        found = self._with_moments(found, sightings, shown, views, config)
+        # The fit holds a known identity to the last digits but one.
+        return self._tracked(found if identity is None else replace(found, identity=identity))
+
+    @one_blas_thread()
+    def know(
+        self,
+        seen: Sequence[PointsSeen],
+        sizes: Sequence[tuple[int, int]],
+        cameras: Sequence[Camera],
+        moments: Sequence[int],
+        poses: Poses = "each",
+        config: TrackerConfig = RIG,
+    ) -> Bundle:
+        """Return who a person is, and how the head sits, by the points of a few moments of a rig.
+
+        Args:
+            seen: See `fit`; all others likewise.
+            sizes: See there.
+            cameras: See there.
+            moments: See there.
+            poses: See there.
+            config: See there.
+
+        Returns:
+            In the MakeHuman head's frame, whatever head is told of.
+
+        Raises:
+            As `pipeline.tracking.bundle.fit`.
+        """
+        sightings = _sightings(seen, sizes, None, cameras, moments, None)
+        return fit(self._surface, sightings, config.points, poses=poses, bias=self._bias)
 
     def _with_moments(
         self,
         found: Bundle,
         sightings: Sequence[Sighting],
         shown: Sequence[CloseUp],
+        views: Sequence[int] | None,
         config: TrackerConfig,
     ) -> Bundle:
         """Return what was found with states and poses by which skin agrees between moments."""
         if len(found.states) < 2:
             return found
-        cameras = [one.camera for one in sightings if one.camera is not None]
-        at = [camera.world_to_camera.numpy().tobytes() for camera in cameras]
-        views = [at.index(one) for one in at]
+        if views is None:
+            cameras = [one.camera for one in sightings if one.camera is not None]
+            at = [camera.world_to_camera.numpy().tobytes() for camera in cameras]
+            views = [at.index(one) for one in at]
         moments = [one.moment for one in sightings]
         states, poses = align_moments(
             shown, moments, views, found, lambda x: self._posed(found.identity, x),
@@ -322,6 +345,31 @@ class HeadTracker:
         face = self._carrier.face
         mesh = TrackedMesh(face.layout, carried.neutral, carried.posed)
         return _told(face, seated(found, carried.seat), mesh, carried.state, carried.identity)
+
+
+def _sightings(
+    seen: Sequence[PointsSeen],
+    sizes: Sequence[tuple[int, int]],
+    focals: Sequence[float | None] | None,
+    cameras: Sequence[Camera] | None,
+    moments: Sequence[int] | None,
+    lenses: Sequence[int] | None,
+) -> list[Sighting]:
+    return [
+        Sighting(
+            points=one.points,
+            sigma=one.sigma,
+            size=sizes[i],
+            moment=i if moments is None else moments[i],
+            camera=None if cameras is None else cameras[i],
+            focal=None if focals is None else focals[i],
+            lens=i if lenses is None else lenses[i],
+            marks=one.marks,
+            numbers=one.numbers,
+            numbers_sigma=one.numbers_sigma,
+        )
+        for i, one in zip(range(len(sizes)), seen, strict=True)
+    ]
 
 
 def _told(

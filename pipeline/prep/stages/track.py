@@ -1,11 +1,12 @@
 """Stage: cameras in the head frame, expression code, landmarks and mesh in space.
 
 What the capture ships or a tracker left of it is taken; landmarks in space come from several
-calibrated cameras. If our own fit is asked for, a head model is fitted to the landmarks of these
-cameras: first the person, over a few moments, then every moment. In photographs and videos, all of
+calibrated cameras. If our own fit is asked for, the head is fitted to what these cameras see: first
+the person, over a few moments, then every moment, a few together. In photographs and videos, all of
 a person together, the head is tracked without knowing the cameras.
 
-Out   work/<capture>/person.npz   identity [k], seat [4 4] (of the model in the shipped head frame)
+Out   work/<capture>/person.npz   identity [k] of the MakeHuman head, whose points are seen; seat
+      [4 4] (of that head in the shipped head frame; [0 4] if none is shipped)
       work/<capture>/track/<timestep>.npz   world_to_camera [v 4 4] and K [v 3 3] (head frame,
       metres, raw pixels; nan where unknown), code [120] (nan where unknown), landmarks [68 3],
       vertices [n 3], neutral [n 3] (n is 0 where unknown), error [v] (share of the face by which
@@ -14,28 +15,26 @@ Out   work/<capture>/person.npz   identity [k], seat [4 4] (of the model in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, Int
 
 from pipeline.captures.capture import Timestep
-from pipeline.core.errors import CameraError, FastGHAError, MissingItemError
+from pipeline.core.errors import CameraError, FastGHAError, FormatError, MissingItemError
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces.flame_fit import FlameFit
 from pipeline.faces.heads import topology_of
-from pipeline.perception.points import PointsSeen
+from pipeline.perception.points import PointsSeen, seen_of
 from pipeline.prep.codes import Trackings, face_model, flame_model
 from pipeline.prep.items import WORK, Item, load_item, save_item
-from pipeline.prep.photos import MAX_MISFIT
+from pipeline.prep.photos import MAX_MISFIT, MAX_MISFIT_KNOWN
 from pipeline.prep.plan import Job
 from pipeline.system.files import inside
-from pipeline.tracking.fit import Observations, Person, Track, TrackConfig, track
-from pipeline.tracking.models import FaceModel, FaceState
 from pipeline.tracking.tracker import VIDEO, HeadTracker, TrackedHead, is_cut
 from pipeline.tracking.triangulate import triangulate
 
@@ -45,15 +44,9 @@ TOGETHER = 8
 """Timesteps that our own fit takes in one go."""
 TOLERANCE = 0.03
 """Landmarks may be so far off, in widths of the face."""
-
-
 PERSON = "person.npz"
 MOMENTS = 12
 """Timesteps, spread over the capture, that tell who the person is."""
-MAX_MISS = 0.08
-"""A fit that misses the landmarks by more of the face is none."""
-SIDE = 1000
-"""Pixels: stands for the pictures' sizes, which a fit with known cameras does not need."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,11 @@ class Moment:
     """What the cameras of a rig see of one timestep."""
 
     points: Float64[np.ndarray, "v 68 2"]
-    """Pixels of the raw pictures; nan where no face was found."""
+    """Landmarks, pixels of the raw pictures; nan where no face was found."""
+    seen: Mapping[int, PointsSeen]
+    """Points of the head, by the number of the view; of calibrated views alone."""
+    sizes: Int[np.ndarray, "v 2"]
+    """Width and height of the pictures."""
     E: Float64[np.ndarray, "v 4 4"]
     """World to camera; nan where unknown."""
     K: Float64[np.ndarray, "v 3 3"]
@@ -73,21 +70,40 @@ class Moment:
     """Reasons of views, by camera."""
 
 
-def same_rig(moments: list[tuple[int, Moment]]) -> list[list[tuple[int, Moment]]]:
-    """Part moments into those that the very same cameras see: one fit takes one rig."""
-    rigs: list[list[tuple[int, Moment]]] = []
-    for i, moment in moments:
-        for rig in rigs:
-            other = rig[0][1]
-            same = np.array_equal(moment.E, other.E, equal_nan=True) and np.array_equal(
-                moment.K, other.K, equal_nan=True
-            )
-            if same and (moment.pose is None) == (other.pose is None):
-                rig.append((i, moment))
-                break
-        else:
-            rigs.append([(i, moment)])
-    return rigs
+@dataclass(frozen=True)
+class Person:
+    """What is the same in all timesteps of a capture, of the MakeHuman head."""
+
+    identity: Float64[np.ndarray, "k"]
+    seat: Float64[np.ndarray, "4 4"] | None
+    """To the frame of the shipped head poses; None if none are shipped."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The views of some moments in one list, as a fit takes them."""
+
+    seen: list[PointsSeen]
+    sizes: list[tuple[int, int]]
+    cameras: list[Camera]
+    """From the world of each one's moment, see `frames`."""
+    moments: list[int]
+    views: list[int]
+
+    @staticmethod
+    def of(moments: Sequence[Moment], frames: Sequence[Float64[np.ndarray, "4 4"]]) -> Shown:
+        """Gather views; the cameras are taken from a frame of each moment's, which goes to theirs."""
+        out = Shown([], [], [], [], [])
+        for n, (moment, frame) in enumerate(zip(moments, frames, strict=True)):
+            for v, one in moment.seen.items():
+                width, height = moment.sizes[v].tolist()
+                E, K = torch.from_numpy(moment.E[v] @ frame), torch.from_numpy(moment.K[v])
+                out.seen.append(one)
+                out.sizes.append((width, height))
+                out.cameras.append(Camera(E, K, width, height))
+                out.moments.append(n)
+                out.views.append(v)
+        return out
 
 
 @dataclass
@@ -209,8 +225,7 @@ class TrackStage:
         return triangulate(points[known], E[known], K[known], TOLERANCE * extent[known])
 
     def _fit(self, name: str, steps: tuple[int, ...]) -> None:
-        """Fit the head model to a few timesteps of a person who is known."""
-        model = face_model(self.job.config.face)
+        """Fit the head to a few timesteps of a person who is known."""
         moments = {i: self._moment(name, i) for i in steps}
         for i, moment in moments.items():
             if moment.reason:
@@ -224,41 +239,60 @@ class TrackStage:
             for i in good:
                 self._lose(name, i, replace(moments[i], reason=error.problem))
             return
-        for together in same_rig([(i, moments[i]) for i in good]):
-            fit = self._track([moment for _, moment in together], person)
-            for n, (i, moment) in enumerate(together):
-                self._keep(name, i, moment, model, fit, n)
+        # Where the capture ships head poses, only how the head sits in them is ours.
+        told = [i for i in good if person.seat is not None and moments[i].pose is not None]
+        for some in (told, [i for i in good if i not in told]):
+            if some:
+                self._fit_moments(name, {i: moments[i] for i in some}, person, some is told)
+
+    def _fit_moments(
+        self, name: str, moments: Mapping[int, Moment], person: Person, told: bool
+    ) -> None:
+        frames = [np.eye(4)] * len(moments)
+        if told:
+            frames = [m.pose @ person.seat for m in moments.values()]  # pyright: ignore
+        shown = Shown.of(list(moments.values()), frames)
+        try:
+            head = self._head_tracker.fit(
+                shown.seen, shown.sizes, cameras=shown.cameras, moments=shown.moments,
+                views=shown.views, poses="told" if told else "each", identity=person.identity,
+            )  # fmt: skip
+        except CameraError as error:
+            for i, moment in moments.items():
+                self._lose(name, i, replace(moment, reason=error.problem))
+            return
+        for n, (i, moment) in enumerate(moments.items()):
+            of = {v: k for k, v in enumerate(shown.views) if shown.moments[k] == n}
+            self._keep(name, i, moment, frames[n] @ head.bundle.poses[n], head, n, of)
 
     def _moment(self, name: str, i: int) -> Moment:
-        """Return what cameras see of a timestep, and its shipped head pose."""
+        """Return what cameras see of a timestep, and its shipped head pose.
+
+        Raises:
+            FormatError: If the landmarks were found without the points of the head.
+        """
         capture, step = self.job.capture(name), self.job.plans[name].timesteps[i]
         dropped: dict[str, str] = {}
-        points = load_item(self.job.path("landmarks", name, i)).arrays["points"].astype(np.float64)
+        path = self.job.path("landmarks", name, i)
+        arrays = load_item(path).arrays
+        points = arrays["points"].astype(np.float64)
+        if "seen_points" not in arrays and np.isfinite(points).any():
+            raise FormatError(
+                f"{path} has landmarks alone, our own fit sees more of the head.",
+                "It is of an older version: run the recipe again with --overwrite.",
+            )
         E, K = self._cameras(name, i, dropped)
-        points[~np.isfinite(E).all((1, 2))] = np.nan
+        known = np.asarray(np.isfinite(E).all((1, 2)))
+        points[~known] = np.nan
+        every = seen_of(arrays) if "seen_points" in arrays else []
+        seen = {v: one for v, one in enumerate(every) if one is not None and known[v]}
         pose = attempt(lambda: capture.head_to_world(step), "timestep", dropped)
         reason = dropped.pop("timestep", "")
-        seen = int(np.isfinite(points).all((1, 2)).sum())
-        if not reason and seen < 2:
+        if not reason and len(seen) < 2:
             why = next(iter(dropped.values()), "")
-            reason = f"a face was found in {seen} calibrated views only, our own fit needs two"
+            reason = f"a face was found in {len(seen)} calibrated views only, our own fit needs two"
             reason += f" ({why.removesuffix('.')})" if why else ""
-        return Moment(points, E, K, pose, reason, dropped)
-
-    def _track(self, moments: list[Moment], person: Person | None) -> Track:
-        poses = [moment.pose for moment in moments]
-        given = [pose for pose in poses if pose is not None]
-        known = np.asarray(np.isfinite(moments[0].E).all((1, 2)))
-        # A lost camera sees nothing: any other stands for it.
-        first = int(np.flatnonzero(known)[0])
-        E, K = (np.where(known[:, None, None], x, x[first]) for x in (moments[0].E, moments[0].K))
-        camera = Camera(torch.from_numpy(E), torch.from_numpy(K), SIDE, SIDE)
-        bias = np.zeros((68, 3)) if self.job.detector is None else self.job.detector.bias()
-        seen = Observations(
-            np.stack([moment.points for moment in moments]), camera, (), bias,
-            poses=np.stack(given) if len(given) == len(poses) else None,
-        )  # fmt: skip
-        return track(face_model(self.job.config.face), seen, TrackConfig(), person)
+        return Moment(points, seen, arrays["sizes"], E, K, pose, reason, dropped)
 
     def _person(self, name: str) -> Person:
         """Return what is the same in all timesteps of a capture; found once, then read.
@@ -274,45 +308,60 @@ class TrackStage:
             good = [moment for moment in moments if not moment.reason]
             if not good:
                 raise CameraError("No timestep shows the face in two views.", "Leave it out.")
-            rigs = same_rig(list(enumerate(good[:: -(-len(good) // MOMENTS)])))
-            fit = self._track([moment for _, moment in max(rigs, key=len)], None)
-            seat = np.zeros((0, 4)) if fit.person.seat is None else fit.person.seat
-            item = Item({"identity": fit.person.identity.numpy(), "seat": seat})
-            save_item(path, item)
+            posed = [moment for moment in good if moment.pose is not None]
+            some = (posed or good)[:: -(-len(posed or good) // MOMENTS)]
+            shown = Shown.of(some, [np.eye(4) if m.pose is None else m.pose for m in some])
+            found = self._head_tracker.know(
+                shown.seen, shown.sizes, shown.cameras, shown.moments,
+                "static" if posed else "each",
+            )  # fmt: skip
+            seat = found.poses[0] if posed else np.zeros((0, 4))
+            save_item(path, Item({"identity": found.identity, "seat": seat}))
         arrays = load_item(path).arrays
-        return Person(
-            torch.from_numpy(arrays["identity"]), arrays["seat"] if len(arrays["seat"]) else None
-        )
+        return Person(arrays["identity"], arrays["seat"] if len(arrays["seat"]) else None)
 
     def _keep(
-        self, name: str, i: int, moment: Moment, model: FaceModel, fit: Track, n: int
+        self,
+        name: str,
+        i: int,
+        moment: Moment,
+        pose: Float64[np.ndarray, "4 4"],
+        head: TrackedHead,
+        n: int,
+        of: Mapping[int, int],
     ) -> None:
-        """Save one timestep of a fit."""
-        pose = fit.head_to_world[n].double().numpy()
+        """Save one timestep of a fit.
+
+        Args:
+            name: Of the capture.
+            i: Of the timestep, in the plan.
+            moment: What was seen of it.
+            pose: Head to world.
+            head: The fit.
+            n: Of the moment, in the fit.
+            of: Pictures of the fit, by the number of their view.
+        """
         E = moment.E @ pose
-        extent = np.ptp(moment.points, axis=1).max(-1)
-        error = fit.errors[n] / extent
+        pictures = list(of.values())
+        error, extent = np.full(len(E), np.nan), np.ptp(moment.points, axis=1).max(-1)
+        error[list(of)] = head.bundle.errors[pictures] / extent[list(of)]
         dropped = dict(moment.dropped)
-        miss = float(np.nanmedian(error))
-        if miss > MAX_MISS:
-            dropped["timestep"] = f"our own fit misses the landmarks by {miss:.0%} of the face"
-        state = fit.state[n : n + 1]
-        with torch.no_grad():
-            vertices = model.vertices(fit.identity, state)[0].numpy()
-            rest = FaceState.neutral(model.expression_size)
-            neutral = model.vertices(fit.identity, rest)[0].numpy()
-        notes = {"layout": model.layout, "topology": model.topology}
-        code: ExpressionCode | None = fit.codes[n]
+        if not float(np.median(head.bundle.misfit[pictures])) <= MAX_MISFIT_KNOWN:
+            miss = float(np.median(head.bundle.errors[pictures]))
+            dropped["timestep"] = f"our own fit is off by {miss:.0f} pixels from what is seen"
+        mesh, code = head.mesh, head.codes[n]
+        neutral: np.ndarray | None = mesh.neutral
+        notes = {"layout": mesh.layout, "topology": head.topology}
         if self.job.config.tracking:
             step = self.job.plans[name].timesteps[i]
             code = attempt(lambda: self._code(name, step), "timestep", dropped)
-            if code is not None and code.layout != model.layout:
+            if code is not None and code.layout != mesh.layout:
                 # The mesh is of another head than the codes: it cannot guide, only be looked at.
                 notes, neutral = {"layout": code.layout}, None
         self._save(
             name, i, E, moment.K, code=None if code is None else code.values.numpy(),
-            landmarks=self._in_space(name, i, E, moment.K), vertices=vertices, neutral=neutral,
-            error=error, dropped=dropped, notes=notes,
+            landmarks=self._in_space(name, i, E, moment.K), vertices=mesh.posed[n],
+            neutral=neutral, error=error, dropped=dropped, notes=notes,
         )  # fmt: skip
 
     def _lose(self, name: str, i: int, moment: Moment) -> None:
@@ -345,7 +394,7 @@ class TrackStage:
                 landmarks=head.seen_landmarks(n) + bias, vertices=head.mesh.posed[n],
                 neutral=head.mesh.neutral, error=bundle.errors[n : n + 1] / face,
                 dropped={"timestep": off} if far else {},
-                notes={"layout": head.mesh.layout, "topology": self._head_tracker.model.topology},
+                notes={"layout": head.mesh.layout, "topology": head.topology},
             )  # fmt: skip
 
     def _nothing(self, name: str, i: int, reason: str) -> None:
@@ -355,7 +404,10 @@ class TrackStage:
     @property
     def _head_tracker(self) -> HeadTracker:
         if self._tracker is None:
-            self._tracker = HeadTracker(detector=self.job.detector or "mesh")
+            face = self.job.config.face
+            self._tracker = HeadTracker(
+                detector=self.job.detector or "mesh", face=face_model(face) if face else None
+            )
         return self._tracker
 
     def _tracked(self, name: str, items: list[Item], steps: list[int]) -> TrackedHead:
@@ -364,7 +416,8 @@ class TrackStage:
         Raises:
             CameraError: If nothing fits.
         """
-        seen = [PointsSeen.of(item.arrays) for item in items]
+        every = [seen_of(item.arrays)[0] for item in items]
+        seen = [one for one in every if one is not None]
         sizes = [(int(w), int(h)) for w, h in (item.arrays["sizes"][0] for item in items)]
         told = [float(item.arrays["focal"][0]) for item in items]
         focals = [focal if np.isfinite(focal) else None for focal in told]

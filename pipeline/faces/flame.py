@@ -423,9 +423,10 @@ def _stored_ties(path: Path, arrays: dict[str, np.ndarray]) -> SurfaceTies | Non
     fits = fits and sigma.dtype.kind == shares.dtype.kind == "f"
     if fits:
         tied = np.isfinite(sigma)
-        fits = bool(tied.any() and (sigma > 0).all() and not np.isnan(sigma).any())
-        fits = fits and corners.min() >= 0 and corners.max() < VERTICES
-        fits = fits and bool((shares >= -1e-3).all() and (np.abs(shares[tied].sum(1) - 1) < 1e-3).all())
+        whole = np.abs(shares[tied].sum(1) - 1) < 1e-3
+        inside = (corners >= 0) & (corners < VERTICES)
+        # A comparison with nan is false.
+        fits = bool(tied.any() and all(x.all() for x in (sigma > 0, inside, shares > -1e-3, whole)))
     if not fits:
         raise InputError(
             f"The ties of {path} to the built-in head are damaged.", "Convert the model again."

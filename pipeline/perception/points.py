@@ -166,7 +166,11 @@ def seen_of(arrays: Mapping[str, np.ndarray]) -> list[PointsSeen | None]:
         row = {name: x[v] for name, x in own.items()}
         shown = CloseUp(row["grey"], row["place"]) if np.isfinite(row["place"]).all() else None
         marks = row["marks"] if np.isfinite(row["marks"]).all() else None
-        one = PointsSeen(*(row[name] for name in SEEN), marks, shown)
+        one = PointsSeen(
+            **{name: row[name] for name in SEEN},
+            marks=marks,
+            close_up=shown,
+        )
         found.append(one if np.isfinite(one.sigma).any() else None)
     return found
 

@@ -26,8 +26,8 @@ from pipeline.core.types import ExpressionCode
 from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.flame_fit import FlameFit
 from pipeline.io.raw_files import read_json
-from pipeline.tracking.importers import Frame, Tracking, frames_of, is_tracking, read_tracking
 from pipeline.tracking.carry import Carrier
+from pipeline.tracking.importers import Frame, Tracking, frames_of, is_tracking, read_tracking
 from pipeline.tracking.models import FlameFace, MakeHumanFace
 
 MAKEHUMAN_FACE = "makehuman"
@@ -55,11 +55,12 @@ def face_model(name: str) -> MakeHumanFace | FlameFace:
     """
     if name == MAKEHUMAN_FACE:
         return MakeHumanFace()
-    face = FlameFace(flame_model(name))
+    model = flame_model(name)
     try:
+        face = FlameFace(model)
         Carrier(face)
     except InputError as error:
-        again = f"fastgha flame convert FILE --version {face.model.version} -o {name}"
+        again = f"fastgha flame convert FILE --version {model.version} -o {name}"
         raise InputError(
             f"{name}: {error.problem}",
             f"Convert it again: {again} --landmarks landmark_embedding.npy",

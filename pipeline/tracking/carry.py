@@ -137,23 +137,24 @@ class Carrier:
         basis = self._places(model.shapes[..., :k].double().numpy())
         start = umeyama(mean, target)
         assert start is not None  # ties of a face are on no line
-        R, t, identity = start.R, target.mean(0) - start.R @ mean.mean(0), np.zeros(k)
+        seat, identity = np.eye(4), np.zeros(k)
+        seat[:3, :3] = start.R
+        seat[:3, 3] = target.mean(0) - start.R @ mean.mean(0)
         repeated = np.sqrt(max(len(target) / ALONE, 1.0))
         across, along = 1 / (SURFACE * repeated), 1 / (self._sigma * repeated)
         outer = np.einsum("pi,pj->pij", normals, normals)
         root = along[:, None, None] * (np.eye(3) - outer) + across * outer
         for _ in range(STEPS):
-            turned = (mean + basis @ identity) @ R.T
-            miss = np.einsum("pij,pj->pi", root, target - turned - t).ravel()
-            ways = [R @ basis, spins(turned), np.tile(np.eye(3), (len(target), 1, 1))]
+            turned = (mean + basis @ identity) @ seat[:3, :3].T
+            miss = np.einsum("pij,pj->pi", root, target - turned - seat[:3, 3]).ravel()
+            ways = [seat[:3, :3] @ basis, spins(turned), np.tile(np.eye(3), (len(target), 1, 1))]
             J = (root @ np.concatenate(ways, -1)).reshape(-1, k + 6)
             prior = np.diag(np.append(np.ones(k), np.zeros(6)))
             right = J.T @ miss - np.append(identity, np.zeros(6))
             x = np.linalg.solve(J.T @ J + prior, right)
             identity = identity + x[:k]
-            R, t = Rotation.from_rotvec(x[k : k + 3]).as_matrix() @ R, t + x[k + 3 :]
-        seat = np.eye(4)
-        seat[:3, :3], seat[:3, 3] = R, t
+            seat[:3, :3] = Rotation.from_rotvec(x[k : k + 3]).as_matrix() @ seat[:3, :3]
+            seat[:3, 3] += x[k + 3 :]
         return identity, seat
 
     def _places(self, vertices: Float64[np.ndarray, "v 3 c"]) -> Float64[np.ndarray, "p 3 c"]:
@@ -175,4 +176,3 @@ class Carrier:
             lambda state: places(state) - rest, self.face.expression_size, self.face.has_eyelids,
             torch.from_numpy(self._weights).float(),
         )  # fmt: skip
-

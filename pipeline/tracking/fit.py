@@ -1,6 +1,7 @@
-"""Fit of a head model to 2D landmarks: identity, expression, jaw, lids, pose, focal length.
+"""Fit of a head model to 68 landmarks alone: what `pipeline.tracking.bundle` is measured against.
 
-All frames of one person at once; several calibrated views, or one whose camera is unknown.
+Identity, expression, jaw, lids, poses and focal length; all frames of one person at once, in
+several calibrated views or in one whose camera is unknown. No command but `bench` fits like this.
 
 Letters: t frames, v views. Frames and units are those of CONVENTIONS.md.
 """
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from pipeline.core.errors import CameraError, ShapeError
@@ -22,8 +22,6 @@ from pipeline.tracking.models import FaceModel, FaceState, rotation
 
 STARTS = 4
 """A first pose is estimated in at most so many of the calibrated views of a frame."""
-SEATED = 5
-"""And how the model sits in a given head frame in at most so many frames."""
 
 
 @dataclass(frozen=True)
@@ -64,33 +62,16 @@ class Observations:
     """Width and height of each frame's picture, where the camera is unknown."""
     bias: Float64[np.ndarray, "68 3"] = field(default_factory=lambda: np.zeros((68, 3)))
     """From the model's landmarks to where this detector sees them, head frame, metres."""
-    focals: tuple[float, ...] = ()
-    """Focal length of each frame's picture, pixels, as it was estimated before; of a crop, that of
-    the picture it was cut from says more than its own size. Guessed from the sizes if not given."""
-    poses: Float64[np.ndarray, "t 4 4"] | None = None
-    """Head poses that another tracker found, from its head frame to the world of the cameras. They
-    are kept; only how the model sits in that head frame is found, the same in all frames."""
-
-
-@dataclass(frozen=True)
-class Person:
-    """What is the same in all frames of one person."""
-
-    identity: Float[Tensor, "k"]
-    seat: Float64[np.ndarray, "4 4"] | None = None
-    """From the model's head frame to that of the given head poses; None if none were given."""
 
 
 @dataclass(frozen=True)
 class Track:
     """What was found."""
 
-    person: Person
+    identity: Float[Tensor, "k"]
     state: FaceState
     codes: ExpressionCode
     """[t, 120]"""
-    head_to_world: Float[Tensor, "t 4 4"]
-    """The world is that of the given cameras; with an unknown camera, its own frame."""
     cameras: tuple[Camera, ...]
     """Of each frame [v], from the head frame."""
     landmarks: Float[Tensor, "t 68 3"]
@@ -98,17 +79,11 @@ class Track:
     errors: Float64[np.ndarray, "t v"]
     """Root mean square distance to the landmarks, pixels; nan where none was seen."""
 
-    @property
-    def identity(self) -> Float[Tensor, "k"]:
-        """Numbers of the person's identity."""
-        return self.person.identity
-
 
 def track(
     model: FaceModel,
     seen: Observations,
     config: TrackConfig = TrackConfig(),
-    person: Person | None = None,
 ) -> Track:
     """Fit a head model to landmarks of one person.
 
@@ -118,8 +93,6 @@ def track(
         model: The head.
         seen: The landmarks.
         config: Priors and noise.
-        person: What an earlier fit of the same person found; it is kept, so that frames can be
-            fitted a few at a time.
 
     Raises:
         ShapeError: If the landmarks do not fit the cameras.
@@ -138,12 +111,7 @@ def track(
             f"Landmarks of {seen.points.shape[1]} views, {views} cameras, {len(seen.sizes)} sizes.",
             "Give a camera for each view, or the size of each frame's picture.",
         )
-    if seen.poses is not None and (seen.cameras is None or len(seen.poses) != len(seen.points)):
-        raise ShapeError(
-            f"{len(seen.poses)} head poses for {len(seen.points)} frames.",
-            "Give one for each frame, with calibrated cameras.",
-        )
-    problem = _Problem(model, seen, config, person)
+    problem = _Problem(model, seen, config)
     solver = torch.optim.LBFGS(
         problem.unknowns(), max_iter=config.iterations, history_size=20,
         line_search_fn="strong_wolfe", tolerance_grad=1e-6, tolerance_change=1e-9,
@@ -168,9 +136,8 @@ class _Problem:
         model: FaceModel,
         seen: Observations,
         config: TrackConfig,
-        person: Person | None,
     ) -> None:
-        self.model, self.seen, self.config, self.person = model, seen, config, person
+        self.model, self.seen, self.config = model, seen, config
         points = torch.from_numpy(seen.points)
         self.known = torch.isfinite(points).all(-1).float()
         self.points = torch.nan_to_num(points).float()
@@ -185,18 +152,12 @@ class _Problem:
         self.bias = torch.from_numpy(seen.bias).float()
         self._start()
         t = len(points)
-        seated = person is not None and person.seat is not None
-        poses = t if seen.poses is None else 0 if seated else 1
-        self.identity = torch.zeros(model.identity_size)
-        if person is None:
-            self.identity.requires_grad_()
-        else:
-            self.identity = person.identity / config.identity_width
+        self.identity = torch.zeros(model.identity_size, requires_grad=True)
         self.expression = torch.zeros(t, model.expression_size, requires_grad=True)
         self.jaw = torch.zeros(t, 2, requires_grad=True)
         self.lids = torch.zeros(t, 2, requires_grad=True)
-        self.turn = torch.zeros(poses, 3, requires_grad=True)
-        self.shift = torch.zeros(poses, 3, requires_grad=True)
+        self.turn = torch.zeros(t, 3, requires_grad=True)
+        self.shift = torch.zeros(t, 3, requires_grad=True)
         self.zoom = torch.zeros(t if seen.cameras is None else 0, requires_grad=True)
 
     def unknowns(self) -> list[Tensor]:
@@ -216,20 +177,12 @@ class _Problem:
         if seen.cameras is None:
             for t in range(count):
                 _whole(seen.points[t, 0], t)
-            focals = list(seen.focals) or None
-            found = estimation.estimate(list(seen.points[:, 0]), list(seen.sizes), head, focals)
+            found = estimation.estimate(list(seen.points[:, 0]), list(seen.sizes), head)
             poses = np.stack([c.world_to_camera.double().numpy() for c in found.cameras])
             intrinsics = torch.stack([c.K for c in found.cameras])[:, None]
             extrinsics = torch.eye(4).expand(count, 1, 4, 4)
         else:
-            if seen.poses is None:
-                poses = np.stack([self._pose(head, t) for t in range(count)])
-            elif self.person is None or self.person.seat is None:
-                few = np.unique(np.linspace(0, count - 1, SEATED).round().astype(int)).tolist()
-                seats = [np.linalg.inv(seen.poses[t]) @ self._pose(head, t) for t in few]
-                poses = _middle(np.stack(seats))[None]
-            else:
-                poses = self.person.seat[None]
+            poses = np.stack([self._pose(head, t) for t in range(count)])
             intrinsics = seen.cameras.K.float().expand(count, -1, -1, -1)
             extrinsics = seen.cameras.world_to_camera.float().expand(count, -1, -1, -1)
         self.extrinsics, self.intrinsics = extrinsics, intrinsics.float()
@@ -265,11 +218,7 @@ class _Problem:
 
     def poses(self) -> tuple[Tensor, Tensor]:
         """Return rotations [t, 3, 3] and translations [t, 3] from head to world."""
-        R, t = rotation(0.1 * self.turn) @ self.R0 if len(self.turn) else self.R0, self.t0
-        if self.seen.poses is not None:
-            seat = (t + 0.01 * self.shift if len(self.shift) else t)[0]
-            given = torch.from_numpy(self.seen.poses).float()
-            return given[:, :3, :3] @ R, given[:, :3, :3] @ seat + given[:, :3, 3]
+        R, t = rotation(0.1 * self.turn) @ self.R0, self.t0
         if not len(self.zoom):
             return R, t + 0.01 * self.shift
         # Sideways in metres; along the view as a factor, which the zoom's prior goes with.
@@ -334,33 +283,13 @@ class _Problem:
         state = self.state()
         identity = (self.identity * self.config.identity_width).detach()
         return Track(
-            Person(identity, self._seat()),
+            identity,
             state,
             state.code(self.model.layout),
-            pose,
             cameras,
             self.model.landmarks(identity, state),
             errors.double().numpy(),
         )
-
-    def _seat(self) -> Float64[np.ndarray, "4 4"] | None:
-        if self.seen.poses is None:
-            return None
-        if self.person is not None and self.person.seat is not None:
-            return self.person.seat
-        seat = np.eye(4)
-        R = rotation(0.1 * self.turn) @ self.R0
-        seat[:3, :3] = Rotation.from_matrix(R[0].double().numpy()).as_matrix()
-        seat[:3, 3] = (self.t0 + 0.01 * self.shift)[0].double().numpy()
-        return seat
-
-
-def _middle(motions: Float64[np.ndarray, "n 4 4"]) -> Float64[np.ndarray, "4 4"]:
-    """Return the mean rotation and the median translation of rigid motions."""
-    out = np.eye(4)
-    out[:3, :3] = Rotation.from_matrix(motions[:, :3, :3]).mean().as_matrix()
-    out[:3, 3] = np.median(motions[:, :3, 3], axis=0)
-    return out
 
 
 def _seen(points: Float64[np.ndarray, "68 2"]) -> Float64[np.ndarray, "m 2"]:

@@ -67,7 +67,8 @@ def tie_surface(model: Flame) -> SurfaceTies:
     moved = umeyama(marks[INNER:], skin.marks(skin.mean)[INNER:])
     if moved is None:
         raise InputError("The landmarks of this FLAME lie on a line.", remedy)
-    found, apart, good = _laid(skin, _Places(model, moved), moved(marks))
+    laid = _laid(skin, _Places(model, moved), moved(marks))
+    found, good = laid.found, laid.good
     if good.sum() < LEAST:
         raise InputError(
             f"Only {int(good.sum())} places of this FLAME's surface look like a head's.", remedy
@@ -82,7 +83,7 @@ def tie_surface(model: Flame) -> SurfaceTies:
     ties.corners[ids] = torch.from_numpy(found.corners[good])
     ties.shares[ids] = torch.from_numpy(found.shares[good]).float()
     beyond, _ = KDTree(skin.marks(skin.mean)).query(skin.mean[ids])
-    sigma = np.linalg.norm([np.full(len(ids), FLOOR), apart[good], SLIDE * beyond], axis=0)
+    sigma = np.linalg.norm([np.full(len(ids), FLOOR), laid.apart[good], SLIDE * beyond], axis=0)
     # FLAME's own metres may be others than those of the head that it was laid over.
     ties.sigma[ids] = torch.from_numpy(sigma / moved.scale).float()
     return ties
@@ -149,7 +150,7 @@ class _Places:
         row = np.arange(len(points))
         triangle, shares = near[row, best], shares[row, best]
         corners = self._faces[triangle]
-        rim = (self._rim[corners] | (shares < 1e-6)).all(1)
+        rim = np.asarray((self._rim[corners] | (shares < 1e-6)).all(1))
         return _Nearest(corners, shares, places[row, best], self._normals[triangle], rim)
 
 
@@ -188,41 +189,58 @@ def normals_of(
     return out / np.linalg.norm(out, axis=1, keepdims=True).clip(1e-12)
 
 
-def _laid(
-    skin: _Skin, places: _Places, marks: Float64[np.ndarray, "68 3"]
-) -> tuple[_Nearest, Float64[np.ndarray, "p"], Bool[np.ndarray, "p"]]:
-    """Lay the MakeHuman head over another surface, whose landmarks are given.
+@dataclass(frozen=True)
+class _Laid:
+    """The MakeHuman head's visible points as they lie over another surface."""
 
-    Returns:
-        The place of each visible point, how far it was from it in the end, and which are good.
-    """
+    found: _Nearest
+    apart: Float64[np.ndarray, "p"]
+    """How far each is from the surface, metres."""
+    good: Bool[np.ndarray, "p"]
+
+
+def _laid(skin: _Skin, places: _Places, marks: Float64[np.ndarray, "68 3"]) -> _Laid:
+    """Lay the MakeHuman head over another surface, whose landmarks are given."""
+    first, *rest = np.geomspace(*FAR, ROUNDS).tolist()
+    laid = _closer(skin, places, marks, None, first)
+    for far in rest:
+        laid = _closer(skin, places, marks, laid, far)
+    return laid
+
+
+def _closer(
+    skin: _Skin,
+    places: _Places,
+    marks: Float64[np.ndarray, "68 3"],
+    last: _Laid | None,
+    far: float,
+) -> _Laid:
+    """Fit identity and warp to the landmarks and to the good places of the round before."""
+    ids = skin.ids[:0] if last is None else skin.ids[last.good]
+    there = np.zeros((0, 3)) if last is None else last.found.places[last.good]
     width = np.where(np.arange(len(marks)) < INNER, OUTLINE, LANDMARK)
-    off = np.zeros((0, 3))
-    """From the mean head to the places of good points."""
-    good = np.zeros(len(skin.ids), bool)
-    for far in np.geomspace(*FAR, ROUNDS):
-        wanted = np.concatenate([marks - skin.marks(skin.mean), off])
-        ways = np.concatenate([skin.marks(skin.basis), skin.basis[skin.ids[good]]])
-        # Places of one surface say much the same: all of them as much as the landmarks.
-        many = PLACE * np.sqrt(max(good.sum() / len(marks), 1))
-        identity = _ridge(ways, wanted, np.concatenate([width, np.full(len(off), many)]))
-        shaped = skin.shaped(identity)
-        from_marks = marks - skin.marks(shaped)
-        knots = _knots(shaped[skin.ids[good]])
-        at = np.concatenate([skin.marks(shaped), shaped[skin.ids[good]][knots]])
-        left = wanted[len(marks) :] - ways[len(marks) :] @ identity
-        bend = np.concatenate([from_marks, left[knots]])
-        stiff = STIFF * (np.concatenate([width, np.full(len(knots), PLACE)]) / PLACE) ** 2
-        # Of a linear kernel what is beyond the landmarks moves as they do, and no further.
-        warp = RBFInterpolator(at, bend, kernel="linear", degree=0, smoothing=stiff)
-        laid = shaped[skin.ids]
-        laid = laid + warp(laid)
-        found = places.nearest(laid)
-        apart = np.linalg.norm(found.places - laid, axis=1)
-        facing = (found.normals * skin.normals).sum(1)
-        good = (apart < far) & (facing > FACING) & ~found.rim
-        off = (found.places - skin.mean[skin.ids])[good]
-    return found, apart, good
+    # Places of one surface say much the same: all of them as much as the landmarks.
+    many = np.full(len(ids), PLACE * np.sqrt(max(len(ids) / len(marks), 1.0)))
+    identity = _ridge(
+        np.concatenate([skin.marks(skin.basis), skin.basis[ids]]),
+        np.concatenate([marks - skin.marks(skin.mean), there - skin.mean[ids]]),
+        np.concatenate([width, many]),
+    )
+    shaped = skin.shaped(identity)
+    knots = _knots(shaped[ids])
+    at = np.concatenate([skin.marks(shaped), shaped[ids][knots]])
+    to = np.concatenate([marks, there[knots]])
+    stiff = STIFF * (np.concatenate([width, np.full(len(knots), PLACE)]) / PLACE) ** 2
+    # Of a linear kernel, what is beyond the knots moves as they do, and no further.
+    warp = RBFInterpolator(
+        at, to - at, kernel="linear", degree=0,
+        smoothing=stiff,  # pyright: ignore[reportArgumentType]  one for each is as good
+    )  # fmt: skip
+    points = shaped[skin.ids] + warp(shaped[skin.ids])
+    found = places.nearest(points)
+    apart = np.linalg.norm(found.places - points, axis=1)
+    facing = (found.normals * skin.normals).sum(1)
+    return _Laid(found, apart, (apart < far) & (facing > FACING) & ~found.rim)
 
 
 def _ridge(

@@ -5,19 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
 
 from pipeline.bench import track as bench
 from pipeline.core.errors import CameraError, LayoutError, ShapeError
-from pipeline.core.geometry import project
 from pipeline.faces.flame import Flame, LandmarkEmbedding
-from pipeline.faces.layouts import FLAME2020, arkit_to_code, code_to_arkit
+from pipeline.faces.layouts import arkit_to_code, code_to_arkit
 from pipeline.faces.makehuman import Head
 from pipeline.synthetic.expressions import sample_expression
 from pipeline.synthetic.people import sample_identity
 from pipeline.tracking.fit import Observations, track
 from pipeline.tracking.models import FaceState, FlameFace, MakeHumanFace
-from tests.conftest import dome
 
 
 @pytest.fixture(scope="module")
@@ -93,28 +90,6 @@ def flame_like(version: str = "2020") -> FlameFace:
     return FlameFace(flame, identity_size=20)
 
 
-def test_a_flame_shaped_model_is_tracked_through_the_same_interface():
-    model = flame_like()
-    rng = np.random.default_rng(2)
-    t = 3
-    truth = FaceState(
-        torch.from_numpy(rng.normal(0, 1, (t, 10))).float(),
-        torch.tensor([[0.0, 0, 0], [0.2, 0, 0], [0.1, 0.05, 0]]),
-        torch.zeros(t, 2, 3), torch.zeros(t, 2),
-    )  # fmt: skip
-    identity = torch.from_numpy(rng.normal(0, 1, 20)).float()
-    points = model.landmarks(identity, truth)
-    cameras = dome(3, 512)
-    pixels = torch.stack([project(cameras, points[i])[0] for i in range(t)])
-    found = track(model, Observations(pixels.double().numpy(), cameras))
-    assert found.codes.layout == FLAME2020
-    assert np.nanmax(found.errors) < 1
-    error = (found.state.jaw - truth.jaw).abs().max()
-    assert error < 0.03
-    assert float((found.landmarks - points).norm(dim=-1).mean()) < 0.001
-    assert float((found.state.expression - truth.expression).pow(2).mean()) < 0.5
-
-
 def test_what_cannot_be_tracked_says_why(makehuman: MakeHumanFace):
     with pytest.raises(ShapeError, match="68"):
         track(makehuman, Observations(np.zeros((1, 1, 5, 2))))
@@ -128,43 +103,3 @@ def test_eyelids_without_shapes_are_refused_where_they_would_be_lost():
         few.vertices(
             torch.zeros(20), torch.zeros(10), torch.eye(3).expand(5, 3, 3), torch.ones(2)
         )  # fmt: skip
-
-
-def test_given_head_poses_are_kept_and_the_model_is_seated_in_them(makehuman: MakeHumanFace):
-    rng = np.random.default_rng(6)
-    t = 4
-    truth = FaceState(
-        torch.from_numpy(rng.normal(0, 0.7, (t, 39))).float(),
-        torch.tensor([[0.0, 0, 0], [0.25, 0, 0], [0.1, 0, 0], [0.3, 0.05, 0]]),
-        torch.zeros(t, 2, 3), torch.zeros(t, 2),
-    )  # fmt: skip
-    identity = torch.from_numpy(rng.normal(0, 1, makehuman.identity_size)).float()
-    local = makehuman.landmarks(identity, truth).double().numpy()
-    seat, poses = motions(rng, 1, 5, 0.02)[0], motions(rng, t, 12, 0.03)
-    cameras = dome(5, 512, distance=1.2)
-    pixels = np.empty((t, 5, 68, 2))
-    for i, pose in enumerate(poses @ seat):
-        world = torch.from_numpy(local[i] @ pose[:3, :3].T + pose[:3, 3])
-        pixels[i] = project(cameras.to(torch.float64), world)[0].numpy()
-    found = track(makehuman, Observations(pixels, cameras, poses=poses))
-    assert np.nanmax(found.errors) < 1.5
-    assert found.person.seat is not None
-    np.testing.assert_allclose(found.head_to_world, poses @ found.person.seat, atol=1e-5)
-    away = found.landmarks.double().numpy() @ found.person.seat[:3, :3].T + found.person.seat[:3, 3]
-    want = local @ seat[:3, :3].T + seat[:3, 3]
-    assert np.linalg.norm(away - want, axis=-1).mean() < 0.002
-    # One frame by itself, with what the others said about the person: the same expression.
-    again = track(
-        makehuman, Observations(pixels[1:2], cameras, poses=poses[1:2]), person=found.person
-    )
-    assert again.person is not None and torch.equal(again.identity, found.identity)
-    np.testing.assert_array_equal(again.person.seat, found.person.seat)
-    np.testing.assert_allclose(again.landmarks[0], found.landmarks[1], atol=5e-4)
-
-
-def motions(rng: np.random.Generator, count: int, degrees: float, metres: float) -> np.ndarray:
-    """Rigid motions about so large."""
-    out = np.tile(np.eye(4), (count, 1, 1))
-    turns = Rotation.from_rotvec(rng.normal(0, degrees, (count, 3)), degrees=True)
-    out[:, :3, :3], out[:, :3, 3] = turns.as_matrix(), rng.normal(0, metres, (count, 3))
-    return out

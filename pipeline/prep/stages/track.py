@@ -86,13 +86,13 @@ class Shown:
     seen: list[PointsSeen]
     sizes: list[tuple[int, int]]
     cameras: list[Camera]
-    """From the world of each one's moment, see `frames`."""
+    """From a frame of each one's moment."""
     moments: list[int]
     views: list[int]
 
     @staticmethod
     def of(moments: Sequence[Moment], frames: Sequence[Float64[np.ndarray, "4 4"]]) -> Shown:
-        """Gather views; the cameras are taken from a frame of each moment's, which goes to theirs."""
+        """Gather views, with cameras from a frame of each moment, which goes to their world."""
         out = Shown([], [], [], [], [])
         for n, (moment, frame) in enumerate(zip(moments, frames, strict=True)):
             for v, one in moment.seen.items():

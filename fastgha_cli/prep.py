@@ -69,6 +69,9 @@ def track_video(
     out: Annotated[Path, typer.Option("--out", "-o", help="Tracking to write (.npz).")] = Path(
         "track.npz"
     ),
+    face: Annotated[
+        str, typer.Option(metavar="makehuman|FILE", help="The built-in head, or converted FLAME.")
+    ] = "makehuman",
 ) -> None:
     """Track the head in a video: cameras, expression codes and the person's mesh.
 
@@ -78,7 +81,7 @@ def track_video(
     from pipeline.prep import track_video as stage
 
     with console.progress("Tracking") as tick:
-        report = stage.run(video, out, progress=tick)
+        report = stage.run(video, out, face=face, progress=tick)
     if report.empty:
         console.say(f"{len(report.empty)} frames show no face, the first is {report.empty[0]}.")
     if report.cuts:

@@ -20,7 +20,7 @@ from pipeline.core.errors import ConfigError, FormatError, InputError
 from pipeline.core.framing import HEAD_CROP_M
 from pipeline.perception.detectors import DetectorEntry, get_detector
 from pipeline.perception.matting import MattingModel, get_matting
-from pipeline.prep.codes import Ways, settle
+from pipeline.prep.codes import Ways, face_model, settle
 from pipeline.prep.items import WORK, item_path
 from pipeline.shards.schema import Split
 from pipeline.system.files import inside, read_object, write_text
@@ -62,8 +62,9 @@ class PrepConfig:
     tracking: str = ""
     """Folder of what a tracker left: the codes are its."""
     face: str = ""
-    """Head model that is fitted to the landmarks of several calibrated views, for codes and head
-    poses: `makehuman`, or a converted FLAME model; empty for no fit."""
+    """Head model that is fitted to what several calibrated views see, for codes, head poses and
+    mesh: `makehuman`, or a converted FLAME model; empty for no fit. Where no camera is known a
+    head is fitted in any case, if this is empty the one of the package."""
     need_codes: bool = True
     """Drop timesteps without an expression code: training needs them."""
     split: Literal["train", "test", "all"] = "all"
@@ -202,6 +203,8 @@ def make_plan(capture: Capture, raw: Path, config: PrepConfig, alone: bool = Tru
         settled = settle(capture, cameras, steps, config.ways, alone)
         facts["codes"] = settled.words
         missing |= {name: "the tracking has no such frame" for name in settled.gaps}
+    elif config.face:
+        face_model(config.face)  # a file that cannot be used is refused before any work
     return Plan(
         capture.name, str(raw.resolve()), capture.subject, capture.color, cameras, steps,
         missing, facts, tuple(f"{name}: {why}" for name, why in capture.unexpected().items()),

@@ -15,6 +15,7 @@ from pipeline.core.arrays import Rgb
 from pipeline.core.errors import CameraError
 from pipeline.perception.detectors import get_detector
 from pipeline.perception.landmarks import Detector
+from pipeline.prep.codes import MAKEHUMAN_FACE, face_model
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.track_file import write_track
 from pipeline.tracking.tracker import HeadTracker
@@ -40,20 +41,30 @@ def run(
     *,
     detector: Detector | None = None,
     tracker: HeadTracker | None = None,
+    face: str = MAKEHUMAN_FACE,
     progress: Progress = silent,
 ) -> TrackReport:
     """Track the head in a video and write the tracking.
 
+    Args:
+        video: The video.
+        out: The file to write.
+        detector: Finds faces; the face mesh if not given.
+        tracker: Follows and fits the head; one of the `face` if not given.
+        face: The head that is told of: `makehuman`, or a converted FLAME model.
+        progress: Told after each frame.
+
     Raises:
-        InputError: If it is not a video with frames.
+        InputError: If it is not a video with frames, or the FLAME model cannot be used.
         CameraError: If no frame shows a face.
         MissingWeightsError: If the detector's weights are not on this machine.
     """
+    model = face_model(face)
     capture = VideoCapture(video)
     try:
         count = len(capture.timesteps)
         found = get_detector(DETECTOR).make() if detector is None else detector
-        tracker = tracker or HeadTracker()
+        tracker = tracker or HeadTracker(face=model)
         followed = tracker.follow(_frames(capture), found, lambda i, _: progress(i, count))
         first = capture.view(capture.timesteps[0], CAMERA).image
         try:

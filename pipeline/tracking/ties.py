@@ -46,6 +46,8 @@ SLIDE = 0.1
 alone tells what belongs together."""
 NEAREST = 24
 """Triangles by their middles, among which the nearest place is looked for."""
+UNLIKE = 0.01
+"""Landmarks that are so far off the mean face's, metres, are no face's."""
 LEAST = 300
 """Fewer ties are no face's."""
 
@@ -64,14 +66,20 @@ def tie_surface(model: Flame) -> SurfaceTies:
         raise InputError("This FLAME has no landmarks, by which it is tied to another.", remedy)
     skin = _Skin()
     marks = model.embedding.on(model.template).double().numpy()
-    moved = umeyama(marks[INNER:], skin.marks(skin.mean)[INNER:])
+    ours = skin.marks(skin.mean)
+    moved = umeyama(marks[INNER:], ours[INNER:])
     if moved is None:
         raise InputError("The landmarks of this FLAME lie on a line.", remedy)
+    off = float(np.sqrt(((moved(marks) - ours)[INNER:] ** 2).sum(1).mean()))
+    if off > UNLIKE:
+        raise InputError(
+            f"The landmarks of this FLAME are {1000 * off:.0f} mm off those of a face.", remedy
+        )
     laid = _laid(skin, _Places(model, moved), moved(marks))
     found, good = laid.found, laid.good
     if good.sum() < LEAST:
         raise InputError(
-            f"Only {int(good.sum())} places of this FLAME's surface look like a head's.", remedy
+            f"Only {int(good.sum())} places of this FLAME's surface are where a head's are.", remedy
         )
     ties = SurfaceTies(
         head_model(MAKEHUMAN).topology,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pickle  # noqa: TID251  the tests write what the program must read
 import sys
 import types
@@ -68,6 +69,7 @@ def write_pickle(path: Path, arrays: dict[str, np.ndarray], patch: pytest.Monkey
         pickle.dump(whole, file, protocol=2)
 
 
+@functools.cache
 def like_makehuman() -> dict[str, np.ndarray]:
     """A model of FLAME's shape and names that is a face: the MakeHuman head's, told in its way.
 

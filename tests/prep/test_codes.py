@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -11,22 +12,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
 
+from fastgha_cli.app import app
+from pipeline.captures.ava256 import Ava256Capture
 from pipeline.captures.capture import Timestep
 from pipeline.captures.registry import open_capture
-from pipeline.core.errors import ConfigError, InputError
+from pipeline.core.errors import ConfigError, FastGHAError, FormatError, InputError
 from pipeline.faces.flame import load_flame
 from pipeline.faces.heads import FlameHead, head_model
 from pipeline.faces.layouts import FLAME2020, FLAME2023, JAW, MAKEHUMAN, matrix_from_rot6d
 from pipeline.perception import detectors, matting
 from pipeline.perception.detectors import DetectorEntry, register_detector
-from pipeline.perception.landmarks import MESH_HEAD
+from pipeline.perception.landmarks import MESH_HEAD, Face
 from pipeline.perception.matting import register_matting
 from pipeline.prep import check
 from pipeline.prep import run as recipes
 from pipeline.prep.codes import Trackings
+from pipeline.prep.items import load_item, save_item
 from pipeline.prep.plan import PrepConfig, plan_all
+from pipeline.prep.stages import track
 from pipeline.shards.reader import Shard
 from tests.captures import ava, nersemble, vhap
 from tests.captures.studio import WALL, shoot
@@ -85,9 +92,10 @@ def test_a_capture_without_codes_is_refused_at_once_and_the_ways_are_named(
 def test_our_own_fit_gives_ava_codes_and_a_mesh_in_the_data_sets_head_pose(
     capture: Path, flame: Path, tmp_path: Path, head: str
 ):
-    face = "makehuman" if head == "makehuman" else str(flame)
-    config = PrepConfig("ava256", size=64, detector="studio", face=face)
-    recipes.run(capture, tmp_path, config)
+    words = ["prep", "ava256", capture, "-o", tmp_path, "--size", 64, "--workers", 1]
+    words += ["--detector", "studio", "--face", "makehuman" if head == "makehuman" else flame]
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
     studio = shoot(**SIZE)
     model = (
         head_model(MAKEHUMAN) if head == "makehuman" else FlameHead(load_flame(flame), FLAME2023)
@@ -113,9 +121,121 @@ def test_our_own_fit_gives_ava_codes_and_a_mesh_in_the_data_sets_head_pose(
             )
             away = np.linalg.norm(shard.landmarks(t).numpy() - toys.as_mesh(truth), axis=-1)
             assert np.median(away) < 0.004
+            faces = studio.frames[t][0].vertices
+            faces = faces if head == "makehuman" else faces[flames.kept()]
+            front = (faces[:, 2] > 0.05) & (faces[:, 1] > -0.08)
+            mesh = np.asarray(shard.vertices(t)) @ seats[0][:3, :3].T + seats[0][:3, 3]
+            assert np.median(np.linalg.norm(mesh - faces, axis=1)[front]) < 0.0025
     assert [one.problems for one in check.run(tmp_path)] == [[]]
     report = json.loads((tmp_path / "reports" / f"{ava.NAME}.json").read_text())
     assert report["facts"]["codes"] == f"our own fit of {model.layout} in 3 views"
+
+
+@pytest.mark.parametrize("head", ["makehuman", "flame"])
+def test_the_person_is_the_same_in_all_blocks_and_in_a_run_that_goes_on(
+    capture: Path, flame: Path, tmp_path: Path, head: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(track, "TOGETHER", 2)
+    face = "makehuman" if head == "makehuman" else str(flame)
+    config = PrepConfig("ava256", size=64, detector="studio", face=face)
+    recipes.run(capture, tmp_path, config, until="track")
+    work = tmp_path / "work" / ava.NAME
+    files = sorted((work / "track").iterdir())
+    items = [load_item(path) for path in files]
+    assert len(items) == 4 and all(len(item.arrays["neutral"]) for item in items)
+    for item in items[1:]:
+        np.testing.assert_array_equal(item.arrays["neutral"], items[0].arrays["neutral"])
+    whole, person = files[3].read_bytes(), (work / "person.npz").stat().st_mtime_ns
+    files[3].unlink()
+    recipes.run(capture, tmp_path, config, until="track")
+    assert files[3].read_bytes() == whole
+    assert (work / "person.npz").stat().st_mtime_ns == person
+
+
+def test_a_head_pose_that_is_wrong_costs_its_timestep_and_says_so(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    shipped = Ava256Capture.head_to_world
+
+    def wrong(self: Ava256Capture, step: Timestep) -> np.ndarray:
+        pose = shipped(self, step).copy()
+        if step.index == ava.FRAMES[2]:
+            pose[:3, :3] = Rotation.from_euler("y", 12, True).as_matrix() @ pose[:3, :3]
+        return pose
+
+    monkeypatch.setattr(Ava256Capture, "head_to_world", wrong)
+    config = PrepConfig("ava256", size=64, detector="studio", face="makehuman")
+    recipes.run(capture, tmp_path, config, until="track")
+    files = sorted((tmp_path / "work" / ava.NAME / "track").iterdir())
+    dropped = [load_item(path).dropped.get("timestep", "") for path in files]
+    assert [bool(reason) for reason in dropped] == [False, False, True, False]
+    assert re.match(r"our own fit is off by \d+ pixels from what is seen", dropped[2])
+
+
+def test_a_timestep_that_one_camera_alone_sees_is_lost_and_says_so(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen = toys.StudioDetector.__call__
+    calls: list[int] = []
+
+    def once(self: toys.StudioDetector, rgb: np.ndarray) -> list[Face]:
+        calls.append(1)
+        return seen(self, rgb) if len(calls) not in (2, 3) else []
+
+    monkeypatch.setattr(toys.StudioDetector, "__call__", once)
+    config = PrepConfig("ava256", size=64, detector="studio", face="makehuman")
+    recipes.run(capture, tmp_path, config, until="track")
+    files = sorted((tmp_path / "work" / ava.NAME / "track").iterdir())
+    dropped = [load_item(path).dropped.get("timestep", "") for path in files]
+    assert "a face was found in 1 calibrated views only" in dropped[0]
+    assert not any(dropped[1:])
+
+
+def test_landmarks_of_an_older_version_are_refused_and_not_taken_for_no_face(
+    capture: Path, tmp_path: Path
+):
+    config = PrepConfig("ava256", size=64, detector="studio", face="makehuman")
+    recipes.run(capture, tmp_path, config, until="landmarks")
+    for path in (tmp_path / "work" / ava.NAME / "landmarks").iterdir():
+        item = load_item(path)
+        few = {name: x for name, x in item.arrays.items() if not name.startswith("seen_")}
+        save_item(path, replace(item, arrays=few))
+    with pytest.raises(FormatError, match="landmarks alone") as refused:
+        recipes.run(capture, tmp_path, config, until="track")
+    assert "--overwrite" in refused.value.remedy
+    recipes.run(capture, tmp_path, config, until="track", overwrite=True)
+
+
+@pytest.mark.parametrize("source", ["ava256", "photos"])
+def test_a_flame_that_cannot_be_fitted_is_refused_before_any_work(
+    capture: Path, flame: Path, tmp_path: Path, source: str
+):
+    with np.load(flame) as whole:
+        arrays = dict(whole)
+    pictures = tmp_path / "raw"
+    pictures.mkdir()
+    Image.new("RGB", (8, 8)).save(pictures / "a.png")
+    raw = capture if source == "ava256" else pictures
+    files = {
+        "untied": {name: x for name, x in arrays.items() if not name.startswith("tie_")},
+        "unmarked": {name: x for name, x in arrays.items() if name not in ("corners", "shares")},
+        "open": arrays | {"version": np.array("2023-open")},
+    }
+    said: dict[str, FastGHAError] = {}
+    for name, these in files.items():
+        np.savez(tmp_path / f"{name}.npz", **these)
+        config = PrepConfig(
+            source, size=64, detector="studio", face=str(tmp_path / f"{name}.npz"),
+            need_codes=source == "ava256",
+        )  # fmt: skip
+        with pytest.raises(FastGHAError) as refused:
+            recipes.run(raw, tmp_path / "out", config)
+        said[name] = refused.value
+    for name in ("untied", "unmarked"):
+        assert f"{name}.npz" in said[name].problem and "Convert it again" in said[name].remedy
+        assert "--landmarks landmark_embedding.npy" in said[name].remedy
+    assert "has no layout of expression codes" in said["open"].problem
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_fit_gives_the_same_bytes_on_any_number_of_workers(capture: Path, tmp_path: Path):

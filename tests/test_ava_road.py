@@ -112,7 +112,20 @@ def test_ava_256_from_raw_captures_to_a_table_and_a_video(tmp_path: Path, speech
     assert "converted" not in said
 
 
-def test_nersemble_2_from_raw_captures_to_a_table_and_a_video(tmp_path: Path, speech: Path):
+def test_nersemble_2_from_raw_captures_to_a_table_and_a_video_by_flame(
+    tmp_path: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The model's file is converted by the command, into the folder of weights."""
+    monkeypatch.setenv("FASTGHA_WEIGHTS", str(tmp_path / "weights"))
+    owners = tmp_path / "owners"
+    owners.mkdir()
+    flames.write_converted(owners)
+    flame = tmp_path / "weights" / "flame2023.npz"
+    fastgha(
+        "flame", "convert", owners / "flame.pkl", "--version", "2023", "-o", flame, "--eyelids",
+        owners / "l_eyelid.npy", owners / "r_eyelid.npy", "--landmarks",
+        owners / "landmark_embedding.npy",
+    )  # fmt: skip
     numbers = (f"{n:03d}" for n in range(1, 400))
     people: dict[str, str] = {}
     for number in numbers:
@@ -121,10 +134,11 @@ def test_nersemble_2_from_raw_captures_to_a_table_and_a_video(tmp_path: Path, sp
     for part, number in people.items():
         raw = nersemble.write_v2(raws[part], shoot(**NERSEMBLE), number)
         shutil.rmtree(raw / "sequences" / nersemble.SEQUENCES[1])
-    drive(
-        tmp_path, raws, speech, MAKEHUMAN, "nersemble", "--face", "makehuman", "--detector",
+    said = drive(
+        tmp_path, raws, speech, FLAME2023, "nersemble", "--face", flame, "--detector",
         "nersemble", "--matting", "wall",
     )  # fmt: skip
+    assert f"converted from {MAKEHUMAN} to {FLAME2023}" in said
 
 
 def test_vhap_exports_become_a_table_and_a_video_of_the_built_in_heads_speech(

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.core.arrays import nearest_true
 from pipeline.core.errors import ShapeError
 from pipeline.core.types import Camera, ExpressionCode
-from pipeline.faces.heads import head_model
+from pipeline.faces.heads import HeadModel, head_model
 from pipeline.render.triangles import draw_triangles
 
 FADE = 0.03
@@ -122,7 +122,9 @@ def draw_guide(mesh: TrackedMesh, camera: Camera, stride: int = 1) -> Guide:
     return Guide(canonical, coverage, vertex, neutral, mesh.layout)
 
 
-def filled_depth(mesh: TrackedMesh, camera: Camera) -> Float32[np.ndarray, "h w"]:
+def filled_depth(
+    mesh: TrackedMesh, camera: Camera, head: HeadModel | None = None
+) -> Float32[np.ndarray, "h w"]:
     """Return how far a tracked head is at each pixel of one picture, along the z axis, metres.
 
     Beyond the mesh, as in hair, the nearest pixel that sees it counts.
@@ -130,8 +132,9 @@ def filled_depth(mesh: TrackedMesh, camera: Camera) -> Float32[np.ndarray, "h w"
     Args:
         mesh: As posed in this picture alone.
         camera: Of the picture; no leading dimension.
+        head: Model of the mesh; the one of its layout on this machine if not given.
     """
-    head = head_model(mesh.layout)
+    head = head or head_model(mesh.layout)
     drawn = draw_triangles(head.surface(mesh.posed[0], mesh.neutral), head.faces, camera)
     (row, column), known = nearest_true(drawn.triangle >= 0)
     return np.where(known, drawn.depth[row, column], camera.world_to_camera.numpy()[2, 3])

@@ -21,7 +21,7 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from pipeline.core.errors import LayoutError, MissingWeightsError
+from pipeline.core.errors import InputError, LayoutError, MissingWeightsError
 from pipeline.core.geometry import farthest_points, look_at
 from pipeline.core.types import Camera, ExpressionCode
 from pipeline.faces import makehuman
@@ -173,6 +173,10 @@ class HeadModel(Protocol):
 
     def rest(self, neutral: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
         """Return the surface of a neutral mesh, on its device."""
+        ...
+
+    def landmarks(self, vertices: Float32[np.ndarray, "m 3"]) -> Float32[np.ndarray, "68 3"]:
+        """Return the iBUG landmarks of a person's posed control vertices."""
         ...
 
     def displacement(
@@ -327,6 +331,10 @@ class MakeHumanHead:
         placed = self._hang @ vertices + self._offsets * makehuman.head_scale(neutral)
         return placed.astype(np.float32)
 
+    def landmarks(self, vertices: Float32[np.ndarray, "m 3"]) -> Float32[np.ndarray, "68 3"]:
+        """Return the iBUG landmarks of a person's posed control vertices."""
+        return vertices[makehuman.load_asset().landmarks]
+
     def rest(self, neutral: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
         """Return the surface of a neutral mesh, on its device."""
         on = self._on(neutral.device)
@@ -411,6 +419,19 @@ class FlameHead:
     ) -> Float32[np.ndarray, "s 3"]:
         """Return the vertices themselves."""
         return vertices
+
+    def landmarks(self, vertices: Float32[np.ndarray, "m 3"]) -> Float32[np.ndarray, "68 3"]:
+        """Return the iBUG landmarks of a person's posed vertices.
+
+        Raises:
+            InputError: If the model was converted without them.
+        """
+        if self.model.embedding is None:
+            raise InputError(
+                f"The FLAME model of {self.layout} was converted without its landmarks.",
+                "Convert it again: fastgha flame convert ... --landmarks landmark_embedding.npy.",
+            )
+        return self.model.embedding.on(torch.from_numpy(vertices)).numpy()
 
     def rest(self, neutral: Float[Tensor, "m 3"]) -> Float[Tensor, "s 3"]:
         """Return the neutral mesh itself."""

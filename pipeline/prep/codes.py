@@ -25,6 +25,7 @@ from pipeline.core.errors import CameraError, InputError, MissingItemError
 from pipeline.core.types import ExpressionCode
 from pipeline.faces.flame import Flame, load_flame
 from pipeline.faces.flame_fit import FlameFit
+from pipeline.faces.heads import FlameHead, HeadModel, MakeHumanHead
 from pipeline.io.raw_files import read_json
 from pipeline.tracking.carry import Carrier
 from pipeline.tracking.importers import Frame, Tracking, frames_of, is_tracking, read_tracking
@@ -66,6 +67,17 @@ def face_model(name: str) -> MakeHumanFace | FlameFace:
             f"Convert it again: {again} --landmarks landmark_embedding.npy",
         ) from error
     return face
+
+
+@functools.cache
+def head_of(name: str) -> HeadModel:
+    """Return the model that poses the meshes of a head that was fitted, made once in a process.
+
+    Raises:
+        As `face_model`.
+    """
+    face = face_model(name)
+    return FlameHead(face.model, face.layout) if isinstance(face, FlameFace) else MakeHumanHead()
 
 
 @functools.cache

@@ -34,6 +34,7 @@ from pipeline.core.framing import (
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera, View
 from pipeline.faces.guide import TrackedMesh, filled_depth
+from pipeline.faces.heads import HeadModel, head_model
 from pipeline.io.camera_file import CameraFile
 from pipeline.perception.detectors import get_detector
 from pipeline.perception.landmarks import Detector, Face
@@ -43,7 +44,7 @@ from pipeline.prep.clothes import without_clothes
 from pipeline.prep.stages.crop import Box, cropped, head_on_black, resample, square_at_head
 from pipeline.system.files import require_file
 from pipeline.system.progress import Progress, silent
-from pipeline.tracking.tracker import HeadTracker, TrackedHead, landmarks_of
+from pipeline.tracking.tracker import HeadTracker, TrackedHead
 
 DETECTOR = "mesh"
 """Of landmarks: it follows the head also where the head hides itself."""
@@ -277,6 +278,7 @@ def cut_head(
     size: int,
     matting: MattingModel,
     config: CropConfig = CropConfig(),
+    head: HeadModel | None = None,
 ) -> View:
     """Cut the head out of a picture, down to its neck, on white.
 
@@ -287,24 +289,26 @@ def cut_head(
         size: Side of the square view, pixels.
         matting: Cuts the person out.
         config: What the view shows.
+        head: Model of the mesh; the one of its layout on this machine if not given.
 
     Raises:
         MissingItemError: If the head is not in the picture.
         ShapeError: If the matting gives no matte of the picture.
     """
     box = square_at_head(camera, config.size, config.center)
-    landmarks = landmarks_of(mesh.neutral)
+    model = head or head_model(mesh.layout)
+    landmarks = model.landmarks(mesh.neutral)
     if raw.matte is None:
         marks = project(camera, torch.from_numpy(landmarks).to(camera.K))[0].double().numpy()
         alpha = _matte(raw.image, marks, box, matting, config)
     else:
         alpha = raw.matte.astype(np.float32) / 255
     # Premultiplied: resampling then mixes no background into the edge.
-    head = head_on_black(raw.image, alpha[..., None], raw.backdrop) / np.float32(255)
-    planes = resample(np.concatenate([head, alpha[..., None]], axis=-1), box, size)
+    black = head_on_black(raw.image, alpha[..., None], raw.backdrop) / np.float32(255)
+    planes = resample(np.concatenate([black, alpha[..., None]], axis=-1), box, size)
     pixels = torch.from_numpy(planes).permute(2, 0, 1)
     seen = cropped(camera, box, size)
-    depth = torch.from_numpy(filled_depth(mesh, seen))
+    depth = torch.from_numpy(filled_depth(mesh, seen, model))
     chin = float(landmarks[CHIN, 1])
     kept = above_neck(seen, depth, chin, config.neck)
     kept = kept * beside_shoulders(seen, depth, chin, config.shoulders)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +12,16 @@ from pipeline.core.errors import FormatError
 from pipeline.core.geometry import project
 from pipeline.perception.landmarks import Face
 from pipeline.perception.mobilenet import MobileNetV2
-from pipeline.perception.points import PointsFinder, Square, without_norms
+from pipeline.perception.points import (
+    CLOSE,
+    CloseUp,
+    PointsFinder,
+    PointsSeen,
+    Square,
+    seen_arrays,
+    seen_of,
+    without_norms,
+)
 from pipeline.synthetic.subject import Subject
 from pipeline.system.assets import POINTS
 from tests.conftest import dome
@@ -93,3 +103,25 @@ def test_other_weights_are_refused(tmp_path: Path):
 def test_the_shipped_weights_are_those_of_their_provenance():
     facts = json.loads((POINTS.parent / "PROVENANCE.json").read_text())
     assert facts[POINTS.name].split()[-1] == sha256(POINTS.read_bytes()).hexdigest()
+
+
+def test_what_views_see_comes_back_from_a_file_also_where_some_see_nothing():
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 255, (CLOSE, CLOSE)).astype(np.uint8)
+    bare = PointsSeen(rng.normal(size=(9, 2)), rng.uniform(1, 2, 9), np.ones(5), np.ones(5))
+    whole = replace(
+        bare, points=bare.points + 1, marks=rng.normal(size=(68, 2)),
+        close_up=CloseUp(grey, np.array([1.0, 2, 3])),
+    )  # fmt: skip
+    back = seen_of(seen_arrays([None, whole, bare, None]))
+    assert back[0] is None and back[3] is None
+    for one, again in zip((whole, bare), back[1:3], strict=True):
+        assert again is not None
+        for name in ("points", "sigma", "numbers", "numbers_sigma"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(one, name))
+    assert back[1] is not None and back[1].marks is not None and back[1].close_up is not None
+    np.testing.assert_array_equal(back[1].marks, whole.marks)
+    np.testing.assert_array_equal(back[1].close_up.grey, grey)
+    np.testing.assert_array_equal(back[1].close_up.place, [1, 2, 3])
+    assert back[2] is not None and back[2].marks is None and back[2].close_up is None
+    assert seen_arrays([None, None]) == {}

@@ -35,6 +35,7 @@ from pipeline.prep.items import load_item, save_item
 from pipeline.prep.plan import PrepConfig, plan_all
 from pipeline.prep.stages import track
 from pipeline.shards.reader import Shard
+from pipeline.tracking import tracker
 from tests.captures import ava, nersemble, vhap
 from tests.captures.studio import WALL, shoot
 from tests.faces import flames
@@ -150,6 +151,26 @@ def test_the_person_is_the_same_in_all_blocks_and_in_a_run_that_goes_on(
     recipes.run(capture, tmp_path, config, until="track")
     assert files[3].read_bytes() == whole
     assert (work / "person.npz").stat().st_mtime_ns == person
+
+
+@pytest.mark.parametrize("posed", [True, False])
+def test_moments_are_compared_in_the_pictures_of_one_camera(
+    capture: Path, tmp_path: Path, posed: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where heads and not cameras are told to move: each picture has a camera of its own."""
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def note(shown, moments, views, found, *more):
+        asked.append((list(moments), list(views)))
+        return found.states, found.poses
+
+    monkeypatch.setattr(tracker, "align_moments", note)
+    if not posed:
+        monkeypatch.setattr(Ava256Capture, "head_to_world", lambda self, step: None)
+    config = PrepConfig("ava256", size=64, detector="studio", face="makehuman")
+    recipes.run(capture, tmp_path, config, until="track")
+    # The second camera lacks the second frame.
+    assert asked == [([0, 0, 0, 1, 1, 2, 2, 2, 3, 3, 3], [0, 1, 2, 0, 2, 0, 1, 2, 0, 1, 2])]
 
 
 def test_a_head_pose_that_is_wrong_costs_its_timestep_and_says_so(

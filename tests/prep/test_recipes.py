@@ -20,6 +20,8 @@ from fastgha_cli.app import app
 from pipeline.captures import registry
 from pipeline.captures.registry import DatasetReader, register_reader
 from pipeline.core.errors import ConfigError
+from pipeline.core.types import ExpressionCode
+from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import FLAME2023, JAW, MAKEHUMAN, matrix_from_rot6d
 from pipeline.io.images import decode
 from pipeline.io.video import write_mp4
@@ -33,8 +35,10 @@ from pipeline.prep.items import item_path, load_item
 from pipeline.prep.plan import PrepConfig, load_plans
 from pipeline.shards.reader import Shard
 from pipeline.synthetic.subject import Frame
+from pipeline.tracking.track_file import read_track
 from tests.captures import ava, nersemble
 from tests.captures.studio import WALL, Studio, over, shoot
+from tests.faces import flames
 from tests.prep import toys
 
 NARROW = {"width": 80, "height": 120, "span": 0.35}
@@ -119,6 +123,40 @@ def test_photographs_become_a_shard_with_cameras_and_expressions(tmp_path: Path)
     assert [one.problems for one in check.run(tmp_path / "out")] == [[]]
 
 
+def test_photographs_and_a_video_become_flame_heads_if_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The file lies anywhere; to read meshes from what was written it is the one of the weights."""
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    model = flames.write_converted(weights)
+    studio, raw = shoot(**LARGE), tmp_path / "raw" / "eve"
+    raw.mkdir(parents=True)
+    for t in (0, 2, 3):
+        Image.fromarray(frontal(studio)[t]).save(raw / f"{t}.png")
+    words = ["prep", "photos", raw.parent, "-o", tmp_path / "out", "--size", 128]
+    words += ["--matting", "wall", "--face", model]
+    register_detector("mesh", detectors.DETECTORS["large"])
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    write_mp4(tmp_path / "eve.mp4", frontal(studio), 30)
+    words = ["prep", "track-video", tmp_path / "eve.mp4", "-o", tmp_path / "t.npz"]
+    done = CliRunner().invoke(app, [str(word) for word in (*words, "--face", model)])
+    assert done.exit_code == 0, done.output
+    monkeypatch.setenv("FASTGHA_WEIGHTS", str(weights))
+    head_model.cache_clear()
+    with Shard(tmp_path / "out" / "eve.h5") as shard:
+        follows_the_studio(shard, [studio.frames[t][0] for t in (0, 2, 3)], FLAME2023)
+        assert shard.topology == head_model(FLAME2023).topology
+        assert shard.neutral is not None
+        posed = head_model(FLAME2023).posed(shard.neutral, shard.code(2))
+        np.testing.assert_allclose(shard.vertices(2), posed, atol=3e-3)
+    tracked = read_track(tmp_path / "t.npz")
+    assert tracked.codes.layout == FLAME2023 and len(tracked.codes) == 4
+    assert (np.diff(jaws(tracked.codes)) > 1).all()
+    head_model.cache_clear()
+
+
 def test_a_video_becomes_a_shard_with_cameras_and_expressions(tmp_path: Path):
     studio = shoot(**LARGE)
     write_mp4(tmp_path / "eve.mp4", frontal(studio), 30)
@@ -129,13 +167,17 @@ def test_a_video_becomes_a_shard_with_cameras_and_expressions(tmp_path: Path):
     assert [one.problems for one in check.run(tmp_path / "out")] == [[]]
 
 
-def follows_the_studio(shard: Shard, frames: list[Frame]) -> None:
+def jaws(codes: ExpressionCode) -> np.ndarray:
+    """How far the jaw is open, degrees."""
+    R = matrix_from_rot6d(codes.values[:, JAW].double())
+    return torch.rad2deg(torch.atan2(R[:, 2, 1], R[:, 2, 2])).numpy()
+
+
+def follows_the_studio(shard: Shard, frames: list[Frame], layout: str = MAKEHUMAN) -> None:
     """One view a timestep; the jaw opens more and more; the head is cut out and in the middle."""
-    assert (shard.timesteps, shard.views, shard.layout) == (len(frames), 1, MAKEHUMAN)
+    assert (shard.timesteps, shard.views, shard.layout) == (len(frames), 1, layout)
     assert shard.valid.all() and shard.coded.all()
-    R = matrix_from_rot6d(shard.code(range(len(frames))).values[:, JAW].double())
-    jaw = torch.rad2deg(torch.atan2(R[:, 2, 1], R[:, 2, 2]))
-    assert (jaw.diff() > 1).all()
+    assert (np.diff(jaws(shard.code(range(len(frames))))) > 1).all()
     assert shard.code(range(len(frames))).values[:, :39].abs().max() < 1.5
     for t, frame in enumerate(frames):
         away = np.linalg.norm(shard.landmarks(t).numpy() - toys.as_mesh(frame.landmarks), axis=-1)

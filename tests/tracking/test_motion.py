@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.spatial.transform import Rotation
 
 from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera
@@ -13,9 +14,10 @@ from pipeline.faces import makehuman
 from pipeline.faces.layouts import ARKIT, JAW_OPEN, MAKEHUMAN, arkit_to_code
 from pipeline.perception.points import CloseUp, PointsFinder, close_up
 from pipeline.prep.synthetic import SyntheticConfig, person
+from pipeline.tracking import motion
 from pipeline.tracking.bundle import POSE, Bundle
 from pipeline.tracking.motion import MotionConfig, align_moments
-from pipeline.tracking.skin import SkinConfig
+from pipeline.tracking.skin import SkinConfig, choose
 from pipeline.tracking.surface import EXPRESSION, JAW, LIDS, STATE, Surface, face_state
 from tests.prep.test_synthetic import weights
 
@@ -117,6 +119,32 @@ def test_moments_beyond_the_key_ones_are_brought_to_them(rig: Rig):
 
 def test_what_is_right_stays(rig: Rig):
     assert rig.off(aligned(rig, rig.found(rig.states))) < 0.2
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_head_that_turns_before_still_cameras_turns_also_where_the_cameras_are_told_to(
+    rig: Rig, static: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """Which moments are alike is told by how the pictures see the head."""
+    yaw = Rotation.from_euler("y", [[0], [10], [20], [30]], degrees=True).as_matrix()
+    found = rig.found(rig.states, static=static)
+    moved = np.tile(np.eye(4), (4, 1, 1))
+    moved[:, :3, :3] = yaw
+    cameras = tuple(
+        replace(c, world_to_camera=c.world_to_camera @ torch.from_numpy(moved[t]).float())
+        for c, t in zip(rig.cameras, rig.moments, strict=True)
+    )
+    found = replace(found, cameras=cameras, poses=found.poses if static else moved)
+    given: list[np.ndarray] = []
+
+    def note(turns: np.ndarray, posed: np.ndarray, config: SkinConfig):
+        given.append(turns.copy())
+        return choose(turns, posed, config)
+
+    monkeypatch.setattr(motion, "choose", note)
+    aligned(rig, found)
+    away = [Rotation.from_matrix(given[0][0].T @ turn).magnitude() for turn in given[0]]
+    np.testing.assert_allclose(np.degrees(away), [0, 10, 20, 30], atol=1e-3)
 
 
 def test_what_all_moments_have_in_common_is_the_points_to_tell(rig: Rig):

@@ -16,11 +16,11 @@ import numpy as np
 
 from pipeline.core.arrays import Alpha, Matte, Rgb
 from pipeline.faces.guide import TrackedMesh
-from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.io.images import decode, encode_jpeg, encode_png
 from pipeline.io.sheets import to_bytes
 from pipeline.perception.device import networks_on
 from pipeline.perception.matting import MattingModel
+from pipeline.prep.codes import MAKEHUMAN_FACE, head_of
 from pipeline.prep.items import Item, load_item, save_item
 from pipeline.prep.photos import CropConfig, cut_head
 from pipeline.prep.plan import Job
@@ -82,7 +82,8 @@ class MatteStage:
         capture, step = self.job.capture(key[0]), self.job.plans[key[0]].timesteps[key[1]]
         track = load_item(self.job.path("track", *key)).arrays
         raw = capture.view(step, camera)
-        mesh = TrackedMesh(MAKEHUMAN, track["neutral"], track["vertices"][None])
+        head = head_of(self.job.config.face or MAKEHUMAN_FACE)
+        mesh = TrackedMesh(head.layout, track["neutral"], track["vertices"][None])
         view = cut_head(
             raw,
             camera_of(raw.image, track["world_to_camera"][0], track["K"][0]),
@@ -90,6 +91,7 @@ class MatteStage:
             self.job.config.size,
             self._network,
             CropConfig(size=self.job.config.metres),
+            head,
         )
         return to_bytes(view.image), to_bytes(view.alpha)[..., 0]
 

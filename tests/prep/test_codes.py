@@ -20,7 +20,7 @@ from fastgha_cli.app import app
 from pipeline.captures.ava256 import Ava256Capture
 from pipeline.captures.capture import Timestep
 from pipeline.captures.registry import open_capture
-from pipeline.core.errors import ConfigError, FastGHAError, FormatError, InputError
+from pipeline.core.errors import ConfigError, FastGHAError, FormatError, InputError, MissingItemError
 from pipeline.faces.flame import load_flame
 from pipeline.faces.heads import FlameHead, head_model
 from pipeline.faces.layouts import FLAME2020, FLAME2023, JAW, MAKEHUMAN, matrix_from_rot6d
@@ -210,6 +210,28 @@ def test_a_timestep_that_one_camera_alone_sees_is_lost_and_says_so(
     dropped = [load_item(path).dropped.get("timestep", "") for path in files]
     assert "a face was found in 1 calibrated views only" in dropped[0]
     assert not any(dropped[1:])
+
+
+def test_a_view_whose_camera_is_not_known_is_left_out_of_the_fit(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    known = Ava256Capture.camera
+
+    def lost(self: Ava256Capture, step: Timestep, camera: str):
+        if camera == ava.CAMERAS[2]:
+            raise MissingItemError("It is lost.", "Get it again.")
+        return known(self, step, camera)
+
+    monkeypatch.setattr(Ava256Capture, "camera", lost)
+    config = PrepConfig("ava256", size=64, detector="studio", face="makehuman")
+    recipes.run(capture, tmp_path, config, until="track")
+    items = [load_item(p) for p in sorted((tmp_path / "work" / ava.NAME / "track").iterdir())]
+    for t, item in enumerate(items):
+        # The second camera dropped the second frame: one is left.
+        assert ("timestep" in item.dropped) == (t == 1)
+        found = np.isfinite(item.arrays["world_to_camera"]).all((1, 2))
+        assert found.tolist() == ([False] * 3 if t == 1 else [True, True, False])
+        assert item.dropped[ava.CAMERAS[2]] == "It is lost."
 
 
 def test_landmarks_of_an_older_version_are_refused_and_not_taken_for_no_face(

@@ -13,7 +13,7 @@ from pipeline.core.geometry import look_at, project
 from pipeline.core.types import Camera
 from pipeline.faces.guide import TrackedMesh
 from pipeline.faces.layouts import MAKEHUMAN
-from pipeline.perception.points import CloseUp, PointsFinder, PointsSeen, close_up
+from pipeline.perception.points import CloseUp, PointsFinder, close_up
 from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.tracking.models import identity_space
 from pipeline.tracking.skin import SkinConfig
@@ -155,18 +155,6 @@ def test_a_close_up_has_the_cameras_pixels(
     left, top, side = shown[1].place
     inside = (seen(truth[1], points) - [left, top]) * len(shown[1].grey) / side
     assert np.abs(seen(shown[1].camera(truth[1]), points) - inside).max() < 1e-3
-
-
-def test_what_was_seen_comes_back_from_its_arrays(
-    turned: tuple[list[CloseUp], TrackedMesh, list[Camera]],
-):
-    plain = PointsSeen(np.ones((3, 2)), np.ones(3), np.zeros(5), np.ones(5))
-    back = PointsSeen.of(plain.arrays())
-    assert back.close_up is None and back.marks is None
-    whole = PointsSeen.of(replace(plain, close_up=turned[0][0]).arrays())
-    assert whole.close_up is not None
-    assert np.array_equal(whole.close_up.grey, turned[0][0].grey)
-    assert np.array_equal(whole.close_up.place, turned[0][0].place)
 
 
 def test_a_small_head_shows_no_skin():

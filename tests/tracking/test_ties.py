@@ -73,10 +73,35 @@ def test_what_flame_has_not_is_tied_to_nothing(model: Flame):
 
 
 def test_eyeballs_take_no_skin(model: Flame):
-    """Lids lie upon them: what is nearest to a lid may be an eyeball."""
-    assert model.ties is not None
-    corners = model.ties.corners[torch.isfinite(model.ties.sigma)]
+    """Lids lie upon them: what is nearest to a lid may be an eyeball, here one that stands out."""
+    template = model.template.clone()
+    for joint in (3, 4):
+        own = model.weights[:, joint] > 0.5
+        middle = template[own].mean(0)
+        template[own] = middle + 1.2 * (template[own] - middle)
+    ties = tie_surface(replace(model, template=template))
+    corners = ties.corners[torch.isfinite(ties.sigma)]
     assert not (model.weights[corners][..., 3:].sum(-1) > 0.5).any()
+
+
+def test_a_surface_that_looks_the_other_way_takes_none(model: Flame):
+    middles = model.template[model.faces].mean(1)
+    cheek = (middles - torch.tensor([0.045, -0.05, 0.06])).norm(dim=1) < 0.02
+    assert 20 < int(cheek.sum()) < 500
+    faces = torch.where(cheek[:, None], model.faces.flip(1), model.faces)
+    ties = tie_surface(replace(model, faces=faces))
+    assert model.ties is not None
+    inner = (model.template - middles[cheek].mean(0)).norm(dim=1) < 0.008
+    ids = flames.kept()[inner.numpy()]
+    assert torch.isfinite(model.ties.sigma[ids]).all() and torch.isinf(ties.sigma[ids]).all()
+
+
+def test_how_unsure_a_tie_is_is_told_in_flames_own_metres(model: Flame):
+    half = tie_surface(replace(model, template=model.template / 2))
+    assert model.ties is not None
+    both = torch.isfinite(half.sigma) & torch.isfinite(model.ties.sigma)
+    assert int(both.sum()) > 2500
+    torch.testing.assert_close(half.sigma[both], model.ties.sigma[both] / 2, rtol=0.02, atol=1e-6)
 
 
 def test_what_is_no_face_is_refused(model: Flame):

@@ -20,7 +20,13 @@ from fastgha_cli.app import app
 from pipeline.captures.ava256 import Ava256Capture
 from pipeline.captures.capture import Timestep
 from pipeline.captures.registry import open_capture
-from pipeline.core.errors import ConfigError, FastGHAError, FormatError, InputError, MissingItemError
+from pipeline.core.errors import (
+    ConfigError,
+    FastGHAError,
+    FormatError,
+    InputError,
+    MissingItemError,
+)
 from pipeline.faces.flame import load_flame
 from pipeline.faces.heads import FlameHead, head_model
 from pipeline.faces.layouts import FLAME2020, FLAME2023, JAW, MAKEHUMAN, matrix_from_rot6d

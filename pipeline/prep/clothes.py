@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pipeline.core.geometry import pixel_directions
 from pipeline.core.types import Camera
-from pipeline.faces.guide import TrackedMesh, filled_depth
-from pipeline.faces.heads import head_model
+from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.heads import HeadModel
 from pipeline.render.triangles import draw_triangles
 
 MOUTH_ABOVE_CHIN = 0.03
@@ -38,7 +38,12 @@ EDGE = 0.7
 
 
 def without_clothes(
-    alpha: Float[Tensor, "h w"], mesh: TrackedMesh, camera: Camera, chin: float
+    alpha: Float[Tensor, "h w"],
+    depth: Float[Tensor, "h w"],
+    mesh: TrackedMesh,
+    camera: Camera,
+    head: HeadModel,
+    chin: float,
 ) -> Float[Tensor, "h w"]:
     """Return the share of each pixel that is kept of a head without what it wears at its neck.
 
@@ -47,15 +52,17 @@ def without_clothes(
 
     Args:
         alpha: The matte.
+        depth: Of the head at each pixel, along the camera's z axis, metres.
         mesh: As posed in this picture alone.
         camera: Of the picture, from the head frame; no leading dimension.
+        head: Model of the mesh.
         chin: Its height on the neutral head, metres.
     """
     pixel = float(camera.world_to_camera[2, 3] / camera.K[0, 0])
-    R, depth = camera.world_to_camera[:3, :3], torch.from_numpy(filled_depth(mesh, camera))
-    rays = torch.einsum("ji,jhw->ihw", R.to(depth), depth * pixel_directions(camera).to(depth))
+    R = camera.world_to_camera[:3, :3].to(depth)
+    rays = torch.einsum("ji,jhw->ihw", R, depth * pixel_directions(camera).to(depth))
     height = (rays[1] + camera.centers[1] - chin).double().numpy()
-    beyond = pixel * np.asarray(distance_transform_edt(~_covered(mesh, camera, chin)))
+    beyond = pixel * np.asarray(distance_transform_edt(~_covered(mesh, camera, head, chin)))
     beyond = beyond - np.interp(height, TURNING, (AT_NECK, AT_FACE))
     matte = alpha.numpy()
     parts = np.zeros(matte.shape, np.int32)
@@ -78,9 +85,10 @@ def _is_worn(beyond: Float64[np.ndarray, "p"], height: Float64[np.ndarray, "p"])
     return bool(thick and height.max() < MOUTH_ABOVE_CHIN)
 
 
-def _covered(mesh: TrackedMesh, camera: Camera, chin: float) -> Bool[np.ndarray, "h w"]:
+def _covered(
+    mesh: TrackedMesh, camera: Camera, head: HeadModel, chin: float
+) -> Bool[np.ndarray, "h w"]:
     """Return where the head model is seen, without its shoulders."""
-    head = head_model(mesh.layout)
     rest = head.surface(mesh.neutral, mesh.neutral)
     shoulders = (rest[:, 1] < chin - NECK_UNDER) & (np.abs(rest[:, 0]) > NECK_WIDE)
     faces = head.faces[~shoulders[head.faces].any(1)]

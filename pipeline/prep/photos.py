@@ -312,7 +312,7 @@ def cut_head(
     chin = float(landmarks[CHIN, 1])
     kept = above_neck(seen, depth, chin, config.neck)
     kept = kept * beside_shoulders(seen, depth, chin, config.shoulders)
-    kept = kept * without_clothes(pixels[3], mesh, seen, chin)
+    kept = kept * without_clothes(pixels[3], depth, mesh, seen, model, chin)
     pixels = pixels * kept.to(pixels)
     matte = pixels[3:].clamp(0, 1)
     image = (pixels[:3] + 1 - matte).clamp(0, 1)

@@ -10,7 +10,7 @@ from scipy.ndimage import distance_transform_edt
 from pipeline.core.geometry import look_at
 from pipeline.core.types import Camera
 from pipeline.faces import makehuman
-from pipeline.faces.guide import TrackedMesh
+from pipeline.faces.guide import TrackedMesh, filled_depth
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.prep.clothes import without_clothes
@@ -55,7 +55,8 @@ def kept(mesh: TrackedMesh, camera: Camera, chin: float, *boxes: torch.Tensor) -
     alpha = box(chin, (-0.04, 0.04), (-0.06, 0.2)).float()
     for one in boxes:
         alpha = torch.maximum(alpha, one.float())
-    return without_clothes(alpha, mesh, camera, chin)
+    depth = torch.from_numpy(filled_depth(mesh, camera))
+    return without_clothes(alpha, depth, mesh, camera, head_model(MAKEHUMAN), chin)
 
 
 def test_a_collar_beside_the_neck_goes(mesh: TrackedMesh, camera: Camera, chin: float):

@@ -65,8 +65,8 @@ class DistillConfig:
             warm=1.0,
             jitter=0.0,
             seen=1e-3,
-            # Pictures are drawn from all sides.
-            aside=0.0,
+            # Pictures are drawn from all sides and with many expressions.
+            held=0.0,
             # These pictures have no error of pose, code or exposure.
             rates=Rates(turn=0.0, shift=0.0, weights=0.0, exposure=0.0),
         )

@@ -21,11 +21,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.avatar.avatar import Avatar
+from pipeline.avatar.fidelity import sample_codes
 from pipeline.avatar.learnt import Learnt, Rates
 from pipeline.avatar.prune import blending
 from pipeline.avatar.video import Footage
 from pipeline.core.errors import ConfigError
-from pipeline.core.types import Camera, Gaussians
+from pipeline.core.types import Camera, ExpressionCode, Gaussians
 from pipeline.losses import ssim
 from pipeline.model.activate import CanonicalHead
 from pipeline.model.baked import Baked
@@ -38,9 +39,11 @@ DRAWN_AT = 256
 """Their size, pixels."""
 GONE, SPLIT_BY = 0.01, 1.6
 """Opacity under which a Gaussian is dropped; how much smaller both halves of a split one are."""
-ASIDE_DEG, ASIDE_AT, ASIDE_EVERY = (20.0, 70.0), 128, 4
-"""How far to the side of a frame an avatar is held to what it was, the pixels of the picture in
-which it is, and after how many steps again."""
+ASIDE_DEG, NEAR_DEG = (20.0, 70.0), 25.0
+"""How far to the side of a frame an avatar is held to its start with the frame's expression, and at
+most with another one."""
+HELD_AT, HELD_EVERY, EXPRESSIONS = 128, 2, 96
+"""Pixels of that picture, steps after which it is drawn again, and other expressions."""
 MOVES_M, RECOLORS = 2e-4, 1 / 255
 """A Gaussian whose shapes do less than both, for the codes of the video, is kept as a still one."""
 
@@ -77,9 +80,10 @@ class FitConfig:
     seen: float = 0.3
     """A Gaussian that makes so many pixels of a picture of 128, on the mean over frames, is held
     half to what it was; one that makes none does not change at all."""
-    aside: float = 0.3
-    """Weight of what the avatar showed at the start from sides that frames do not show: what they
-    see at a slant only would fit them in any shape. 0 if the start knew nothing of them."""
+    held: float = 0.3
+    """Weight of what the avatar showed at the start from sides and with expressions that no frame
+    shows: what frames see at a slant only would fit them in any shape, and shapes that are weighed
+    as in no frame would be noise. 0 if the start knew nothing of them."""
     looks: float = 0.04
     """Share of the time between looks at the held-back frames."""
     rates: Rates = field(default_factory=Rates)
@@ -191,6 +195,7 @@ class _Run:
         mean[:m] = baked.mean
         still = replace(still, means=still.means + mean[:, :3], colors=still.colors + mean[:, 3:])
         self.weights = self.mapping.weights(footage.codes.values)
+        self.others = sample_codes(avatar.layout, EXPRESSIONS, config.seed)
         self.model = Learnt.of(still, shapes, len(self.rows))
         pixels = self._contributions()
         self.model.seen = pixels / (pixels + config.seen)
@@ -258,26 +263,36 @@ class _Run:
         offsets = torch.cat([slopes.means, slopes.colors], 1).flatten()
         by_own["weights"] = by_own["weights"] + model.shapes.flatten(1) @ offsets
         self._learn(frame, weights, slopes, by_own, done)
-        if config.aside and self.steps % ASIDE_EVERY == 0:
-            self._hold_side(frame, done)
+        if config.held and self.steps % HELD_EVERY == 0:
+            self._hold(frame, done, aside=self.steps // HELD_EVERY % 2 == 0)
         return slopes.means.norm(dim=1)
 
-    def _hold_side(self, frame: int, done: float) -> None:
-        """Take a step towards what the avatar showed at the start of a side of a frame's head."""
+    def _hold(self, frame: int, done: float, *, aside: bool) -> None:
+        """Take a step towards what the avatar showed at the start where no frame looks.
+
+        Args:
+            frame: Near whose camera.
+            done: Share of the time that is over.
+            aside: Whether to look from a side, with the frame's expression, or with another one.
+        """
         model, row, config = self.model, self.rows[frame], self.config
-        low, high = ASIDE_DEG
-        far, sign = torch.rand(2, generator=self.generator).tolist()
+        code, weights = self.footage.codes[row], self.weights[row]
+        low, high = ASIDE_DEG if aside else (0.0, NEAR_DEG)
+        far, sign, which = torch.rand(3, generator=self.generator).tolist()
         yaw = math.copysign(low + far * (high - low), sign - 0.5)
-        camera = self.footage.cameras[row].resized(ASIDE_AT, ASIDE_AT)
+        if not aside:
+            values = self.others[int(which * len(self.others))]
+            code = ExpressionCode(values, self.avatar.layout)
+            weights = self.mapping.weights(values[None])[0]
+        camera = self.footage.cameras[row].resized(HELD_AT, HELD_AT)
         camera = replace(camera, world_to_camera=camera.world_to_camera @ _turn(yaw))
-        wanted = self.avatar.render(self.footage.codes[row], camera)
-        weights = self.weights[row]
+        wanted = self.avatar.render(code, camera)
         moved = {k: v.detach().requires_grad_() for k, v in vars(model.moved(weights)).items()}
         with torch.enable_grad():
             drawn = self._seen_by(Gaussians(**moved), camera)
             loss = (drawn.color - wanted.color.clamp(0, 1)).abs().mean()
             loss = loss + config.silhouette * (drawn.alpha - wanted.alpha).abs().mean()
-            slopes = torch.autograd.grad(config.aside * loss, list(moved.values()))
+            slopes = torch.autograd.grad(config.held * loss, list(moved.values()))
         self._learn(frame, weights, Gaussians(*slopes), {}, done)
 
     def _learn(

@@ -164,10 +164,10 @@ def bench(
     for path in old:
         starts[path.stem] = lambda path=path: _of_network(checkpoint_path(path), scene.footage)
     for name, start in starts.items():
-        # A bare mesh has no hair: its sides are nothing to hold an avatar to.
-        held = replace(config, aside=0.0) if name == BARE else config
+        # A bare mesh has no hair and no mouth: it is nothing to hold an avatar to.
+        how = replace(config, held=0.0) if name == BARE else config
         with bars(f"Fitting from {name}") as tick:
-            rows += _fitted(scene, name, start(), held, Clock(seconds), tick)
+            rows += _fitted(scene, name, start(), how, Clock(seconds), tick)
     return rows
 
 

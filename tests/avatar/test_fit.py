@@ -21,7 +21,7 @@ from pipeline.avatar.video import Footage
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import ExpressionCode
 from pipeline.expressions.sequences import Sequence
-from pipeline.faces.layouts import ARKIT, FLAME2020, arkit_weights
+from pipeline.faces.layouts import ARKIT, FLAME2020, arkit_to_code, arkit_weights
 from pipeline.model.baked import Baked
 from pipeline.model.fastgha import FastGHA
 from pipeline.train.presets import tiny
@@ -129,13 +129,19 @@ def test_what_no_frame_sees_stays_as_it_was(start: Avatar, footage: Footage):
     assert len(was & found) > 0.9 * len(was)
 
 
-def test_sides_that_no_frame_shows_are_held_to_the_start(start: Avatar, footage: Footage):
-    free, held = (fitted(start, footage, replace(CONFIG, aside=w))[2] for w in (0.0, 10.0))
-    turn = torch.eye(4)
-    turn[:3, :3] = torch.from_numpy(Rotation.from_euler("y", 50, degrees=True).as_matrix())
+@pytest.mark.parametrize("aside", [True, False])
+def test_what_no_frame_shows_is_held_to_the_start(start: Avatar, footage: Footage, aside: bool):
+    free, held = (fitted(start, footage, replace(CONFIG, held=w))[2] for w in (0.0, 10.0))
     row = footage.inputs[0]
     camera, code = footage.cameras[row], footage.codes[row]
-    camera = replace(camera, world_to_camera=camera.world_to_camera @ turn)
+    if aside:
+        turn = torch.eye(4)
+        turn[:3, :3] = torch.from_numpy(Rotation.from_euler("y", 50, degrees=True).as_matrix())
+        camera = replace(camera, world_to_camera=camera.world_to_camera @ turn)
+    else:
+        weights = torch.zeros(1, len(ARKIT))
+        weights[0, [ARKIT["mouthFunnel"], ARKIT["browInnerUp"]]] = 1
+        code = arkit_to_code(weights.numpy())[0]
     was, off, near = (a.render(code, camera).color for a in (start, free, held))
     assert float((near - was).abs().mean()) < 0.8 * float((off - was).abs().mean())
 

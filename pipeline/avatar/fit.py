@@ -262,7 +262,8 @@ class _Run:
         by_own = dict(zip(own, found[len(drawn) :], strict=True))
         offsets = torch.cat([slopes.means, slopes.colors], 1).flatten()
         by_own["weights"] = by_own["weights"] + model.shapes.flatten(1) @ offsets
-        self._learn(frame, weights, slopes, by_own, done)
+        self._learn(frame, slopes, by_own, done)
+        self._bend(weights, slopes, done)
         if config.held and self.steps % HELD_EVERY == 0:
             self._hold(frame, done, aside=self.steps // HELD_EVERY % 2 == 0)
         return slopes.means.norm(dim=1)
@@ -292,20 +293,19 @@ class _Run:
             drawn = self._seen_by(Gaussians(**moved), camera)
             loss = (drawn.color - wanted.color.clamp(0, 1)).abs().mean()
             loss = loss + config.silhouette * (drawn.alpha - wanted.alpha).abs().mean()
-            slopes = torch.autograd.grad(config.held * loss, list(moved.values()))
-        self._learn(frame, weights, Gaussians(*slopes), {}, done)
+            slopes = Gaussians(*torch.autograd.grad(config.held * loss, list(moved.values())))
+        # The start knows how a face moves; how this one looks at rest, frames know better.
+        if aside:
+            self._learn(frame, slopes, {}, done)
+        self._bend(weights, slopes, done)
 
-    def _learn(
-        self,
-        frame: int,
-        weights: Float[Tensor, "r"],
-        slopes: Gaussians,
-        own: dict[str, Tensor],
-        done: float,
-    ) -> None:
+    def _learn(self, frame: int, slopes: Gaussians, own: dict[str, Tensor], done: float) -> None:
+        self.model.step(frame, slopes, own, self.config.rates, _fall(done))
+
+    def _bend(self, weights: Float[Tensor, "r"], slopes: Gaussians, done: float) -> None:
         config = self.config
-        hold = config.hold if done >= config.warm else None
-        self.model.step(frame, weights, slopes, own, config.rates, 0.1**done, hold)
+        if done >= config.warm:
+            self.model.bend(weights, slopes, config.rates, _fall(done), config.hold)
 
     def _loss(
         self, moved: Gaussians, row: int, own: dict[str, Tensor], pictures: Tensor
@@ -402,6 +402,11 @@ def corrected(moved: Gaussians, own: dict[str, Tensor]) -> Gaussians:
     """Return Gaussians turned, shifted and exposed as one frame has them."""
     turned = moved.means + torch.linalg.cross(own["turn"].expand_as(moved.means), moved.means)
     return replace(moved, means=turned + own["shift"], colors=moved.colors * own["exposure"].exp())
+
+
+def _fall(done: float) -> float:
+    """Return the factor of all rates after a share of the time."""
+    return 0.1**done
 
 
 def _turn(yaw: float) -> Float[Tensor, "4 4"]:

@@ -97,23 +97,19 @@ class Learnt:
     def step(
         self,
         frame: int,
-        weights: Float[Tensor, "r"],
         slopes: Gaussians,
         own: dict[str, Tensor],
         rates: Rates,
         fall: float,
-        hold: float | None,
     ) -> None:
-        """Take a step down the slopes of the drawn Gaussians and of a frame's corrections.
+        """Take a step of the Gaussians at rest and of a frame's corrections.
 
         Args:
             frame: Which.
-            weights: With which it was drawn.
             slopes: Of the loss, by what `moved` gave.
             own: Likewise, by the frame's corrections.
             rates: How far.
             fall: Factor of all rates.
-            hold: Share of their change that shapes lose; None if they do not change yet.
         """
         self._count += 1
         values = self.values
@@ -134,8 +130,24 @@ class Learnt:
             self._steps[name][frame] += 1
             step = _adam((first, second), slope, int(self._steps[name][frame]))
             self.own[name][frame] -= fall * getattr(rates, name) * step
-        if hold is None:
-            return
+
+    def bend(
+        self,
+        weights: Float[Tensor, "r"],
+        slopes: Gaussians,
+        rates: Rates,
+        fall: float,
+        hold: float,
+    ) -> None:
+        """Take a step of the shapes, once for several pictures.
+
+        Args:
+            weights: With which the picture was drawn.
+            slopes: Of the loss, by what `moved` gave.
+            rates: How far.
+            fall: Factor of all rates.
+            hold: Share of their change that shapes lose.
+        """
         self._late.append((weights, torch.cat([slopes.means, slopes.colors], 1).flatten()))
         if len(self._late) == TOGETHER:
             self._step_shapes(rates, fall, hold)

@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 from pipeline.core.errors import FormatError, InputError, MissingWeightsError
 from pipeline.core.geometry import project
 from pipeline.core.types import Camera
-from pipeline.faces.flame import Flame, load_flame
+from pipeline.faces.flame import Flame
 from pipeline.faces.heads import FlameHead, head_model, visible
 from pipeline.faces.layouts import (
     EXPRESSION,
@@ -45,16 +45,6 @@ ACTS = [
 ]
 TURN = Rotation.from_euler("xyz", (14, 2, -2), degrees=True).as_matrix()
 """Mostly about the axis of the jaw, which FLAME turns about one of its own."""
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return flames.write_converted(tmp_path_factory.mktemp("flame"))
-
-
-@pytest.fixture(scope="module")
-def model(file: Path) -> Flame:
-    return load_flame(file)
 
 
 def turned(model: Flame) -> Flame:

@@ -19,16 +19,6 @@ from pipeline.tracking.ties import tie_surface
 from tests.faces import flames
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return flames.write_converted(tmp_path_factory.mktemp("flame"))
-
-
-@pytest.fixture(scope="module")
-def model(file: Path) -> Flame:
-    return load_flame(file)
-
-
 def bent(x: np.ndarray) -> np.ndarray:
     """Another size, axes, origin, and a smooth difference of some millimetres."""
     waves = [np.sin(25 * x[:, 1] + 1), np.sin(22 * x[:, 2]), np.sin(20 * x[:, 0] + 15 * x[:, 1])]

@@ -265,7 +265,9 @@ class _Run:
         self._learn(frame, slopes, by_own, done)
         self._bend(weights, slopes, done)
         if config.held and self.steps % HELD_EVERY == 0:
-            self._hold(frame, done, aside=self.steps // HELD_EVERY % 2 == 0)
+            aside = self.steps // HELD_EVERY % 2 == 0
+            if aside or done >= config.warm:  # expressions hold shapes alone
+                self._hold(frame, done, aside=aside)
         return slopes.means.norm(dim=1)
 
     def _hold(self, frame: int, done: float, *, aside: bool) -> None:

@@ -136,8 +136,9 @@ class HeadTracker:
         entry = get_detector(detector) if isinstance(detector, str) else detector
         self._bias = entry.bias()
 
+    @one_thread()
     def see(self, rgb: Rgb, face: Face) -> PointsSeen:
-        """Return where the points of a detected face are."""
+        """Return where the points of a detected face are; the same by any number of threads."""
         return self._looked_closer(Image.fromarray(rgb), self.finder(rgb, face))
 
     def _looked_closer(self, picture: Image.Image, seen: PointsSeen) -> PointsSeen:

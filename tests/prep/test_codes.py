@@ -287,10 +287,19 @@ def test_a_flame_that_cannot_be_fitted_is_refused_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
-def test_the_fit_gives_the_same_bytes_on_any_number_of_workers(capture: Path, tmp_path: Path):
-    config = PrepConfig("ava256", size=64, detector="studio", face="makehuman", every=2)
-    for workers in (1, 2):
-        recipes.run(capture, tmp_path / f"{workers}", config, workers=workers)
+@pytest.mark.parametrize("head", ["makehuman", "flame"])
+def test_the_fit_gives_the_same_bytes_on_any_number_of_workers_and_threads(
+    capture: Path, flame: Path, tmp_path: Path, head: str
+):
+    face = str(flame) if head == "flame" else head
+    config = PrepConfig("ava256", size=64, detector="studio", face=face, every=2)
+    before = torch.get_num_threads()
+    try:
+        for workers, threads in ((1, 2), (2, 1)):
+            torch.set_num_threads(threads)
+            recipes.run(capture, tmp_path / f"{workers}", config, workers=workers)
+    finally:
+        torch.set_num_threads(before)
     one, two = (tmp_path / f"{n}" / f"{ava.NAME}.h5" for n in (1, 2))
     assert one.read_bytes() == two.read_bytes()
 

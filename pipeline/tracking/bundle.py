@@ -153,6 +153,7 @@ def fit(
     cuts: Collection[int] = (),
     bias: Float64[np.ndarray, "68 3"] | None = None,
     identity: Float64[np.ndarray, "k"] | None = None,
+    states: Float64[np.ndarray, "m s"] | None = None,
     first: Bundle | None = None,
 ) -> Bundle:
     """Fit one person's head to what is seen in pictures.
@@ -167,6 +168,7 @@ def fit(
         bias: From the head model's landmarks, the first points of the surface, to where the
             detector of the marks sees them, head frame, metres.
         identity: The person's, if it is known.
+        states: Of the moments, if they are known.
         first: Where to begin: with its identity and states, in cameras of the head frame.
 
     Raises:
@@ -175,6 +177,8 @@ def fit(
         CameraError: If a moment has no picture with enough points.
     """
     problem = _Problem(surface, seen, config, poses, cuts, bias, identity)
+    if states is not None:
+        problem.state_mean, problem.state_weight = states, np.full(states.shape, FIXED)
     if first is None:
         problem.start()
         for _ in range(5):

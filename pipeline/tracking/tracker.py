@@ -34,6 +34,7 @@ from pipeline.tracking.models import (
     identity_space,
 )
 from pipeline.tracking.motion import MotionConfig, align_moments
+from pipeline.tracking.rest import RestConfig, settle
 from pipeline.tracking.skin import SkinConfig
 from pipeline.tracking.surface import EYES, LIDS, STATE, Surface, face_state
 from pipeline.tracking.texture import TextureConfig, align
@@ -48,22 +49,27 @@ EYE_NUMBERS = slice(EYES.start, LIDS.stop)
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """What is believed of pictures of one kind, in the three steps of a fit."""
+    """What is believed of pictures of one kind, in the four steps of a fit."""
 
     points: BundleConfig = field(default_factory=BundleConfig)
     turns: TextureConfig = field(default_factory=TextureConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
+    rest: RestConfig = field(default_factory=RestConfig)
 
 
 COARSE = SkinConfig(spacing=0.02, keys=6, moved=0.1, floor=0.5, together=3.0)
 """Fewer windows than photographs have, for motion: of many pictures they tell as much."""
-RIG = TrackerConfig(BundleConfig(alike=2.0, marks=0.05), motion=MotionConfig(COARSE, rounds=1))
+RIG = TrackerConfig(
+    BundleConfig(alike=2.0, marks=0.05), motion=MotionConfig(COARSE, rounds=1),
+    rest=RestConfig(sparse=0.6),
+)  # fmt: skip
 """Of calibrated views, which need no landmarks of a detector to tell an expression by, and whose
 faces a second round moves by hundredths of a millimetre."""
 VIDEO = TrackerConfig(
     BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005)),
     TextureConfig(SkinConfig(spacing=0.02, keys=6, together=1.8), rounds=2),
     MotionConfig(COARSE, rounds=1),
+    RestConfig(sparse=0.005),
 )
 """Of moments in their order. The network is surer of drawn people than right about filmed ones, and
 what it errs by changes from frame to frame."""
@@ -259,9 +265,8 @@ class HeadTracker:
             identity=identity,
         )  # fmt: skip
         shown = [one.close_up for one in seen if one.close_up is not None]
-        if len(shown) < len(seen) or len(seen) < 2:
-            return self._tracked(found)
-        if cameras is None:
+        skin = len(shown) == len(seen) > 1
+        if skin and cameras is None:
             # Skin tells how the head turned between the pictures: they are a rig around it.
             basis = identity_space()[1] if identity is None else np.zeros((0, 0, 3), np.float32)
             rig = align(shown, self._mesh(found), found.cameras, basis, config.turns)
@@ -270,7 +275,10 @@ class HeadTracker:
                 self._surface, sightings, config.points, poses="loose", cuts=cuts,
                 bias=self._bias, identity=identity, first=found,
             )  # fmt: skip
-        found = self._with_moments(found, sightings, shown, views, config)
+        if len(found.states) > 1:
+            if skin:
+                found = self._with_moments(found, sightings, shown, views, config)
+            found = self._at_rest(found, sightings, config, identity)
         # The fit holds a known identity to the last digits but one.
         return self._tracked(found if identity is None else replace(found, identity=identity))
 
@@ -301,7 +309,8 @@ class HeadTracker:
             As `pipeline.tracking.bundle.fit`.
         """
         sightings = _sightings(seen, sizes, None, cameras, moments, None)
-        return fit(self._surface, sightings, config.points, poses=poses, bias=self._bias)
+        found = fit(self._surface, sightings, config.points, poses=poses, bias=self._bias)
+        return self._at_rest(found, sightings, config)
 
     def _with_moments(
         self,
@@ -312,8 +321,6 @@ class HeadTracker:
         config: TrackerConfig,
     ) -> Bundle:
         """Return what was found with states and poses by which skin agrees between moments."""
-        if len(found.states) < 2:
-            return found
         if views is None:
             cameras = [one.camera for one in sightings if one.camera is not None]
             at = [camera.world_to_camera.numpy().tobytes() for camera in cameras]
@@ -324,6 +331,24 @@ class HeadTracker:
             self._whole.by_state, config.motion,
         )  # fmt: skip
         return moved(self._surface, sightings, found, states, poses, config.points)
+
+    def _at_rest(
+        self,
+        found: Bundle,
+        sightings: Sequence[Sighting],
+        config: TrackerConfig,
+        identity: Float64[np.ndarray, "k"] | None = None,
+    ) -> Bundle:
+        """Return what was found with more of the face at rest, and who looks so, if not known."""
+        states = settle(found.states, found.information, config.rest, known=identity is not None)
+        seen = [replace(one, camera=c) for one, c in zip(sightings, found.cameras, strict=True)]
+        who = fit(
+            self._surface, seen, config.points, poses="told", bias=self._bias, identity=identity,
+            states=states, first=found,
+        )  # fmt: skip
+        return replace(
+            found, identity=who.identity, states=states, errors=who.errors, misfit=who.misfit
+        )
 
     @torch.no_grad()
     def _posed(

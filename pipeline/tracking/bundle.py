@@ -318,44 +318,60 @@ class _Problem:
                 self.lens_weight[np.ix_(same, same)] += centred * config.same_width**-2.0
 
     def start(self) -> None:
-        """Place the mean head by weak perspective, from the picture that fits it best."""
+        """Place the mean head by weak perspective, where most pictures of a moment see it.
+
+        Raises:
+            CameraError: If a moment has no picture with enough points.
+        """
         mean = self.surface(self.identity, np.zeros(STATE)).points
         mean = np.concatenate([mean, mean[:MARKS]])
-        best = np.full(len(self.turns), np.inf)
+        of: list[list[Sighting]] = [[] for _ in self.turns]
+        places: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in self.turns]
         for s in self.seen:
             known = np.isfinite(s.points).all(1) & (s.sigma > 0)
             known[self.plain :] = False
             if known.sum() < 12:
                 continue
-            weight = 1 / s.sigma[known]
             K = self._K(s)
-            turn, scale, shift = _weak_perspective(s.points[known], mean[known], weight)
+            turn, scale, shift = _weak_perspective(s.points[known], mean[known], 1 / s.sigma[known])
             z = K[0, 0] / scale
             if self.free and not self.told[self.lenses.index(s.lens)]:
                 z = self.config.distance
                 self.log_focal[self.lenses.index(s.lens)] = np.log(scale * z)
             t = np.append((shift - K[:2, 2]) / scale, z)
-            miss = (s.points[known] - scale * mean[known] @ turn[:2].T - shift) / s.sigma[
-                known, None
-            ]
-            score, i = float(np.median(np.abs(miss))), 0 if self.static else s.moment
             if s.camera is not None:
                 E = s.camera.world_to_camera.double().numpy()
                 turn, t = E[:3, :3].T @ turn, E[:3, :3].T @ (t - E[:3, 3])
-            if score < best[i]:
-                best[i] = score
-                if not self.told_pose:
-                    self.turns[i], self.t[i] = turn, t
-        if not np.isfinite(best).all():
+            i = 0 if self.static else s.moment
+            of[i].append(s)
+            places[i].append((turn, t))
+        empty = [not some for some in of]
+        if any(empty):
             raise CameraError(
-                f"Nothing is seen of moment {int(np.argmax(~np.isfinite(best)))}.",
-                "Leave its pictures out.",
+                f"Nothing is seen of moment {empty.index(True)}.", "Leave its pictures out."
             )
+        for i in range(0 if self.told_pose else len(of)):
+            best = np.inf
+            for turn, t in places[i]:
+                before = self.turns[i].copy(), self.t[i].copy()
+                self.turns[i], self.t[i] = turn, t
+                off = sum(np.log1p(self._off(s, mean)) for s in of[i]) if len(of[i]) > 1 else 0.0
+                if off < best:
+                    best = off
+                else:
+                    self.turns[i], self.t[i] = before
         if self.loose:
             self.usual_turn = Rotation.from_matrix(self.turns).mean().as_matrix()
             self.usual_t = self.t.mean(0)
         self.states = self.state_mean.copy()
         self.identity = self.identity_mean.copy()
+
+    def _off(self, s: Sighting, points: Float64[np.ndarray, "q 3"]) -> float:
+        """Return how far the middle one of a picture's points is off, sigmas."""
+        miss, _, _, known = self._misses(s, points)
+        known[self.plain :] = False
+        far = np.linalg.norm(miss[known], axis=1) / s.sigma[known]
+        return float(np.median(far))
 
     def begin(self, first: Bundle) -> None:
         """Take identity and states that were found before; the cameras are those of the head."""

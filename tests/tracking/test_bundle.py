@@ -88,6 +88,27 @@ def test_a_rig_tells_the_pose_of_every_moment(surface: Surface):
     assert np.abs(found.poses[:, :3, 3]).max() < 0.002
 
 
+def test_a_view_whose_face_is_none_is_outvoted(surface: Surface):
+    faces, cameras = people(2, seed=1)
+    seen = [
+        sighting(face, cameras[0][v], t, 4 * t + v, known=True)
+        for t, face in enumerate(faces)
+        for v in range(4)
+    ]
+    # A detector's face on a shoulder; as it looks like the mean head, nothing fits better.
+    mean = surface(np.zeros(surface.identity_size), np.zeros(STATE)).points
+    away = torch.eye(4, dtype=torch.float64)
+    away[:3, :3] = torch.from_numpy(Rotation.from_rotvec([0, 1.2, 0.5]).as_matrix())
+    away[:3, 3] = torch.tensor([0.12, -0.1, 2.0])
+    pixels = project(
+        Camera(away.float(), seen[7].camera.K, 512, 512), torch.from_numpy(mean).float()
+    )[0]
+    seen[7] = replace(seen[7], points=pixels.double().numpy())
+    found = fit(surface, seen, CONFIG)
+    assert max(turned(found, [cameras[0][v] for v in range(4)] * 2)) < 0.5
+    assert found.misfit[7] > 10 > 3 > np.delete(found.misfit, 7).max()
+
+
 def test_photographs_without_cameras_are_found_to_a_fraction_of_a_degree(surface: Surface):
     faces, cameras = people(4, seed=2)
     truth = [cameras[t][t] for t in range(4)]

@@ -136,7 +136,7 @@ def bench(
     detector, tracker = get_detector(DETECTOR).make(), HeadTracker(PointsFinder())
     old = MakeHumanFace()
     makers: list[tuple[str, Callable[[Subject, np.random.Generator, int], Scene]]] = [
-        ("4 calibrated views", _rig),
+        ("4 calibrated views", draw_rig),
         ("4 photographs, cameras unknown", _photographs),
         ("video, still head", _video),
     ]
@@ -162,7 +162,8 @@ def show(rows: Sequence[Row]) -> Table:
     return table(title, COLUMNS, rows, [f"No face was detected in {missed} pictures."])
 
 
-def _rig(subject: Subject, rng: np.random.Generator, frames: int) -> Scene:
+def draw_rig(subject: Subject, rng: np.random.Generator, frames: int) -> Scene:
+    """Draw some moments of a person as four calibrated cameras see them."""
     weights = np.stack([sample_expression(rng) for _ in range(frames)])
     cameras = sample_cameras(rng, frames, 4, SIZE)
     pairs = [(t, v) for t in range(frames) for v in range(4)]
@@ -211,7 +212,7 @@ def _over(frame: Frame, backdrop: np.ndarray) -> Rgb:
     return (solid + (1 - alpha) * backdrop).clip(0, 255).round().astype(np.uint8)
 
 
-def _faces(scene: Scene, detector: Detector) -> list[Face | None]:
+def find_faces(scene: Scene, detector: Detector) -> list[Face | None]:
     """Return the largest face of each picture; found in all threads, as a dataset's are."""
     found: list[Face | None] = [None] * len(scene.pictures)
 
@@ -222,7 +223,7 @@ def _faces(scene: Scene, detector: Detector) -> list[Face | None]:
     return found
 
 
-def _seen(scene: Scene, faces: Sequence[Face | None], tracker: HeadTracker) -> list[PointsSeen]:
+def see_faces(scene: Scene, faces: Sequence[Face | None], tracker: HeadTracker) -> list[PointsSeen]:
     """Return what is seen of the faces, likewise."""
     shown = [(i, face) for i, face in enumerate(faces) if face is not None]
     seen: dict[int, PointsSeen] = {}
@@ -237,7 +238,7 @@ def _seen(scene: Scene, faces: Sequence[Face | None], tracker: HeadTracker) -> l
     return [seen[i] for i, _ in shown]
 
 
-def _left(scene: Scene, which: Sequence[int]) -> tuple[list[int], list[int]]:
+def moments_left(scene: Scene, which: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return the moments of some pictures, and the same numbered without gaps."""
     kept = sorted({scene.moments[i] for i in which})
     return kept, [kept.index(scene.moments[i]) for i in which]
@@ -252,12 +253,12 @@ def _points(scene: Scene, tracker: HeadTracker, detector: Detector) -> Answer | 
         found, which = tracker.fit_video(followed, (SIZE, SIZE))
         moments = list(range(len(which)))
     else:
-        faces = _faces(scene, detector)
+        faces = find_faces(scene, detector)
         which = [i for i, face in enumerate(faces) if face is not None]
         if not which:
             return None
-        seen = _seen(scene, faces, tracker)
-        _, moments = _left(scene, which)
+        seen = see_faces(scene, faces, tracker)
+        _, moments = moments_left(scene, which)
         rig = None if scene.rig is None else [scene.rig[i] for i in which]
         found = tracker.fit(seen, [(SIZE, SIZE)] * len(which), cameras=rig, moments=moments)
     seconds = time.perf_counter() - start
@@ -275,11 +276,11 @@ def _unposed(model: MakeHumanFace, identity: torch.Tensor, state: FaceState) -> 
 
 def _landmarks(scene: Scene, model: MakeHumanFace, detector: Detector) -> Answer | None:
     start = time.perf_counter()
-    faces = _faces(scene, detector)
+    faces = find_faces(scene, detector)
     kept = [i for i, face in enumerate(faces) if face is not None]
     if not kept:
         return None
-    rows, moments = _left(scene, kept)
+    rows, moments = moments_left(scene, kept)
     views = 1 if scene.rig is None else 4
     points = np.full((len(rows), views, 68, 2), np.nan)
     for i, moment in zip(kept, moments, strict=True):

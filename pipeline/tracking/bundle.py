@@ -169,7 +169,7 @@ def fit(
             detector of the marks sees them, head frame, metres.
         identity: The person's, if it is known.
         states: Of the moments, if they are known.
-        first: Where to begin: with its identity and states, in cameras of the head frame.
+        first: Where to begin: with its identity, states and poses.
 
     Raises:
         ShapeError: If there is no picture, moments are not numbered from 0, or a moment has two
@@ -374,8 +374,10 @@ class _Problem:
         return float(np.median(far))
 
     def begin(self, first: Bundle) -> None:
-        """Take identity and states that were found before; the cameras are those of the head."""
+        """Take identity, states and poses that were found before."""
         self.identity, self.states = first.identity.copy(), first.states.copy()
+        poses = first.poses[: len(self.turns)]
+        self.turns, self.t = poses[:, :3, :3].copy(), poses[:, :3, 3].copy()
 
     def leave_turned(self) -> None:
         """Leave the detector's landmarks out where the head does not look towards the camera."""

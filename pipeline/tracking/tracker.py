@@ -26,6 +26,7 @@ from pipeline.system.pools import one_blas_thread, one_thread
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sighting, fit, moved
 from pipeline.tracking.carry import Carrier
+from pipeline.tracking.correction import IdentityCorrection
 from pipeline.tracking.models import (
     FaceModel,
     FaceState,
@@ -141,6 +142,7 @@ class HeadTracker:
         self._whole = Surface(np.arange(len(load_asset().mean)))
         entry = get_detector(detector) if isinstance(detector, str) else detector
         self._bias = entry.bias()
+        self._correct = IdentityCorrection()
 
     @one_thread()
     def see(self, rgb: Rgb, face: Face) -> PointsSeen:
@@ -260,10 +262,7 @@ class HeadTracker:
         """
         config = config or (TrackerConfig() if cameras is None else RIG)
         sightings = _sightings(seen, sizes, focals, cameras, moments, lenses)
-        found = fit(
-            self._surface, sightings, config.points, poses=poses, cuts=cuts, bias=self._bias,
-            identity=identity,
-        )  # fmt: skip
+        found, who = self._with_points(sightings, config.points, poses, cuts, identity)
         shown = [one.close_up for one in seen if one.close_up is not None]
         skin = len(shown) == len(seen) > 1
         if skin and cameras is None:
@@ -273,14 +272,14 @@ class HeadTracker:
             sightings = [replace(one, camera=camera) for one, camera in zip(sightings, rig)]
             found = fit(
                 self._surface, sightings, config.points, poses="loose", cuts=cuts,
-                bias=self._bias, identity=identity, first=found,
+                bias=self._bias, identity=identity, first=_as_rig(found),
             )  # fmt: skip
         if len(found.states) > 1:
             if skin:
                 found = self._with_moments(found, sightings, shown, views, config)
-            found = self._at_rest(found, sightings, config, identity)
+            found = self._at_rest(found, sightings, config, who, known=identity is not None)
         # The fit holds a known identity to the last digits but one.
-        return self._tracked(found if identity is None else replace(found, identity=identity))
+        return self._tracked(found if who is None else replace(found, identity=who))
 
     @one_blas_thread()
     def know(
@@ -309,8 +308,31 @@ class HeadTracker:
             As `pipeline.tracking.bundle.fit`.
         """
         sightings = _sightings(seen, sizes, None, cameras, moments, None)
-        found = fit(self._surface, sightings, config.points, poses=poses, bias=self._bias)
-        return self._at_rest(found, sightings, config)
+        found, who = self._with_points(sightings, config.points, poses)
+        return self._at_rest(found, sightings, config, who)
+
+    def _with_points(
+        self,
+        sightings: Sequence[Sighting],
+        config: BundleConfig,
+        poses: Poses,
+        cuts: Collection[int] = (),
+        identity: Float64[np.ndarray, "k"] | None = None,
+    ) -> tuple[Bundle, Float64[np.ndarray, "k"] | None]:
+        """Return what points tell, and who it is if that is settled: known, or seen by a rig."""
+        found = fit(
+            self._surface, sightings, config, poses=poses, cuts=cuts, bias=self._bias,
+            identity=identity,
+        )  # fmt: skip
+        told = [one.numbers[STATE:] for one in sightings if one.numbers is not None]
+        if identity is not None or sightings[0].camera is None or not told:
+            return found, identity
+        who = self._correct(found.identity, np.mean(told, axis=0))
+        found = fit(
+            self._surface, sightings, config, poses=poses, cuts=cuts, bias=self._bias,
+            identity=who, first=found,
+        )  # fmt: skip
+        return found, who
 
     def _with_moments(
         self,
@@ -337,18 +359,29 @@ class HeadTracker:
         found: Bundle,
         sightings: Sequence[Sighting],
         config: TrackerConfig,
-        identity: Float64[np.ndarray, "k"] | None = None,
+        who: Float64[np.ndarray, "k"] | None = None,
+        *,
+        known: bool = False,
     ) -> Bundle:
-        """Return what was found with more of the face at rest, and who looks so, if not known."""
-        states = settle(found.states, found.information, config.rest, known=identity is not None)
+        """Return what was found with more of the face at rest.
+
+        Args:
+            found: Before.
+            sightings: Of the pictures.
+            config: Priors.
+            who: The person, if that is settled; else who looks so at rest is found anew.
+            known: Whether the states of rest are those of other fits.
+        """
+        states = settle(found.states, found.information, config.rest, known=known)
         seen = [replace(one, camera=c) for one, c in zip(sightings, found.cameras, strict=True)]
-        who = fit(
-            self._surface, seen, config.points, poses="told", bias=self._bias, identity=identity,
-            states=states, first=found,
+        again = fit(
+            self._surface, seen, config.points, poses="told", bias=self._bias, identity=who,
+            states=states, first=_as_rig(found),
         )  # fmt: skip
         return replace(
-            found, identity=who.identity, states=states, errors=who.errors, misfit=who.misfit
-        )
+            found, identity=again.identity, states=states, errors=again.errors,
+            misfit=again.misfit,
+        )  # fmt: skip
 
     @torch.no_grad()
     def _posed(
@@ -408,6 +441,11 @@ def _told(
     marks = [face.marks(torch.from_numpy(x)).numpy() for x in (mesh.neutral, mesh.posed)]
     codes = state.code(face.layout)
     return TrackedHead(bundle, mesh, codes, identity, face.topology, marks[0], marks[1])
+
+
+def _as_rig(found: Bundle) -> Bundle:
+    """Return a fit as it is seen by cameras of the head frame."""
+    return replace(found, poses=np.tile(np.eye(4), (len(found.poses), 1, 1)))
 
 
 def seated(found: Bundle, seat: Float64[np.ndarray, "4 4"]) -> Bundle:

@@ -260,8 +260,9 @@ class _Problem:
         self.seen = [_with_marks(s, config) for s in seen]
         self.usual_turn, self.usual_t = np.eye(3), np.zeros(3)
         self.told_pose, self.cuts = poses == "told", cuts
-        self.m, self.k = len(moments), surface.identity_size
-        self.identity = np.zeros(self.k)
+        self.m, self.k = len(moments), 0 if identity is not None else surface.identity_size
+        """A known identity is no unknown."""
+        self.identity = np.zeros(surface.identity_size)
         self.states = np.zeros((self.m, STATE))
         own = STATE + (0 if static else POSE)
         self.information = np.zeros((self.m, own, own))
@@ -272,7 +273,7 @@ class _Problem:
         """Points of each moment as they were posed last, with the numbers that posed them."""
         self._beliefs()
         if identity is not None:
-            self.identity_mean, self.identity_weight = identity, np.full(self.k, FIXED)
+            self.identity_mean = identity
 
     def _beliefs(self) -> None:
         """Gather priors: a mean and an inverse variance for every number, and of lenses."""
@@ -283,8 +284,8 @@ class _Problem:
         self.width = width
         self.state_weight = np.tile(width**-2.0, (self.m, 1))
         self.state_mean = np.zeros((self.m, STATE))
-        self.identity_weight = np.full(self.k, config.identity**-2.0)
-        self.identity_mean = np.zeros(self.k)
+        self.identity_weight = np.full(len(self.identity), config.identity**-2.0)
+        self.identity_mean = np.zeros(len(self.identity))
         total = {i: sum(s.moment == i for s in self.seen) for i in range(self.m)}
         for s in self.seen:
             if s.numbers is None or s.numbers_sigma is None:
@@ -375,7 +376,8 @@ class _Problem:
 
     def begin(self, first: Bundle) -> None:
         """Take identity, states and poses that were found before."""
-        self.identity, self.states = first.identity.copy(), first.states.copy()
+        self.states = first.states.copy()
+        self.identity = first.identity.copy() if self.k else self.identity_mean
         poses = first.poses[: len(self.turns)]
         self.turns, self.t = poses[:, :3, :3].copy(), poses[:, :3, 3].copy()
 
@@ -544,8 +546,8 @@ class _Problem:
             rights[s.moment] += right[shared:]
             border[s.moment] += whole[shared:, :shared]
         at = np.arange(k)
-        normal[at, at] += self.identity_weight
-        b[:k] += self.identity_weight * (self.identity - self.identity_mean)
+        normal[at, at] += self.identity_weight[:k]
+        b[:k] += (self.identity_weight * (self.identity - self.identity_mean))[:k]
         if self.told_pose:
             normal[np.arange(g, shared), np.arange(g, shared)] += FIXED
         if self.free:
@@ -635,7 +637,7 @@ class _Problem:
         P[:, 0, 2], P[:, 1, 2] = -P[:, 0, 0] * inside[:, 0] / z, -P[:, 1, 1] * inside[:, 1] / z
         by_head = P @ R
         slope = np.zeros((len(z), 2, shared + own))
-        slope[:, :, :k] = by_head @ posed.by_identity
+        slope[:, :, :k] = by_head @ posed.by_identity[..., :k]
         slope[:, :, shared : shared + STATE] = by_head @ posed.by_state
         # A turn comes after the pose, in the world: w x (R X) there, before the camera turns it.
         arm = turned @ world
@@ -655,7 +657,7 @@ class _Problem:
         return slope.reshape(-1, shared + own), (miss * weight[:, None]).ravel()
 
     def _move(self, x: np.ndarray, y: np.ndarray, g: int) -> None:
-        self.identity = self.identity + x[: self.k]
+        self.identity = self.identity + (x[: self.k] if self.k else 0.0)
         self.log_focal = self.log_focal + x[self.k : g].clip(-0.5, 0.5)
         self.states = self.states + y[:, :STATE]
         poses = x[None, g:] if self.static else y[:, STATE:]

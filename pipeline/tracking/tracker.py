@@ -278,8 +278,7 @@ class HeadTracker:
             if skin:
                 found = self._with_moments(found, sightings, shown, views, config)
             found = self._at_rest(found, sightings, config, who, known=identity is not None)
-        # The fit holds a known identity to the last digits but one.
-        return self._tracked(found if who is None else replace(found, identity=who))
+        return self._tracked(found)
 
     @one_blas_thread()
     def know(
@@ -369,15 +368,19 @@ class HeadTracker:
             found: Before.
             sightings: Of the pictures.
             config: Priors.
-            who: The person, if that is settled; else who looks so at rest is found anew.
+            who: The person, if that is settled; else it is found who looks so at rest.
             known: Whether the states of rest are those of other fits.
         """
         states = settle(found.states, found.information, config.rest, known=known)
         seen = [replace(one, camera=c) for one, c in zip(sightings, found.cameras, strict=True)]
-        again = fit(
-            self._surface, seen, config.points, poses="told", bias=self._bias, identity=who,
-            states=states, first=_as_rig(found),
-        )  # fmt: skip
+        rig = _as_rig(found)
+        if who is None:
+            again = fit(
+                self._surface, seen, config.points, poses="told", bias=self._bias, states=states,
+                first=rig,
+            )  # fmt: skip
+        else:
+            again = moved(self._surface, seen, rig, states, rig.poses, config.points)
         return replace(
             found, identity=again.identity, states=states, errors=again.errors,
             misfit=again.misfit,

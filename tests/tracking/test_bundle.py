@@ -169,10 +169,11 @@ def test_a_fit_that_begins_at_another_ends_where_it_would_from_the_start(surface
     seen = [sighting(p, cameras[t][0], t, t, True) for t, p in enumerate(faces)]
     whole = fit(surface, seen, CONFIG, poses="loose")
     told = [replace(s, camera=c) for s, c in zip(seen, whole.cameras, strict=True)]
+    begin = replace(whole, poses=np.tile(np.eye(4), (3, 1, 1)))
     counted = Counted(surface), Counted(surface)
     alone, begun = (
         fit(one, told, CONFIG, poses="loose", first=first)  # pyright: ignore[reportArgumentType]
-        for one, first in zip(counted, (None, whole), strict=True)
+        for one, first in zip(counted, (None, begin), strict=True)
     )
     assert counted[1].posed < counted[0].posed / 2
     assert max(turned(begun, list(alone.cameras))) < 0.05

@@ -1,18 +1,19 @@
 """Learn what a fit to points errs by in who a person is, from drawn people.
 
-Out   OUT: correction.safetensors, the regression of `pipeline.tracking.correction`
+Out   OUT: correction.safetensors, the regressions of `pipeline.tracking.correction`
 
-    python tools/learn_correction.py OUT --people 1200 --workers 2
+    python tools/learn_correction.py OUT --people 600 --workers 2
 
 People are drawn as four calibrated cameras see them at three moments, detected and fitted as
-`fastgha bench track` does. What the regression leaves of the errors is told by tenths of the people
-held back.
+`fastgha bench track` does: all pictures as a rig, and one of each moment as photographs. What the
+regressions leave of the errors is told by tenths of the people held back.
 """
 
 # pyright: basic
 import argparse
 import hashlib
 import json
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -25,17 +26,19 @@ from pipeline.perception.detectors import get_detector
 from pipeline.perception.points import PointsFinder
 from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.tracking.bundle import Sighting, fit
-from pipeline.tracking.correction import KIND, VERSION, predictors
+from pipeline.tracking.correction import KIND, SETTINGS, VERSION, Setting, predictors
 from pipeline.tracking.models import identity_space
 from pipeline.tracking.surface import STATE, Surface
-from pipeline.tracking.tracker import RIG, HeadTracker
+from pipeline.tracking.tracker import RIG, HeadTracker, TrackerConfig
 
-MOMENTS = 3
+MOMENTS, VIEWS = 3, 4
 RIDGE = 300.0
 """In people: coefficients of predictors of size one are drawn to none."""
 WILD = 6.0
 """Sigmas beyond which a fit failed: nothing is learnt from it."""
 TENTHS = 10
+Rows = dict[str, list[tuple[np.ndarray, np.ndarray]]]
+"""By setting, of each person: predictors and the error of identity."""
 
 
 class Fits:
@@ -50,34 +53,54 @@ class Fits:
         mean, basis = identity_space()
         self.mean, self.inverse = mean, np.linalg.pinv(basis.reshape(len(basis), -1).T)
 
-    def __call__(self, seed: int, who: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return a person's predictors and error of identity; None where the fit failed."""
+    def __call__(self, seed: int, who: int) -> Rows:
+        """Return a person's predictors and error of identity, by setting, where the fit held."""
         subject, rng = person(SyntheticConfig(split="train", seed=seed), who)
         scene = draw_rig(subject, rng, MOMENTS)
         faces = find_faces(scene, self.detector)
         which = [i for i, face in enumerate(faces) if face is not None]
-        if not which:
-            return None
         seen = see_faces(scene, faces, self.tracker)
-        _, moments = moments_left(scene, which)
         assert scene.rig is not None  # it is calibrated
-        sightings = [
-            Sighting(one.points, one.sigma, (SIZE, SIZE), moment, scene.rig[i], marks=one.marks,
-                     numbers=one.numbers, numbers_sigma=one.numbers_sigma)
-            for one, moment, i in zip(seen, moments, which, strict=True)
-        ]  # fmt: skip
-        found = fit(self.surface, sightings, RIG.points, bias=self.bias)
-        if np.median(found.misfit) > WILD:
-            return None
-        told = np.mean([one.numbers[STATE:] for one in seen], axis=0)
+        every = {
+            i: Sighting(one.points, one.sigma, (SIZE, SIZE), scene.moments[i], scene.rig[i],
+                        marks=one.marks, numbers=one.numbers, numbers_sigma=one.numbers_sigma)
+            for one, i in zip(seen, which, strict=True)
+        }  # fmt: skip
+        # Of each moment another camera's picture, as if no camera were known.
+        single = [i for i in which if i % VIEWS == scene.moments[i]]
         true = self.inverse @ (subject.head.neutral - self.mean).ravel()
-        return predictors(found.identity, told), true - found.identity
+        rows: Rows = {}
+        if which:
+            _, moments = moments_left(scene, which)
+            rig = [replace(every[i], moment=m) for i, m in zip(which, moments, strict=True)]
+            rows |= self._row("rig", rig, RIG, true)
+        if len(single) == MOMENTS:
+            free = [replace(every[i], camera=None, lens=scene.moments[i]) for i in single]
+            rows |= self._row("photographs", free, TrackerConfig(), true)
+        return rows
+
+    def _row(
+        self, setting: Setting, seen: list[Sighting], config: TrackerConfig, true: np.ndarray
+    ) -> Rows:
+        found = fit(self.surface, seen, config.points, bias=self.bias)
+        if np.median(found.misfit) > WILD:
+            return {}
+        told = np.mean([one.numbers[STATE:] for one in seen if one.numbers is not None], axis=0)
+        return {setting: [(predictors(found.identity, told), true - found.identity)]}
 
 
-def some(job: tuple[int, range]) -> list[tuple[np.ndarray, np.ndarray]]:
+def some(job: tuple[int, range]) -> Rows:
     """Fit some people of a seed."""
-    fits = Fits()
-    return [one for one in (fits(job[0], who) for who in job[1]) if one is not None]
+    fits, rows = Fits(), {}
+    for who in job[1]:
+        join(rows, fits(job[0], who))
+    return rows
+
+
+def join(rows: Rows, more: Rows) -> None:
+    """Add rows to others."""
+    for setting, some in more.items():
+        rows.setdefault(setting, []).extend(some)
 
 
 def solve(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -105,19 +128,24 @@ def left(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return middle(y), middle(rest)
 
 
-def save(out: Path, x: np.ndarray, y: np.ndarray, facts: dict) -> None:
-    """Learn from all, and write the regression with its provenance beside it."""
-    slope, shift = solve(x, y)
-    before, after = left(x, y)
-    print(f"{len(x)} people: face at rest off by {before:.2f} mm, corrected {after:.2f} mm")
+def save(out: Path, rows: Rows, facts: dict) -> None:
+    """Learn from all, and write the regressions with their provenance beside them."""
+    tensors, notes = {}, []
+    for setting in SETTINGS:
+        x, y = (np.stack(part) for part in zip(*rows[setting], strict=True))
+        slope, shift = solve(x, y)
+        tensors |= {f"{setting}.slope": torch.from_numpy(slope).half(),
+                    f"{setting}.shift": torch.from_numpy(shift).half()}  # fmt: skip
+        before, after = left(x, y)
+        notes.append(
+            f"{setting}: {len(x)} people, tenths of them held back: face at rest off by "
+            f"{before:.2f} mm, corrected {after:.2f} mm"
+        )
+        print(notes[-1])
     path = out / "correction.safetensors"
-    tensors = {"slope": torch.from_numpy(slope).half(), "shift": torch.from_numpy(shift).half()}
-    write_tensors(path, tensors, {"format": KIND, "version": VERSION, "people": len(x)})
-    facts |= {
-        "people_fitted": len(x),
-        "note": f"Tenths held back: face at rest off by {before:.2f} mm, corrected {after:.2f}.",
-        path.name: f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}",
-    }
+    write_tensors(path, tensors, {"format": KIND, "version": VERSION})
+    facts = {**facts, "notes": notes}
+    facts[path.name] = f"sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"
     (out / "PROVENANCE.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
@@ -135,15 +163,14 @@ def main() -> None:
         for seed in args.seeds
         for first in range(0, args.people, 20)
     ]
-    rows: list[tuple[np.ndarray, np.ndarray]] = []
+    rows: Rows = {}
     with get_context("spawn").Pool(args.workers) as pool:
         for n, found in enumerate(pool.imap(some, jobs)):
-            rows += found
-            print(f"{n + 1} of {len(jobs)} parts, {len(rows)} people", flush=True)
-    x, y = (np.stack(part) for part in zip(*rows, strict=True))
+            join(rows, found)
+            print(f"{n + 1} of {len(jobs)} parts, {len(rows['rig'])} people", flush=True)
     seeds = " ".join(map(str, args.seeds))
     command = f"python tools/learn_correction.py OUT --people {args.people} --seeds {seeds}"
-    save(args.out, x, y, {"made_by": [command]})
+    save(args.out, rows, {"made_by": [command]})
 
 
 if __name__ == "__main__":

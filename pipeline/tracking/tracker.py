@@ -26,7 +26,7 @@ from pipeline.system.pools import one_blas_thread, one_thread
 from pipeline.system.progress import Progress, silent
 from pipeline.tracking.bundle import MARKS, Bundle, BundleConfig, Poses, Sighting, fit, moved
 from pipeline.tracking.carry import Carrier
-from pipeline.tracking.correction import IdentityCorrection
+from pipeline.tracking.correction import IdentityCorrection, Setting
 from pipeline.tracking.models import (
     FaceModel,
     FaceState,
@@ -56,13 +56,15 @@ class TrackerConfig:
     turns: TextureConfig = field(default_factory=TextureConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
     rest: RestConfig = field(default_factory=RestConfig)
+    corrected: Setting | None = "photographs"
+    """As what a fit to points is corrected (`pipeline.tracking.correction`)."""
 
 
 COARSE = SkinConfig(spacing=0.02, keys=6, moved=0.1, floor=0.5, together=3.0)
 """Fewer windows than photographs have, for motion: of many pictures they tell as much."""
 RIG = TrackerConfig(
     BundleConfig(alike=2.0, marks=0.05), motion=MotionConfig(COARSE, rounds=1),
-    rest=RestConfig(sparse=0.6),
+    rest=RestConfig(sparse=0.6), corrected="rig",
 )  # fmt: skip
 """Of calibrated views, which need no landmarks of a detector to tell an expression by, and whose
 faces a second round moves by hundredths of a millimetre."""
@@ -71,6 +73,7 @@ VIDEO = TrackerConfig(
     TextureConfig(SkinConfig(spacing=0.02, keys=6, together=1.8), rounds=2),
     MotionConfig(COARSE, rounds=1),
     RestConfig(sparse=0.005),
+    corrected=None,
 )
 """Of moments in their order. The network is surer of drawn people than right about filmed ones, and
 what it errs by changes from frame to frame."""
@@ -262,7 +265,7 @@ class HeadTracker:
         """
         config = config or (TrackerConfig() if cameras is None else RIG)
         sightings = _sightings(seen, sizes, focals, cameras, moments, lenses)
-        found, who = self._with_points(sightings, config.points, poses, cuts, identity)
+        found, who = self._with_points(sightings, config, poses, cuts, identity)
         shown = [one.close_up for one in seen if one.close_up is not None]
         skin = len(shown) == len(seen) > 1
         if skin and cameras is None:
@@ -272,7 +275,7 @@ class HeadTracker:
             sightings = [replace(one, camera=camera) for one, camera in zip(sightings, rig)]
             found = fit(
                 self._surface, sightings, config.points, poses="loose", cuts=cuts,
-                bias=self._bias, identity=identity, first=_as_rig(found),
+                bias=self._bias, identity=who, first=_as_rig(found),
             )  # fmt: skip
         if len(found.states) > 1:
             if skin:
@@ -307,29 +310,29 @@ class HeadTracker:
             As `pipeline.tracking.bundle.fit`.
         """
         sightings = _sightings(seen, sizes, None, cameras, moments, None)
-        found, who = self._with_points(sightings, config.points, poses)
+        found, who = self._with_points(sightings, config, poses)
         return self._at_rest(found, sightings, config, who)
 
     def _with_points(
         self,
         sightings: Sequence[Sighting],
-        config: BundleConfig,
+        config: TrackerConfig,
         poses: Poses,
         cuts: Collection[int] = (),
         identity: Float64[np.ndarray, "k"] | None = None,
     ) -> tuple[Bundle, Float64[np.ndarray, "k"] | None]:
-        """Return what points tell, and who it is if that is settled: known, or seen by a rig."""
+        """Return what points tell, and who it is if that is settled: known, or corrected."""
         found = fit(
-            self._surface, sightings, config, poses=poses, cuts=cuts, bias=self._bias,
+            self._surface, sightings, config.points, poses=poses, cuts=cuts, bias=self._bias,
             identity=identity,
         )  # fmt: skip
         told = [one.numbers[STATE:] for one in sightings if one.numbers is not None]
-        if identity is not None or sightings[0].camera is None or not told:
+        if identity is not None or config.corrected is None or len(told) < 2:
             return found, identity
-        who = self._correct(found.identity, np.mean(told, axis=0))
+        who = self._correct(config.corrected, found.identity, np.mean(told, axis=0))
         found = fit(
-            self._surface, sightings, config, poses=poses, cuts=cuts, bias=self._bias,
-            identity=who, first=found,
+            self._surface, sightings, config.points, poses=poses, cuts=cuts, bias=self._bias,
+            identity=who, first=None if sightings[0].camera is None else found,
         )  # fmt: skip
         return found, who
 

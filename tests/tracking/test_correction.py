@@ -18,9 +18,15 @@ from pipeline.synthetic.cameras import sample_cameras
 from pipeline.synthetic.expressions import sample_expression
 from pipeline.synthetic.people import sample_identity
 from pipeline.system.assets import CORRECTION
-from pipeline.tracking.correction import KIND, VERSION, IdentityCorrection, predictors
+from pipeline.tracking.correction import (
+    KIND,
+    SETTINGS,
+    VERSION,
+    IdentityCorrection,
+    Setting,
+)
 from pipeline.tracking.surface import STATE
-from pipeline.tracking.tracker import HeadTracker
+from pipeline.tracking.tracker import VIDEO, HeadTracker
 from tests.tracking.test_bundle import IDS
 from tests.tracking.test_tracker import Counting
 
@@ -49,26 +55,37 @@ def rig() -> tuple[list[PointsSeen], list[Camera], list[int]]:
     return seen, every, np.repeat(np.arange(MOMENTS), VIEWS).tolist()
 
 
-def test_a_regression_adds_what_it_tells(tmp_path: Path):
-    rng = np.random.default_rng(0)
-    slope, shift = rng.normal(0, 0.1, (3, 6)), rng.normal(0, 1, 3)
-    path = tmp_path / "correction.safetensors"
-    tensors = {"slope": torch.from_numpy(slope), "shift": torch.from_numpy(shift)}
+def write(path: Path, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    parts = {
+        f"{setting}.{part}": rng.normal(0, 0.1, shape)
+        for setting in SETTINGS
+        for part, shape in (("slope", (3, 6)), ("shift", (3,)))
+    }
+    tensors = {name: torch.from_numpy(part) for name, part in parts.items()}
     write_tensors(path, tensors, {"format": KIND, "version": VERSION})
+    return parts
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_regression_adds_what_it_tells(setting: Setting, tmp_path: Path):
+    path = tmp_path / "correction.safetensors"
+    parts = write(path, 0)
+    slope, shift = parts[f"{setting}.slope"], parts[f"{setting}.shift"]
+    rng = np.random.default_rng(1)
     who, told = rng.normal(0, 1, 3), rng.normal(0, 1, 3)
     expected = who + slope[:, :3] @ who + slope[:, 3:] @ (told - who) + shift
-    np.testing.assert_allclose(IdentityCorrection(path)(who, told), expected)
-    assert predictors(who, told).shape == (6,)
+    np.testing.assert_allclose(IdentityCorrection(path)(setting, who, told), expected)
 
 
 def test_a_rig_shows_the_corrected_person_and_the_head_sits_accordingly():
     seen, cameras, moments = rig()
     tracker = HeadTracker(Finder())  # pyright: ignore[reportArgumentType]
-    asked: list[np.ndarray] = []
+    asked: list[tuple[str, np.ndarray]] = []
     who = np.random.default_rng(1).normal(0, 0.3, 60)
 
-    def correct(identity: np.ndarray, told: np.ndarray) -> np.ndarray:
-        asked.append(identity)
+    def correct(setting: str, identity: np.ndarray, told: np.ndarray) -> np.ndarray:
+        asked.append((setting, identity))
         return who
 
     tracker._correct = correct  # pyright: ignore[reportAttributeAccessIssue]
@@ -77,22 +94,29 @@ def test_a_rig_shows_the_corrected_person_and_the_head_sits_accordingly():
     np.testing.assert_array_equal(found.bundle.identity, who)
     known = tracker.know(seen, sizes, cameras, moments)
     np.testing.assert_array_equal(known.identity, who)
-    same = tracker.fit(seen, sizes, cameras=cameras, moments=moments, identity=asked[0])
-    np.testing.assert_array_equal(same.bundle.identity, asked[0])
-    assert len(asked) == 2  # a known person is not corrected
+    same = tracker.fit(seen, sizes, cameras=cameras, moments=moments, identity=asked[0][1])
+    np.testing.assert_array_equal(same.bundle.identity, asked[0][1])
+    assert [setting for setting, _ in asked] == ["rig"] * 2  # a known person is not corrected
     # The points of another person sit best where the head is moved a little.
     way = found.bundle.poses[:, :3, 3] - same.bundle.poses[:, :3, 3]
     assert (np.linalg.norm(way, axis=1) > 1e-4).all()
     assert found.bundle.errors.mean() > same.bundle.errors.mean()
 
 
-def test_photographs_are_not_corrected():
+def test_several_photographs_are_corrected_and_videos_are_not():
     seen, _, _ = rig()
     tracker = HeadTracker(Finder())  # pyright: ignore[reportArgumentType]
-    before = tracker.fit(seen[:2], [(SIZE, SIZE)] * 2).bundle.identity
-    tracker._correct = lambda identity, told: identity + 9.0  # pyright: ignore
-    after = tracker.fit(seen[:2], [(SIZE, SIZE)] * 2).bundle.identity
-    np.testing.assert_array_equal(before, after)
+    asked: list[str] = []
+
+    def correct(setting: str, identity: np.ndarray, told: np.ndarray) -> np.ndarray:
+        asked.append(setting)
+        return identity + 0.1
+
+    tracker._correct = correct  # pyright: ignore[reportAttributeAccessIssue]
+    tracker.fit(seen[:2], [(SIZE, SIZE)] * 2)
+    tracker.fit(seen[:1], [(SIZE, SIZE)])
+    tracker.fit(seen[:2], [(SIZE, SIZE)] * 2, config=VIDEO)
+    assert asked == ["photographs"]
 
 
 def test_a_file_of_something_else_is_refused(tmp_path: Path):
@@ -100,12 +124,14 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path):
     write_tensors(path, {"slope": torch.zeros(2)}, {"format": "else", "version": 1})
     with pytest.raises(FormatError):
         IdentityCorrection(path)
+    write_tensors(path, {"slope": torch.zeros(2)}, {"format": KIND, "version": VERSION})
+    with pytest.raises(FormatError, match="no correction"):
+        IdentityCorrection(path)
 
 
 def test_the_shipped_regression_is_that_of_its_provenance():
     facts = json.loads((CORRECTION.parent / "PROVENANCE.json").read_text())
     assert facts[CORRECTION.name] == f"sha256 {sha256(CORRECTION.read_bytes()).hexdigest()}"
-    assert facts["people_fitted"] == 1200
-    # It is small beside a person's own numbers, and nothing for the mean head but its shift.
+    # It is small beside a person's own numbers, of size one.
     correct, none = IdentityCorrection(), np.zeros(60)
-    assert np.linalg.norm(correct(none, none)) < 3
+    assert all(np.linalg.norm(correct(setting, none, none)) < 3 for setting in SETTINGS)

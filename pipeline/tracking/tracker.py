@@ -277,10 +277,9 @@ class HeadTracker:
                 self._surface, sightings, config.points, poses="loose", cuts=cuts,
                 bias=self._bias, identity=who, first=_as_rig(found),
             )  # fmt: skip
-        if len(found.states) > 1:
-            if skin:
-                found = self._with_moments(found, sightings, shown, views, config)
-            found = self._at_rest(found, sightings, config, who, known=identity is not None)
+        if skin and len(found.states) > 1:
+            found = self._with_moments(found, sightings, shown, views, config)
+        found = self._at_rest(found, sightings, config, who, known=identity is not None)
         return self._tracked(found)
 
     @one_blas_thread()
@@ -374,12 +373,16 @@ class HeadTracker:
             who: The person, if that is settled; else it is found who looks so at rest.
             known: Whether the states of rest are those of other fits.
         """
+        if len(found.states) < 2 and not known:
+            return found  # one moment alone tells of no rest
         states = settle(found.states, found.information, config.rest, known=known)
         seen = [replace(one, camera=c) for one, c in zip(sightings, found.cameras, strict=True)]
         rig = _as_rig(found)
         if who is None:
+            # Points are linear in who it is, all but.
+            points = replace(config.points, iterations=2)
             again = fit(
-                self._surface, seen, config.points, poses="told", bias=self._bias, states=states,
+                self._surface, seen, points, poses="told", bias=self._bias, states=states,
                 first=rig,
             )  # fmt: skip
         else:

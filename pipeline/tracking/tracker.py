@@ -69,7 +69,9 @@ RIG = TrackerConfig(
 """Of calibrated views, which need no landmarks of a detector to tell an expression by, and whose
 faces a second round moves by hundredths of a millimetre."""
 VIDEO = TrackerConfig(
-    BundleConfig(smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005)),
+    BundleConfig(
+        smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005), identity=0.5
+    ),
     TextureConfig(SkinConfig(spacing=0.02, keys=6, together=1.8), rounds=2),
     MotionConfig(COARSE, rounds=1),
     RestConfig(sparse=0.005),

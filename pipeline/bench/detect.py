@@ -23,7 +23,7 @@ from pipeline.evaluate.tables import Table
 from pipeline.faces.layouts import ARKIT, arkit_to_code, code_to_arkit, gaze_angles
 from pipeline.perception.detectors import get_detector
 from pipeline.perception.landmarks import Detector, Face
-from pipeline.perception.points import PointsFinder, PointsSeen
+from pipeline.perception.points import PointsSeen
 from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.render.cpu.threads import run, thread_count
 from pipeline.synthetic.cameras import sample_cameras
@@ -133,7 +133,7 @@ def bench(
         MissingWeightsError: If its weights are not here.
     """
     torch.set_num_threads(max(torch.get_num_threads(), 1))
-    detector, tracker = get_detector(DETECTOR).make(), HeadTracker(PointsFinder())
+    detector, tracker = get_detector(DETECTOR).make(), HeadTracker()
     old = MakeHumanFace()
     makers: list[tuple[str, Callable[[Subject, np.random.Generator, int], Scene]]] = [
         ("4 calibrated views", draw_rig),

@@ -138,6 +138,7 @@ class HeadTracker:
         detector: str | DetectorEntry = "mesh",
         eyes: EyesFinder | None = None,
         face: FlameFace | MakeHumanFace | None = None,
+        correction: IdentityCorrection | None = None,
     ) -> None:
         self._carrier = Carrier(face) if isinstance(face, FlameFace) else None
         self.finder = finder or PointsFinder()
@@ -147,7 +148,7 @@ class HeadTracker:
         self._whole = Surface(np.arange(len(load_asset().mean)))
         entry = get_detector(detector) if isinstance(detector, str) else detector
         self._bias = entry.bias()
-        self._correct = IdentityCorrection()
+        self._correct = correction or (IdentityCorrection() if finder is None else None)
 
     @one_thread()
     def see(self, rgb: Rgb, face: Face) -> PointsSeen:
@@ -328,7 +329,7 @@ class HeadTracker:
             identity=identity,
         )  # fmt: skip
         told = [one.numbers[STATE:] for one in sightings if one.numbers is not None]
-        if identity is not None or config.corrected is None or len(told) < 2:
+        if identity is not None or not (self._correct and config.corrected and len(told) > 1):
             return found, identity
         who = self._correct(config.corrected, found.identity, np.mean(told, axis=0))
         found = fit(

@@ -178,7 +178,7 @@ def follows_the_studio(shard: Shard, frames: list[Frame], layout: str = MAKEHUMA
     assert (shard.timesteps, shard.views, shard.layout) == (len(frames), 1, layout)
     assert shard.valid.all() and shard.coded.all()
     assert (np.diff(jaws(shard.code(range(len(frames))))) > 1).all()
-    assert shard.code(range(len(frames))).values[:, :39].abs().max() < 1.5
+    assert shard.code(range(len(frames))).values[:, :39].abs().max() < 2
     for t, frame in enumerate(frames):
         away = np.linalg.norm(shard.landmarks(t).numpy() - toys.as_mesh(frame.landmarks), axis=-1)
         assert np.median(away) < 0.015  # the size of a head is not seen in one view

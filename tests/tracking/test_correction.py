@@ -119,6 +119,14 @@ def test_several_photographs_are_corrected_and_videos_are_not():
     assert asked == ["photographs"]
 
 
+def test_points_of_another_network_are_not_corrected_unasked():
+    own = HeadTracker(Finder())  # pyright: ignore[reportArgumentType]
+    assert own._correct is None and isinstance(HeadTracker()._correct, IdentityCorrection)
+    asked = IdentityCorrection()
+    given = HeadTracker(Finder(), correction=asked)  # pyright: ignore[reportArgumentType]
+    assert given._correct is asked
+
+
 def test_a_file_of_something_else_is_refused(tmp_path: Path):
     path = tmp_path / "correction.safetensors"
     write_tensors(path, {"slope": torch.zeros(2)}, {"format": "else", "version": 1})

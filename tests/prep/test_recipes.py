@@ -21,6 +21,7 @@ from pipeline.captures import registry
 from pipeline.captures.registry import DatasetReader, register_reader
 from pipeline.core.errors import ConfigError
 from pipeline.core.types import ExpressionCode
+from pipeline.faces.flame import load_flame
 from pipeline.faces.heads import head_model
 from pipeline.faces.layouts import FLAME2023, JAW, MAKEHUMAN, matrix_from_rot6d
 from pipeline.io.images import decode
@@ -35,7 +36,11 @@ from pipeline.prep.items import item_path, load_item
 from pipeline.prep.plan import PrepConfig, load_plans
 from pipeline.shards.reader import Shard
 from pipeline.synthetic.subject import Frame
+from pipeline.tracking.models import FlameFace
+from pipeline.tracking.surface import JAW as STATE_JAW
+from pipeline.tracking.surface import STATE, face_state
 from pipeline.tracking.track_file import read_track
+from pipeline.tracking.tracker import HeadTracker
 from tests.captures import ava, nersemble
 from tests.captures.studio import WALL, Studio, over, shoot
 from tests.faces import flames
@@ -146,7 +151,7 @@ def test_photographs_and_a_video_become_flame_heads_if_asked_for(
     monkeypatch.setenv("FASTGHA_WEIGHTS", str(weights))
     head_model.cache_clear()
     with Shard(tmp_path / "out" / "eve.h5") as shard:
-        follows_the_studio(shard, [studio.frames[t][0] for t in (0, 2, 3)], FLAME2023)
+        follows_the_studio(shard, [studio.frames[t][0] for t in (0, 2, 3)], FLAME2023, model)
         assert shard.topology == head_model(FLAME2023).topology
         assert shard.neutral is not None
         posed = head_model(FLAME2023).posed(shard.neutral, shard.code(2))
@@ -173,12 +178,28 @@ def jaws(codes: ExpressionCode) -> np.ndarray:
     return torch.rad2deg(torch.atan2(R[:, 2, 1], R[:, 2, 2])).numpy()
 
 
-def follows_the_studio(shard: Shard, frames: list[Frame], layout: str = MAKEHUMAN) -> None:
+def opened(model: Path, degrees: np.ndarray) -> torch.Tensor:
+    """Return what a FLAME model's expression takes over of a jaw that opens so far."""
+    tracker = HeadTracker(face=FlameFace(load_flame(model)))
+    states = np.zeros((len(degrees), STATE))
+    states[:, STATE_JAW.start] = np.radians(degrees)
+    meshes = tracker._posed(np.zeros(60), np.concatenate([0 * states[:1], states]))
+    assert tracker._carrier is not None
+    carried = tracker._carrier(meshes[0], meshes[1:], face_state(states))
+    return carried.state.code(FLAME2023).values[:, :39]
+
+
+def follows_the_studio(
+    shard: Shard, frames: list[Frame], layout: str = MAKEHUMAN, model: Path | None = None
+) -> None:
     """One view a timestep; the jaw opens more and more; the head is cut out and in the middle."""
     assert (shard.timesteps, shard.views, shard.layout) == (len(frames), 1, layout)
     assert shard.valid.all() and shard.coded.all()
     assert (np.diff(jaws(shard.code(range(len(frames))))) > 1).all()
-    assert shard.code(range(len(frames))).values[:, :39].abs().max() < 2
+    found = shard.code(range(len(frames)))
+    # Of a jaw that opens, a FLAME model's expression takes some over: that is no error.
+    jaw_alone = 0 if model is None else opened(model, jaws(found))
+    assert (found.values[:, :39] - jaw_alone).abs().max() < 1.5
     for t, frame in enumerate(frames):
         away = np.linalg.norm(shard.landmarks(t).numpy() - toys.as_mesh(frame.landmarks), axis=-1)
         assert np.median(away) < 0.015  # the size of a head is not seen in one view

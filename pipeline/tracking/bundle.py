@@ -46,6 +46,8 @@ Poses = Literal["each", "static", "loose", "told"]
 none, where cameras are given in the head frame."""
 
 
+TRIED = 8
+"""So many pictures of a moment say at most where its fit might begin: few of them are wrong."""
 STEADY = 2
 """Moments before and after one whose pace is its own too."""
 
@@ -353,7 +355,7 @@ class _Problem:
             )
         for i in range(0 if self.told_pose else len(of)):
             best = np.inf
-            for turn, t in places[i]:
+            for turn, t in places[i][:: -(-len(places[i]) // TRIED)]:
                 before = self.turns[i].copy(), self.t[i].copy()
                 self.turns[i], self.t[i] = turn, t
                 off = sum(np.log1p(self._off(s, mean)) for s in of[i]) if len(of[i]) > 1 else 0.0

@@ -76,25 +76,26 @@ def test_points_are_those_of_the_head_and_their_derivatives_are_true(surface: Su
     np.testing.assert_allclose(posed.by_identity[..., 3], slope, atol=1e-9)
 
 
-def test_a_rig_tells_the_pose_of_every_moment(surface: Surface):
+def rig() -> tuple[list[Sighting], Camera]:
+    """Two moments as four cameras see them that stand still."""
     faces, cameras = people(2, seed=1)
     seen = [
         sighting(face, cameras[0][v], t, 4 * t + v, known=True)
         for t, face in enumerate(faces)
         for v in range(4)
     ]
+    return seen, cameras
+
+
+def test_a_rig_tells_the_pose_of_every_moment(surface: Surface):
+    seen, cameras = rig()
     found = fit(surface, seen, CONFIG)
     assert max(turned(found, [cameras[0][v] for v in range(4)] * 2)) < 0.3
     assert np.abs(found.poses[:, :3, 3]).max() < 0.002
 
 
 def test_a_view_whose_face_is_none_is_outvoted(surface: Surface):
-    faces, cameras = people(2, seed=1)
-    seen = [
-        sighting(face, cameras[0][v], t, 4 * t + v, known=True)
-        for t, face in enumerate(faces)
-        for v in range(4)
-    ]
+    seen, cameras = rig()
     # A detector's face on a shoulder; as it looks like the mean head, nothing fits better.
     mean = surface(np.zeros(surface.identity_size), np.zeros(STATE)).points
     away = torch.eye(4, dtype=torch.float64)

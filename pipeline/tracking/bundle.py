@@ -24,6 +24,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.core.errors import CameraError, ShapeError
 from pipeline.core.types import Camera
+from pipeline.render.cpu.threads import run, thread_count
 from pipeline.tracking.surface import EXPRESSION, EYES, JAW, LIDS, STATE, Posed, Surface
 
 MARKS = 68
@@ -48,6 +49,8 @@ none, where cameras are given in the head frame."""
 
 TRIED = 8
 """So many pictures of a moment say at most where its fit might begin: few of them are wrong."""
+SETTLED = 1e-3
+"""Share of its cost by which a fit changes no more."""
 STEADY = 2
 """Moments before and after one whose pace is its own too."""
 
@@ -145,6 +148,13 @@ class Bundle:
     """Inverse covariance of each moment's state and pose (turn in the world, then shift; no pose
     where it is not the moment's own), given all else."""
 
+    @property
+    def pose_information(self) -> Float64[np.ndarray, "m 6 6"]:
+        """The same of poses alone, whatever the states are."""
+        state, border = self.information[:, :STATE, :STATE], self.information[:, :STATE, STATE:]
+        told = np.linalg.solve(state, border)
+        return self.information[:, STATE:, STATE:] - border.swapaxes(1, 2) @ told
+
 
 def fit(
     surface: Surface,
@@ -193,12 +203,12 @@ def fit(
         before = problem.unknowns()
         problem.step(damping=damping)
         now = problem.cost()
+        done = abs(cost - now) < SETTLED * max(cost, 1.0)
         if now > cost:
             problem.put(before)
             damping = min(damping * 10, 1e3)
-            continue
-        done = cost - now < 1e-4 * max(cost, 1.0)
-        damping, cost = max(damping / 5, 1e-6), now
+        else:
+            damping, cost = max(damping / 5, 1e-6), now
         if done:
             break
     return problem.result()
@@ -262,6 +272,7 @@ class _Problem:
         self.seen = [_with_marks(s, config) for s in seen]
         self.usual_turn, self.usual_t = np.eye(3), np.zeros(3)
         self.told_pose, self.cuts = poses == "told", cuts
+        self.of = [[s for s in self.seen if s.moment == i] for i in moments]
         self.m, self.k = len(moments), 0 if identity is not None else surface.identity_size
         """A known identity is no unknown."""
         self.identity = np.zeros(surface.identity_size)
@@ -432,15 +443,9 @@ class _Problem:
         miss = inside[:, :2] / depth * K[[0, 1], [0, 1]] + K[:2, 2] - s.points
         known = np.isfinite(miss).all(1) & (s.sigma > 0)
         miss = np.where(known[:, None], miss, 0.0)
-        return self._centred(miss, known), turned, inside, known
-
-    def _centred(self, values: np.ndarray, known: np.ndarray) -> np.ndarray:
-        """Return values [p + 68, ...], those of landmarks against the means of their regions."""
         if known[self.plain :].any():
-            values = values.copy()
-            for region in REGIONS:
-                values[self.plain + region] -= values[self.plain + region].mean(0)
-        return values
+            miss[self.plain :] = _centred(miss[self.plain :])
+        return miss, turned, inside, known
 
     def _alike(self) -> Float64[np.ndarray, "p"]:
         """Return how many times its sigma is a point's in the sum."""
@@ -535,18 +540,18 @@ class _Problem:
         config, k, g = self.config, self.k, self.k + len(self.lenses)
         shared = g + (POSE if self.static or self.loose else 0)
         own = STATE + (0 if self.static else POSE)
-        normal, b = np.zeros((shared, shared)), np.zeros(shared)
         blocks, rights = np.zeros((self.m, own, own)), np.zeros((self.m, own))
         border = np.zeros((self.m, own, shared))
-        for s in self.seen:
-            J, r = self._picture(s, shared, own, g)
-            whole = J.T @ J
-            right = J.T @ r
-            normal += whole[:shared, :shared]
-            b += right[:shared]
-            blocks[s.moment] += whole[shared:, shared:]
-            rights[s.moment] += right[shared:]
-            border[s.moment] += whole[shared:, :shared]
+        normals, sides = np.zeros((self.m, shared, shared)), np.zeros((self.m, shared))
+
+        def add(i: int) -> None:
+            whole, right = self._told(i, shared, own, g)
+            normals[i], sides[i] = whole[:shared, :shared], right[:shared]
+            blocks[i], rights[i] = whole[shared:, shared:], right[shared:]
+            border[i] = whole[shared:, :shared]
+
+        run(add, self.m, thread_count())
+        normal, b = normals.sum(0), sides.sum(0)
         at = np.arange(k)
         normal[at, at] += self.identity_weight[:k]
         b[:k] += (self.identity_weight * (self.identity - self.identity_mean))[:k]
@@ -624,39 +629,74 @@ class _Problem:
         unit[:, 2] = self.t[moment]
         return unit
 
-    def _picture(
-        self, s: Sighting, shared: int, own: int, g: int
-    ) -> tuple[Float64[np.ndarray, "r u"], Float64[np.ndarray, "r"]]:
-        """Return the weighted Jacobian of a picture's points and their weighted misses."""
-        config, k = self.config, self.k
-        posed = self._posed(s)
-        miss, turned, inside, known = self._misses(s, posed.points)
-        R, _, world = self._view(s)
-        K = self._K(s)
-        z = np.maximum(inside[:, 2], 0.02)
+    def _told(
+        self, i: int, shared: int, own: int, g: int
+    ) -> tuple[Float64[np.ndarray, "u u"], Float64[np.ndarray, "u"]]:
+        """Return the normal equations of what a moment's pictures show.
+
+        All of them see the same way of a point in the world: what each tells of that is summed
+        before it is told of the unknowns, whose number is what costs, and not that of cameras.
+        """
+        plain, pictures = self.plain, self.of[i]
+        ways = self._ways(pictures[0], shared, own, g)
+        told, pull = np.zeros((plain, 3, 3)), np.zeros((plain, 3))
+        roots: list[np.ndarray] = []
+        rows: list[np.ndarray] = []
+        off: list[np.ndarray] = []
+        for s in pictures:
+            slope, miss, weight = self._slopes(s)
+            roots.append(slope[:plain] * weight[:plain, None, None])
+            turned = roots[-1].swapaxes(1, 2)
+            told += turned @ roots[-1]
+            pull += (turned @ (miss[:plain] * weight[:plain, None])[..., None])[..., 0]
+            shown = weight[plain:, None]
+            if shown.any():
+                # Landmarks are seen against their regions, in each picture by itself.
+                marks = _centred(np.where(shown[..., None] > 0, slope[plain:] @ ways[plain:], 0.0))
+                rows.append(marks * shown[..., None])
+                off.append(miss[plain:] * shown)
+        root = roots[0]
+        if len(pictures) > 1:
+            least = 1e-9 * np.trace(told, axis1=1, axis2=2) + 1e-12
+            root = np.linalg.cholesky(told + least[:, None, None] * np.eye(3)).swapaxes(1, 2)
+        J = np.concatenate([x.reshape(-1, shared + own) for x in (root @ ways[:plain], *rows)])
+        right = np.tensordot(pull, ways[:plain], 2)
+        for marks, miss in zip(rows, off, strict=True):
+            right += np.tensordot(miss, marks, 2)
+        return J.T @ J, right
+
+    def _ways(self, s: Sighting, shared: int, own: int, g: int) -> Float64[np.ndarray, "q 3 u"]:
+        """Return how points move in the world with all unknowns, at the moment of a picture."""
+        k, i = self.k, 0 if self.static else s.moment
+        posed, R = self._posed(s), self.turns[i]
+        arm = posed.points @ R.T
+        ways = np.zeros((len(arm), 3, shared + own))
+        ways[..., :k] = R @ posed.by_identity[..., :k]
+        ways[..., shared : shared + STATE] = R @ posed.by_state
+        # A turn comes after the pose, in the world: w x (R X) there, before the camera turns it.
+        at = g if self.static else shared + STATE
+        ways[..., at : at + 3] = spins(arm)
+        ways[..., at + 3 : at + 6] = self._shift_unit(s.moment) if self.free else np.eye(3)
+        if self.free:
+            # Longer focal lengths move points as if they went away from the axis.
+            inside = arm + self.t[i]
+            ways[..., k + self.lenses.index(s.lens)] = inside * [1, 1, 0]
+        return ways
+
+    def _slopes(
+        self, s: Sighting
+    ) -> tuple[Float64[np.ndarray, "q 2 3"], Float64[np.ndarray, "q 2"], Float64[np.ndarray, "q"]]:
+        """Return how a picture's pixels move with points in the world, misses, and weights."""
+        miss, _, inside, known = self._misses(s, self._posed(s).points)
+        _, _, world = self._view(s)
+        K, z = self._K(s), np.maximum(inside[:, 2], 0.02)
         P = np.zeros((len(z), 2, 3))
         P[:, 0, 0], P[:, 1, 1] = K[0, 0] / z, K[1, 1] / z
         P[:, 0, 2], P[:, 1, 2] = -P[:, 0, 0] * inside[:, 0] / z, -P[:, 1, 1] * inside[:, 1] / z
-        by_head = P @ R
-        slope = np.zeros((len(z), 2, shared + own))
-        slope[:, :, :k] = by_head @ posed.by_identity[..., :k]
-        slope[:, :, shared : shared + STATE] = by_head @ posed.by_state
-        # A turn comes after the pose, in the world: w x (R X) there, before the camera turns it.
-        arm = turned @ world
-        by_world = P @ world
-        at = g if self.static else shared + STATE
-        slope[:, :, at : at + 3] = by_world @ spins(arm)
-        shift = self._shift_unit(s.moment) if self.free else np.eye(3)
-        slope[:, :, at + 3 : at + 6] = by_world @ shift
-        if self.free:
-            by_focal = inside[:, :2] / z[:, None] * K[0, 0]
-            slope[:, :, k + self.lenses.index(s.lens)] = by_focal
-        slope = self._centred(np.where(known[:, None, None], slope, 0.0), known)
         sigma = np.where(known, s.sigma, 1) * self._alike()
         far = (miss**2).sum(1) / np.where(known, s.sigma, 1) ** 2
-        weight = known / np.sqrt(1 + far / config.cauchy**2) / sigma
-        slope *= weight[:, None, None]
-        return slope.reshape(-1, shared + own), (miss * weight[:, None]).ravel()
+        weight = known / np.sqrt(1 + far / self.config.cauchy**2) / sigma
+        return P @ world, miss, weight
 
     def _move(self, x: np.ndarray, y: np.ndarray, g: int) -> None:
         self.identity = self.identity + (x[: self.k] if self.k else 0.0)
@@ -714,6 +754,14 @@ def spins(arms: Float64[np.ndarray, "p 3"]) -> Float64[np.ndarray, "p 3 3"]:
     spin[:, 1, 0], spin[:, 1, 2] = -arms[:, 2], arms[:, 0]
     spin[:, 2, 0], spin[:, 2, 1] = arms[:, 1], -arms[:, 0]
     return spin
+
+
+def _centred(values: Float64[np.ndarray, "68 ..."]) -> Float64[np.ndarray, "68 ..."]:
+    """Return values of landmarks against the means of their regions."""
+    values = values.copy()
+    for region in REGIONS:
+        values[region] -= values[region].mean(0)
+    return values
 
 
 def _with_marks(s: Sighting, config: BundleConfig) -> Sighting:

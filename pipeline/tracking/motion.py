@@ -23,7 +23,7 @@ from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.perception.points import CloseUp
 from pipeline.render.cpu.threads import run, thread_count
 from pipeline.tracking.bundle import POSE, Bundle, spins
-from pipeline.tracking.skin import ROBUST, Match, Rows, Skin, SkinConfig, choose, solve
+from pipeline.tracking.skin import ROBUST, Match, Rows, Skin, SkinConfig, choose, hung, solve
 from pipeline.tracking.surface import STATE
 
 TIED = 100.0
@@ -98,7 +98,7 @@ class _Problem:
         by_state: Float64[np.ndarray, "v 3 s"],
         config: MotionConfig,
     ) -> None:
-        self.config, self.pictures, self.pose, self.by_state = config, pictures, pose, by_state
+        self.config, self.pictures, self.pose = config, pictures, pose
         self.moments = np.asarray(moments)
         self.states, self.poses = found.states.copy(), found.poses.copy()
         self.told, self.cameras = found.information, found.cameras
@@ -114,6 +114,8 @@ class _Problem:
              for c, i in zip(self.cameras, moments, strict=True)]
         )  # fmt: skip
         self.neutral = pose(np.zeros((1, STATE)))[0]
+        rest = TrackedMesh(MAKEHUMAN, self.neutral, self.neutral[None])
+        self.moving = hung(rest, np.moveaxis(by_state, -1, 0), config.skin)
         self.views, self.fixed = np.asarray(views), len(set(views)) < len(views)
 
     def round(self) -> None:
@@ -125,21 +127,20 @@ class _Problem:
             cameras.append(Camera(E, camera.K, camera.width, camera.height))
         mesh = TrackedMesh(MAKEHUMAN, self.neutral, posed[self.moments])
         skin = Skin(self.pictures, mesh, cameras, self.config.skin)
-        moving = skin.hung(np.moveaxis(self.by_state, -1, 0))
         first = [int(np.argmax(self.moments == t)) for t in range(self.m)]
         # Where the cameras are given in the head frame, they turn and the head does not.
         turning = self.fixed and self.own > STATE
         turns = self.poses[:, :3, :3] if turning else skin.R[first]
         keys, near = choose(turns, posed, self.config.skin)
         both = [(a, b) for a in keys for b in keys if a < b]
-        self.step[:], self.off = 0, np.zeros(len(moving))
-        self._solve_keys(keys, self._rows(skin, moving, both))
+        self.step[:], self.off = 0, np.zeros(len(self.moving))
+        self._solve_keys(keys, self._rows(skin, both))
         skin.draw(np.flatnonzero(np.isin(self.moments, keys)).tolist())
         rest = list(near.items())
 
         def solve_one(n: int) -> None:
             t, of = rest[n]
-            self._solve_one(t, self._rows(skin, moving, [(a, t) for a in of], threads=1))
+            self._solve_one(t, self._rows(skin, [(a, t) for a in of], threads=1))
             for i in np.flatnonzero(self.moments == t):
                 skin.forget(int(i))
 
@@ -148,7 +149,6 @@ class _Problem:
     def _rows(
         self,
         skin: Skin,
-        moving: Float64[np.ndarray, "p 3 s"],
         both: Sequence[tuple[int, int]],
         threads: int | None = None,
     ) -> list[_Rows]:
@@ -165,7 +165,7 @@ class _Problem:
         rows: list[_Rows] = []
         for match in skin.matches(pairs, threads):
             k, i = match.first, match.second
-            (one, off), (other, more) = (self._slopes(skin, moving, match, x) for x in (k, i))
+            (one, off), (other, more) = (self._slopes(skin, match, x) for x in (k, i))
             slopes = match.first_slope(one), match.second_slope(other)
             skins = match.first_slope(off) + match.second_slope(more)
             moments = int(self.moments[k]), int(self.moments[i])
@@ -173,13 +173,13 @@ class _Problem:
         return rows
 
     def _slopes(
-        self, skin: Skin, moving: Float64[np.ndarray, "p 3 s"], match: Match, i: int
+        self, skin: Skin, match: Match, i: int
     ) -> tuple[Float64[np.ndarray, "p 2 o"], Float64[np.ndarray, "p 2 1"]]:
         """Return how pixels move with a moment's numbers, and with skin, in a picture."""
         seen = skin.project(i, match.places)
         by_head, by_world = seen.slope @ skin.R[i], seen.slope @ self.rig[i, :3, :3]
         arm = seen.points @ self.poses[self.moments[i], :3, :3].T
-        parts = [by_head @ moving[match.places], by_world @ spins(arm), by_world]
+        parts = [by_head @ self.moving[match.places], by_world @ spins(arm), by_world]
         return np.concatenate(parts, -1)[..., : self.own], by_head @ seen.normals[..., None]
 
     def _solve_keys(self, keys: Sequence[int], rows: Sequence[_Rows]) -> None:

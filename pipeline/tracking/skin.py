@@ -35,7 +35,7 @@ HIDDEN = 0.005
 """Metres behind what a picture shows from which a place is hidden."""
 SOME = 16
 """Of so many control vertices one tells how unlike two expressions are."""
-ROBUST = 4
+ROBUST = 3
 """Times that a linear system of matches is solved, each with the weights of the one before."""
 
 
@@ -202,17 +202,10 @@ class Skin:
         ]
         E = np.stack([c.world_to_camera.double().numpy() for c in cameras])
         self.R, self.t = E[:, :3, :3].copy(), E[:, :3, 3].copy()
-        self.corners = _places(config.spacing)
+        self.corners = places(config.spacing)
         self._rest = self._surface(mesh.neutral)
         self._shapes: dict[int, _Shape] = {}
         self._looks: dict[int, tuple[Drawn, Int64[np.ndarray, "p"]]] = {}
-
-    def hung(self, ways: Float[np.ndarray, "k v 3"]) -> Float64[np.ndarray, "p 3 k"]:
-        """Return how the places move with control vertices, metres."""
-        first = self.corners[:, 0]
-        moved = [(self._surface(self.mesh.neutral + way) - self._rest)[first] for way in ways]
-        none = np.zeros((len(self.corners), 3))  # of no way at all, too
-        return np.stack([*moved, none], -1)[..., : len(ways)].astype(float)
 
     def move(self, i: int, R: Float64[np.ndarray, "3 3"], t: Float64[np.ndarray, "3"]) -> None:
         """Put the camera of a picture elsewhere."""
@@ -285,8 +278,8 @@ class Skin:
         change = np.linalg.norm(self._shape(k).motion[both] - self._shape(i).motion[both], axis=1)
         unsure = config.moved * change * self.K[i][0, 0] / seen.inside[good, 2]
         wide = (unsure**2 + config.floor**2)[:, None, None] * np.eye(2)
-        root = np.linalg.cholesky(np.linalg.inv(config.together**2 * covariance + wide))
-        return Match(k, i, both, off, there @ np.linalg.inv(here), root.swapaxes(1, 2))
+        root = inverse_root(config.together**2 * covariance + wide)
+        return Match(k, i, both, off, there @ np.linalg.inv(here), root)
 
     def _look(self, i: int) -> tuple[Drawn, Int64[np.ndarray, "p"]]:
         """Return the mesh as a picture sees it, and the places that it shows."""
@@ -361,8 +354,29 @@ def choose(
     return keys, near
 
 
+def inverse_root(covariance: Float64[np.ndarray, "p 2 2"]) -> Float64[np.ndarray, "p 2 2"]:
+    """Return roots of the inverses, of covariances too that are all but infinite one way."""
+    size, axes = np.linalg.eigh(covariance)
+    # What is lost beside a size of 1e16 may be negative.
+    return axes.swapaxes(1, 2) / np.sqrt(size.clip(1e-16 * size[:, 1:]))[..., None]
+
+
+def hung(
+    mesh: TrackedMesh, ways: Float[np.ndarray, "k v 3"], config: SkinConfig
+) -> Float64[np.ndarray, "p 3 k"]:
+    """Return how the places on the skin move with control vertices, metres."""
+    head, first = head_model(mesh.layout), places(config.spacing)[:, 0]
+    rest = head.surface(mesh.neutral, mesh.neutral)[first]
+    moved = [
+        head.surface((mesh.neutral + way).astype(np.float32), mesh.neutral)[first] - rest
+        for way in ways
+    ]
+    none = np.zeros((len(first), 3))  # of no way at all, too
+    return np.stack([*moved, none], -1)[..., : len(ways)].astype(float)
+
+
 @functools.cache
-def _places(spacing: float) -> Int64[np.ndarray, "p 3"]:
+def places(spacing: float) -> Int64[np.ndarray, "p 3"]:
     """Return triangles of the MakeHuman head's skin; their first corners are about so far apart."""
     asset = load_asset()
     head = head_model(MAKEHUMAN)

@@ -23,7 +23,7 @@ from pipeline.faces.guide import TrackedMesh
 from pipeline.perception.points import CloseUp
 from pipeline.render.cpu.threads import run, thread_count
 from pipeline.tracking.bundle import POSE, spins
-from pipeline.tracking.skin import ROBUST, Match, Rows, Skin, SkinConfig, choose, solve
+from pipeline.tracking.skin import ROBUST, Match, Rows, Skin, SkinConfig, choose, hung, solve
 
 TIED = 100.0
 """Weight of the mean of all pictures' poses against that of one."""
@@ -35,12 +35,6 @@ class TextureConfig:
 
     skin: SkinConfig = field(default_factory=SkinConfig)
     rounds: int = 3
-    turn: float = 0.04
-    """Of a pose as it was fitted, radians."""
-    aside: float = 0.006
-    """Of its place, metres."""
-    depth: float = 0.04
-    """Of the logarithm of its distance."""
     identity: float = 0.5
     """Of the numbers of identity, about those that were fitted."""
     off: float = 0.0015
@@ -51,6 +45,7 @@ def align(
     pictures: Sequence[CloseUp],
     mesh: TrackedMesh,
     cameras: Sequence[Camera],
+    told: Float64[np.ndarray, "n 6 6"],
     basis: Float32[np.ndarray, "k v 3"],
     config: TextureConfig = TextureConfig(),
 ) -> list[Camera]:
@@ -60,6 +55,8 @@ def align(
         pictures: Of one head.
         mesh: Of the MakeHuman head, as it was fitted to each of them.
         cameras: Of the pictures, from the head frame, as they were fitted.
+        told: Inverse covariance of each one's pose: a turn in the camera's axes, metres aside, and
+            the logarithm of the distance.
         basis: How the control vertices move with the person's identity, metres; none if it is
             known.
         config: See there.
@@ -67,7 +64,7 @@ def align(
     Returns:
         Cameras of the pictures, from one head frame. Where nothing matches, as they were.
     """
-    problem = _Problem(pictures, mesh, cameras, basis, config)
+    problem = _Problem(pictures, mesh, cameras, told, basis, config)
     keys, near = choose(problem.skin.R, mesh.posed, config.skin)
     problem.solve_keys(keys)
     problem.skin.draw(keys)
@@ -82,13 +79,14 @@ class _Problem:
         pictures: Sequence[CloseUp],
         mesh: TrackedMesh,
         cameras: Sequence[Camera],
+        told: Float64[np.ndarray, "n 6 6"],
         basis: Float32[np.ndarray, "k v 3"],
         config: TextureConfig,
     ) -> None:
-        self.config, self.whole = config, list(cameras)
+        self.config, self.whole, self.told = config, list(cameras), told
         self.skin = Skin(pictures, mesh, cameras, config.skin)
         self.before = self.skin.R.copy(), self.skin.t.copy()
-        self.basis = self.skin.hung(basis)
+        self.basis = hung(mesh, basis, config.skin)
         self.identity, self.off = np.zeros(len(basis)), np.zeros(len(self.skin.corners))
 
     def cameras(self) -> list[Camera]:
@@ -127,8 +125,9 @@ class _Problem:
             for _ in range(ROBUST):
                 weight = config.skin.weight(r + slope @ x)
                 flat, right = (slope * weight[..., None]).reshape(-1, POSE), (r * weight).ravel()
-                own, off = self._believed(i)
-                x = -np.linalg.solve(flat.T @ flat + np.diag(own), flat.T @ right + own * off)
+                own = self.told[i]
+                b = flat.T @ right + own @ self._gone(i)
+                x = -np.linalg.solve(flat.T @ flat + own, b)
             self._move(i, x)
         self.skin.forget(i)
 
@@ -144,29 +143,26 @@ class _Problem:
             slope = np.concatenate([pose, identity], -1)
             rows.append(Rows(columns, slope, off, miss, one.places))
         prior, right = np.zeros((size, size)), np.zeros(size)
-        for i, columns in row.items():
-            own, off = self._believed(i)
-            prior[columns, columns] += np.diag(own)
-            right[columns] += own * off
-        # Skin says how pictures differ, the landmarks where the head is in all of them.
-        own, off = (np.array(x) for x in zip(*[self._believed(i) for i in row], strict=True))
-        tied = np.kron(np.ones((len(row), len(row))), np.diag(TIED * own[0]))
-        prior[: POSE * len(row), : POSE * len(row)] += tied
-        right[: POSE * len(row)] += np.tile(TIED * own[0] * off.sum(0), len(row))
+        gone = np.array([self._gone(i) for i in row])
+        for n, (i, columns) in enumerate(row.items()):
+            prior[columns, columns] += self.told[i]
+            right[columns] += self.told[i] @ gone[n]
+        # Skin says how pictures differ, the points where the head is in all of them.
+        tied = TIED * self.told[list(row)].mean(0)
+        prior[: size - k, : size - k] += np.kron(np.ones((len(row), len(row))), tied)
+        right[: size - k] += np.tile(tied @ gone.sum(0), len(row))
         prior[who, who] += config.identity**-2.0
         x, self.off = solve(rows, prior, right, np.full(len(self.off), config.off), config.skin)
         self.identity = x[size - k :]
         for i, columns in row.items():
             self._move(i, x[columns])
 
-    def _believed(self, i: int) -> tuple[Float64[np.ndarray, "6"], Float64[np.ndarray, "6"]]:
-        """Return inverse variances of a pose, and how far it is from the one that was fitted."""
-        config = self.config
-        width = np.array([*[config.turn] * 3, *[config.aside] * 2, config.depth])
+    def _gone(self, i: int) -> Float64[np.ndarray, "6"]:
+        """Return how far a pose is from the one that was fitted."""
         R, t = (x[i] for x in self.before)
         turn = Rotation.from_matrix(self.skin.R[i] @ R.T).as_rotvec()
-        shift = np.append((self.skin.t[i] - t)[:2], np.log(self.skin.t[i, 2] / t[2]))
-        return width**-2.0, np.concatenate([turn, shift])
+        shift = (self.skin.t[i] - t)[:2]
+        return np.concatenate([turn, shift, [np.log(self.skin.t[i, 2] / t[2])]])
 
     def _move(self, i: int, x: Float64[np.ndarray, "6"]) -> None:
         R, t = self.skin.R[i], self.skin.t[i]

@@ -61,13 +61,17 @@ class TrackerConfig:
 
 
 COARSE = SkinConfig(spacing=0.02, keys=6, moved=0.1, floor=0.5, together=3.0)
-"""Fewer windows than photographs have, for motion: of many pictures they tell as much."""
+"""Fewer windows than photographs have, for the motion of many pictures."""
 RIG = TrackerConfig(
-    BundleConfig(alike=2.0, marks=0.05), motion=MotionConfig(COARSE, rounds=1),
-    rest=RestConfig(sparse=0.6), corrected="rig",
-)  # fmt: skip
-"""Of calibrated views, which need no landmarks of a detector to tell an expression by, and whose
-faces a second round moves by hundredths of a millimetre."""
+    BundleConfig(alike=2.0, marks=0.05),
+    motion=MotionConfig(
+        SkinConfig(spacing=0.014, keys=6, moved=0.05, floor=0.3, together=2.0), views=2, off=0.006
+    ),
+    rest=RestConfig(sparse=0.6),
+    corrected="rig",
+)
+"""Of calibrated views, which need no landmarks of a detector to tell an expression by. Two of them
+tell all but as much of a place's way between two moments as four do."""
 VIDEO = TrackerConfig(
     BundleConfig(
         smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005), identity=0.5
@@ -274,7 +278,8 @@ class HeadTracker:
         if skin and cameras is None:
             # Skin tells how the head turned between the pictures: they are a rig around it.
             basis = identity_space()[1] if identity is None else np.zeros((0, 0, 3), np.float32)
-            rig = align(shown, self._mesh(found), found.cameras, basis, config.turns)
+            told = found.pose_information
+            rig = align(shown, self._mesh(found), found.cameras, told, basis, config.turns)
             sightings = [replace(one, camera=camera) for one, camera in zip(sightings, rig)]
             found = fit(
                 self._surface, sightings, config.points, poses="loose", cuts=cuts,

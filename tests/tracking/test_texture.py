@@ -16,12 +16,20 @@ from pipeline.faces.layouts import MAKEHUMAN
 from pipeline.perception.points import CloseUp, PointsFinder, close_up
 from pipeline.prep.synthetic import SyntheticConfig, person
 from pipeline.tracking.models import identity_space
-from pipeline.tracking.skin import SkinConfig
+from pipeline.tracking.skin import SkinConfig, inverse_root
 from pipeline.tracking.texture import TextureConfig, align
 from pipeline.tracking.windows import pyramid, search
 
 SIZE = 256
 FAST = TextureConfig(SkinConfig(spacing=0.016), rounds=2)
+
+
+UNSURE = np.diag([0.04, 0.04, 0.04, 0.006, 0.006, 0.04]) ** 2
+"""Of a pose: turns, metres aside, the logarithm of the distance."""
+
+
+def told(count: int) -> np.ndarray:
+    return np.tile(np.linalg.inv(UNSURE), (count, 1, 1))
 
 
 def few(keys: int) -> TextureConfig:
@@ -52,6 +60,19 @@ def test_along_an_edge_a_window_is_unsure():
     other = pyramid(image + 0.01 * textured(2))
     _, covariance, _ = search(image, known, other, np.array([[48.0, 48.0]]))
     assert covariance[0, 1, 1] > 20 * covariance[0, 0, 0]
+
+
+@pytest.mark.parametrize("angle", np.linspace(0, np.pi, 7).tolist())
+def test_what_a_window_tells_one_way_counts_though_it_tells_nothing_the_other(angle: float):
+    along = np.array([np.cos(angle), np.sin(angle)])
+    across = np.array([-along[1], along[0]])
+    for size in (1.0, 1e6, 1e15, 1e22):
+        covariance = size * np.outer(along, along) + 0.25 * np.outer(across, across)
+        told = inverse_root(covariance[None])[0]
+        assert np.linalg.norm(told @ along) < 1.01 * size**-0.5
+        if size < 1e7:  # beyond, the numbers of the matrix themselves have lost it
+            assert np.linalg.norm(told @ across) == pytest.approx(2, rel=1e-3)
+        assert np.isfinite(told).all() and np.linalg.norm(told) < 1e4
 
 
 def test_what_one_picture_does_not_show_is_not_searched():
@@ -112,7 +133,7 @@ def between(found: list[Camera], truth: list[Camera]) -> float:
 def test_cameras_come_to_agree(turned: tuple[list[CloseUp], TrackedMesh, list[Camera]]):
     shown, mesh, truth = turned
     begun = wrong(truth)
-    found = align(shown, mesh, begun, identity_space()[1], FAST)
+    found = align(shown, mesh, begun, told(5), identity_space()[1], FAST)
     assert between(begun, truth) > 2
     assert between(found, truth) < 0.6
 
@@ -124,7 +145,7 @@ def test_a_shape_that_is_wrong_does_not_undo_it(
     other = identity_space()[1][0] * 0.7
     mesh = TrackedMesh(mesh.layout, mesh.neutral + other, mesh.posed + other)
     begun = wrong(truth)
-    found = align(shown, mesh, begun, identity_space()[1], FAST)
+    found = align(shown, mesh, begun, told(5), identity_space()[1], FAST)
     assert between(found, truth) < 0.6 * between(begun, truth)
 
 
@@ -133,8 +154,23 @@ def test_pictures_beyond_the_key_ones_are_brought_to_them(
 ):
     shown, mesh, truth = turned
     begun = wrong(truth)
-    found = align(shown, mesh, begun, identity_space()[1][:0], few(3))
+    found = align(shown, mesh, begun, told(5), identity_space()[1][:0], few(3))
     assert between(found, truth) < 0.5 * between(begun, truth)
+
+
+@pytest.mark.parametrize("keys", [8, 3])
+def test_who_is_sure_of_a_pose_is_left_there(
+    turned: tuple[list[CloseUp], TrackedMesh, list[Camera]], keys: int
+):
+    shown, mesh, truth = turned
+    begun, sure = wrong(truth), told(5)
+    begun[0] = truth[0]
+    sure[0] *= 1e6
+    found = align(shown, mesh, begun, sure, identity_space()[1][:0], few(keys))
+    E, before = (torch.stack([c.world_to_camera for c in x]).double() for x in (found, begun))
+    turns = (E[:, :3, :3] @ before[:, :3, :3].mT).numpy()
+    gone = np.degrees(Rotation.from_matrix(turns).magnitude())
+    assert gone[0] < 0.1 < 0.3 < max(gone[1:])
 
 
 def test_pictures_that_show_nothing_stay_where_they_were(
@@ -143,7 +179,7 @@ def test_pictures_that_show_nothing_stay_where_they_were(
     shown, mesh, truth = turned
     grey = [replace(one, grey=np.full_like(one.grey, 128)) for one in shown]
     for keys in (3, 8):
-        found = align(grey, mesh, truth, identity_space()[1][:0], few(keys))
+        found = align(grey, mesh, truth, told(5), identity_space()[1][:0], few(keys))
         assert between(found, truth) < 1e-3
 
 

@@ -21,6 +21,8 @@ WIDE = SPAN + 1
 """A window's row in the kernel: one more, of weight 0, so that it fills whole registers."""
 FLAT = np.float32(1e-4)
 """Added to a window's standard deviation, by which it is divided."""
+LOST = np.float32(1e-6)
+"""Share of the square of a mean from which a variance beside it is lost in rounding."""
 STEPS = 8
 """Of a window's search, on each level."""
 LEVELS = 3
@@ -64,7 +66,8 @@ def search(
         off *= 2
         _kernel(*fine[n], at / 2**n, off, told, STEPS)
     with np.errstate(all="ignore"):
-        a, b, c, noise = told[:, 0], told[:, 1], told[:, 2], 2 * (1 - told[:, 3])
+        # Windows that are the same correlate by 1, or by a rounding error more.
+        a, b, c, noise = told[:, 0], told[:, 1], told[:, 2], 2 * (1 - told[:, 3]).clip(0)
         det = a * c - b * b
         covariance = np.stack([c, -b, -b, a], 1).reshape(-1, 2, 2) * (noise / det)[:, None, None]
     covariance[~(det > 1e-9)] = np.nan
@@ -135,13 +138,13 @@ def _kernel(template, valid, image, at, off, told, steps):
                 square += share[i, j] * (t[i, j] - mean) ** 2
         scale = one / (np.sqrt(square / count) + FLAT)
         a, b, c = np.float32(1e-9), zero, np.float32(1e-9)
-        sum_x, sum_y, t_x, t_y = zero, zero, zero, zero
+        sum_t, sum_x, sum_y, t_x, t_y = zero, zero, zero, zero, zero
         for i in range(SPAN):
             for j in range(WIDE):
                 value, x, y = (t[i, j] - mean) * scale, gx[i, j] * scale, gy[i, j] * scale
                 wx, wy = share[i, j] * x, share[i, j] * y
                 a, b, c = a + wx * x, b + wx * y, c + wy * y
-                sum_x, sum_y = sum_x + wx, sum_y + wy
+                sum_t, sum_x, sum_y = sum_t + share[i, j] * value, sum_x + wx, sum_y + wy
                 t_x, t_y = t_x + wx * value, t_y + wy * value
                 t[i, j], gx[i, j], gy[i, j] = share[i, j] * value, wx, wy
         det, alike = a * c - b * b, zero
@@ -167,8 +170,9 @@ def _kernel(template, valid, image, at, off, told, steps):
                     f_x += gx[i, j] * f
                     f_y += gy[i, j] * f
             middle = f_s / count
-            scale = one / (np.sqrt(max(f_f / count - middle * middle, zero)) + FLAT)
-            alike = f_t * scale / count
+            far = middle * middle
+            scale = one / (np.sqrt(max(f_f / count - far, LOST * far)) + FLAT)
+            alike = (f_t - middle * sum_t) * scale / count
             if step == steps:
                 break
             e, d = (f_x - middle * sum_x) * scale - t_x, (f_y - middle * sum_y) * scale - t_y

@@ -62,6 +62,19 @@ def test_along_an_edge_a_window_is_unsure():
     assert covariance[0, 1, 1] > 20 * covariance[0, 0, 0]
 
 
+@pytest.mark.parametrize("contrast", [1.0, 1e-2, 1e-3, 1e-4])
+@pytest.mark.parametrize("brighter", [0.0, 0.3, 0.9])
+def test_skin_without_texture_is_like_nothing_else(contrast: float, brighter: float):
+    image = 0.5 + contrast * (textured() - 0.5)
+    other = (brighter + image).astype(np.float32)
+    known = np.ones(image.shape, bool)
+    at = np.stack(np.meshgrid(np.arange(20.0, 76, 2), np.arange(20.0, 76, 2)), -1).reshape(-1, 2)
+    _, covariance, alike = search(image.astype(np.float32), known, pyramid(other), at)
+    assert alike.max() < 1.001 and (contrast < 1 or alike.min() > 0.98)
+    told = covariance[np.isfinite(covariance).all((1, 2))]
+    assert np.linalg.eigvalsh(told).min() >= 0
+
+
 @pytest.mark.parametrize("angle", np.linspace(0, np.pi, 7).tolist())
 def test_what_a_window_tells_one_way_counts_though_it_tells_nothing_the_other(angle: float):
     along = np.array([np.cos(angle), np.sin(angle)])

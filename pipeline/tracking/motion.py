@@ -36,13 +36,11 @@ Pose = Callable[[Float64[np.ndarray, "m s"]], Float32[np.ndarray, "m v 3"]]
 class MotionConfig:
     """What is compared, and what is believed beforehand; widths are standard deviations."""
 
-    skin: SkinConfig = field(
-        default_factory=lambda: SkinConfig(keys=6, moved=0.1, floor=0.5, together=5.0)
-    )
+    skin: SkinConfig = field(default_factory=lambda: SkinConfig(keys=6, moved=0.05, together=2.0))
     rounds: int = 2
     views: int = 6
     """Cameras by which two moments are compared at most, the most frontal ones."""
-    off: float = 0.003
+    off: float = 0.006
     """Of skin off the mesh, metres."""
 
 

@@ -37,7 +37,7 @@ class TextureConfig:
     rounds: int = 3
     identity: float = 0.5
     """Of the numbers of identity, about those that were fitted."""
-    off: float = 0.0015
+    off: float = 0.003
     """Of skin off the mesh, metres."""
 
 

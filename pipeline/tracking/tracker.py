@@ -55,18 +55,14 @@ class TrackerConfig:
     points: BundleConfig = field(default_factory=BundleConfig)
     turns: TextureConfig = field(default_factory=TextureConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
-    rest: RestConfig = field(default_factory=RestConfig)
+    rest: RestConfig = field(default_factory=lambda: RestConfig(common=1.0))
     corrected: Setting | None = "photographs"
     """As what a fit to points is corrected (`pipeline.tracking.correction`)."""
 
 
-COARSE = SkinConfig(spacing=0.02, keys=6, moved=0.1, floor=0.5, together=3.0)
-"""Fewer windows than photographs have, for the motion of many pictures."""
 RIG = TrackerConfig(
     BundleConfig(alike=2.0, marks=0.05),
-    motion=MotionConfig(
-        SkinConfig(spacing=0.014, keys=6, moved=0.05, floor=0.3, together=2.0), views=2, off=0.006
-    ),
+    motion=MotionConfig(SkinConfig(spacing=0.014, keys=6, moved=0.05, together=2.0), views=2),
     rest=RestConfig(sparse=0.6),
     corrected="rig",
 )
@@ -77,7 +73,7 @@ VIDEO = TrackerConfig(
         smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005), identity=0.5
     ),
     TextureConfig(SkinConfig(spacing=0.02, keys=6, together=1.8), rounds=2),
-    MotionConfig(COARSE, rounds=1),
+    MotionConfig(SkinConfig(spacing=0.02, keys=6, moved=0.05, together=2.0), rounds=1),
     RestConfig(sparse=0.005),
     corrected=None,
 )

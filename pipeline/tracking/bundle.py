@@ -150,7 +150,7 @@ class Bundle:
 
     @property
     def pose_information(self) -> Float64[np.ndarray, "m 6 6"]:
-        """The same of poses alone, whatever the states are."""
+        """The same of poses alone, whatever the states are; where they are the moments' own."""
         state, border = self.information[:, :STATE, :STATE], self.information[:, :STATE, STATE:]
         told = np.linalg.solve(state, border)
         return self.information[:, STATE:, STATE:] - border.swapaxes(1, 2) @ told

@@ -202,7 +202,7 @@ class Skin:
         ]
         E = np.stack([c.world_to_camera.double().numpy() for c in cameras])
         self.R, self.t = E[:, :3, :3].copy(), E[:, :3, 3].copy()
-        self.corners = places(config.spacing)
+        self.corners = _places(config.spacing)
         self._rest = self._surface(mesh.neutral)
         self._shapes: dict[int, _Shape] = {}
         self._looks: dict[int, tuple[Drawn, Int64[np.ndarray, "p"]]] = {}
@@ -365,7 +365,7 @@ def hung(
     mesh: TrackedMesh, ways: Float[np.ndarray, "k v 3"], config: SkinConfig
 ) -> Float64[np.ndarray, "p 3 k"]:
     """Return how the places on the skin move with control vertices, metres."""
-    head, first = head_model(mesh.layout), places(config.spacing)[:, 0]
+    head, first = head_model(mesh.layout), _places(config.spacing)[:, 0]
     rest = head.surface(mesh.neutral, mesh.neutral)[first]
     moved = [
         head.surface((mesh.neutral + way).astype(np.float32), mesh.neutral)[first] - rest
@@ -376,7 +376,7 @@ def hung(
 
 
 @functools.cache
-def places(spacing: float) -> Int64[np.ndarray, "p 3"]:
+def _places(spacing: float) -> Int64[np.ndarray, "p 3"]:
     """Return triangles of the MakeHuman head's skin; their first corners are about so far apart."""
     asset = load_asset()
     head = head_model(MAKEHUMAN)

@@ -60,9 +60,10 @@ class TrackerConfig:
     """As what a fit to points is corrected (`pipeline.tracking.correction`)."""
 
 
+MOTION = MotionConfig()
 RIG = TrackerConfig(
     BundleConfig(alike=2.0, marks=0.05),
-    motion=MotionConfig(SkinConfig(spacing=0.014, keys=6, moved=0.05, together=2.0), views=2),
+    motion=replace(MOTION, skin=replace(MOTION.skin, spacing=0.014), views=2),
     rest=RestConfig(sparse=0.6),
     corrected="rig",
 )
@@ -73,7 +74,7 @@ VIDEO = TrackerConfig(
         smooth=1.0, pace=(0.3, 0.015, 0.004), alike=7.0, loose=(0.002, 0.0005), identity=0.5
     ),
     TextureConfig(SkinConfig(spacing=0.02, keys=6, together=1.8), rounds=2),
-    MotionConfig(SkinConfig(spacing=0.02, keys=6, moved=0.05, together=2.0), rounds=1),
+    replace(MOTION, skin=replace(MOTION.skin, spacing=0.02), rounds=1),
     RestConfig(sparse=0.005),
     corrected=None,
 )
